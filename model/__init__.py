@@ -1,0 +1,1 @@
+"""Network, losses, training, evaluation, prediction and the report."""

@@ -1,0 +1,97 @@
+"""The command line: the data verbs and the model verbs under one name, and the only place where our errors become exit codes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sereno.model import config
+from sereno.pipeline.__main__ import Settings, app
+from sereno.pipeline.config import parse_settings
+from sereno.pipeline.errors import SerenoError
+
+Dataset = Annotated[Path, typer.Argument(help="Dataset manifest written by `sereno pack`.")]
+Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint written by `sereno train`.")]
+
+
+@app.command()
+def train(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Argument(help="Checkpoint to write; history and the state to go on from lie beside it.")],
+    settings: Settings = "{}",
+) -> None:
+    """Train a network on a dataset; a killed run goes on where it was."""
+    from sereno.model.train import train_network
+
+    train_network(dataset, output, parse_settings(config.TrainSettings, settings))
+
+
+@app.command()
+def evaluate(
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path, typer.Argument(help="Table to write, one row per patch, method and region; summary and examples lie beside it.")
+    ],
+    settings: Settings = "{}",
+) -> None:
+    """Score a network and the baselines that need no weights, patch by patch."""
+    from sereno.model.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(dataset, checkpoint, output, parse_settings(config.EvaluateSettings, settings))
+
+
+@app.command()
+def predict(
+    checkpoint: Checkpoint,
+    pair: Annotated[Path, typer.Argument(help="Pair manifest.")],
+    masks: Annotated[Path, typer.Argument(help="Mask manifest.")],
+    output: Annotated[Path, typer.Argument(help="GeoTIFF to write.")],
+    settings: Settings = "{}",
+) -> None:
+    """Clear a whole scene and write it as a cloud-optimised GeoTIFF."""
+    from sereno.model.predict import predict_scene
+
+    predict_scene(checkpoint, (pair, masks), output, parse_settings(config.PredictSettings, settings))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder that holds the results of the other steps.")],
+    output: Annotated[Path, typer.Argument(help="Page to write.")],
+    settings: Settings = "{}",
+) -> None:
+    """Write one self-contained page with pictures, maps, curves and tables."""
+    from sereno.model.report import write_report
+
+    write_report(results, output, parse_settings(config.ReportSettings, settings))
+
+
+def main() -> None:
+    """Run the command line; a `SerenoError` becomes one line and its exit code, anything unforeseen keeps its traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        app(prog_name="sereno")
+    except SerenoError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        _fail(f"{error.filename or 'file system'}: {error.strerror}; free space or choose another folder, then run again", 6)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it was", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    print(f"sereno {verb}: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

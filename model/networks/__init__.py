@@ -1,0 +1,1 @@
+"""One file per network; `forward` reads like the figure."""

@@ -1,0 +1,124 @@
+"""The data half of the command line: one sub-command per verb, each importing only what it uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sereno.pipeline import config
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Settings = Annotated[
+    str, typer.Option("--settings", metavar="JSON", help="Settings of the step as JSON; what is left out has its default.")
+]
+Output = Annotated[Path, typer.Argument(help="Manifest to write; the store lies beside it.")]
+LockFile = Annotated[Path, typer.Argument(help="Lock written by `sereno query`.")]
+
+
+@app.command()
+def simulate(output: Output, settings: Settings = "{}") -> None:
+    """Make a small world with known truth: product files, a catalogue, and what lies under the clouds."""
+    from sereno.pipeline.simulate import simulate_world
+
+    simulate_world(output, config.parse_settings(config.SimulateSettings, settings))
+
+
+@app.command()
+def query(
+    output: Annotated[Path, typer.Argument(help="Lock to write.")],
+    area: Annotated[str, typer.Option(help="Name of the area.")],
+    settings: Settings = "{}",
+) -> None:
+    """Search scenes of one area, pair SAR, cloudy and clear ones, and write the lock."""
+    from sereno.pipeline.query import query_pairs
+
+    query_pairs(area, output, config.parse_settings(config.QuerySettings, settings))
+
+
+@app.command()
+def ingest(
+    lock: LockFile,
+    scene: Annotated[str, typer.Argument(help="Scene id in the lock.")],
+    output: Output,
+    settings: Settings = "{}",
+) -> None:
+    """Read one scene: calibrated, offset removed, validity apart from values."""
+    from sereno.pipeline.ingest import ingest_scene
+
+    ingest_scene(lock, scene, output, config.parse_settings(config.IngestSettings, settings))
+
+
+@app.command()
+def align(
+    lock: LockFile,
+    pair: Annotated[str, typer.Argument(help="Pair id in the lock.")],
+    scenes: Annotated[tuple[Path, Path, Path], typer.Argument(metavar="SAR CLOUDY CLEAR", help="Scene manifests.")],
+    output: Output,
+    settings: Settings = "{}",
+) -> None:
+    """Lay the scenes of one pair on one grid, with the measured shift of SAR taken out or refused."""
+    from sereno.pipeline.align import align_pair
+
+    align_pair((lock, pair), scenes, output, config.parse_settings(config.AlignSettings, settings))
+
+
+@app.command()
+def mask(
+    pair: Annotated[Path, typer.Argument(help="Pair manifest.")],
+    output: Output,
+    settings: Settings = "{}",
+) -> None:
+    """Find cloud and shadow of a pair's input and target."""
+    from sereno.pipeline.mask import mask_pair
+
+    mask_pair(pair, output, config.parse_settings(config.MaskSettings, settings))
+
+
+@app.command()
+def patch(
+    pair: Annotated[Path, typer.Argument(help="Pair manifest.")],
+    masks: Annotated[Path, typer.Argument(help="Mask manifest.")],
+    output: Output,
+    settings: Settings = "{}",
+) -> None:
+    """Cut a masked pair into windows worth keeping."""
+    from sereno.pipeline.patch import patch_pair
+
+    patch_pair(pair, masks, output, config.parse_settings(config.PatchSettings, settings))
+
+
+@app.command()
+def pack(
+    patches: Annotated[
+        list[Path], typer.Argument(metavar="PATCHES... OUTPUT", help="Patch manifests, then the dataset manifest to write.")
+    ],
+    settings: Settings = "{}",
+) -> None:
+    """Join all patches into one sharded dataset with splits that share no ground."""
+    from sereno.pipeline.pack import pack_patches
+
+    *inputs, output = patches
+    pack_patches(inputs, output, config.parse_settings(config.PackSettings, settings))
+
+
+@app.command()
+def verify(manifests: Annotated[list[Path], typer.Argument(help="Manifests of stores.")]) -> None:
+    """Compare every file of stores with their manifests."""
+    from sereno.pipeline.store import verify_store
+
+    for manifest in manifests:
+        typer.echo(f"{manifest}: {verify_store(manifest)} files as written")
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder written by `sereno simulate`.")],
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8000,
+) -> None:
+    """Serve a simulated world as a STAC API until interrupted."""
+    from sereno.pipeline.server import serve_folder
+
+    serve_folder(folder, port)

@@ -1,0 +1,306 @@
+"""Settings of the data steps: one frozen record per step, the single source of defaults, checks and messages.
+
+Unknown keys are refused with the nearest known name. Only pydantic is imported here, since the Snakefile reads this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sereno.pipeline.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A name that may stand in a file name: letters, digits, dot, hyphen and underscore."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share between 0 and 1."""
+
+
+class Settings(BaseModel):
+    """Base of every settings record: frozen, unknown keys refused, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    def to_json(self) -> str:
+        """The record as compact JSON with sorted keys: equal settings give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def load_settings(kind: type[S], values: object, *, where: str) -> S:
+    """`values` (a mapping) as a checked record of `kind`; `where` names the source in messages.
+
+    Raises:
+        ConfigError: one line that names every faulty key, the value seen, and for an unknown key the nearest known one.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = [_describe_fault(kind, fault) for fault in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "; ".join(faults)) from None
+
+
+def parse_settings(kind: type[S], text: str, *, where: str = "--settings") -> S:
+    """JSON `text` as a checked record of `kind`.
+
+    Raises:
+        ConfigError: the text is not JSON, or `load_settings` refuses it.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}: not valid JSON ({error}); seen {text[:80]!r}") from None
+    return load_settings(kind, values, where=where)
+
+
+def _describe_fault(kind: type[BaseModel], fault: Any) -> str:
+    path = [part for part in fault["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
+    key = ".".join(str(part) for part in path)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(kind, path[:-1])
+        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        hint = f", did you mean '{near[0]}'?" if near else f"; known here: {', '.join(sorted(known))}"
+        return f"unknown key '{key}'{hint}"
+    seen = "" if fault["type"] == "missing" else f" (seen {str(fault['input'])[:60]!r})"
+    return f"'{key or 'config'}': {fault['msg'].removeprefix('Value error, ')}{seen}"
+
+
+def _known_keys(kind: type[BaseModel], path: list[Any]) -> list[str]:
+    """Field names of the record that `path` leads to, seen from `kind`."""
+    current: Any = kind
+    for part in path:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:  # a key of a mapping or a place in a list
+            current = get_args(current)[-1] if get_args(current) else None
+        while get_origin(current) in (Union, types.UnionType, Annotated):
+            arms = [arm for arm in get_args(current) if arm is not type(None)]
+            current = arms[0] if arms else None
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+class Area(Settings):
+    """Ground to work on: a bounding box in degrees, or exact bounds in metres of a UTM zone."""
+
+    bbox: tuple[float, float, float, float] | None = None
+    """West, south, east, north in degrees (EPSG:4326). The UTM zone is chosen from its centre unless `epsg` is given."""
+    bounds_m: tuple[float, float, float, float] | None = None
+    """Left, bottom, right, top in metres of `epsg`; taken as they are."""
+    epsg: int | None = None
+    """EPSG code of a projected CRS in metres; needed with `bounds_m`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.bbox is None) == (self.bounds_m is None):
+            raise ValueError("give either 'bbox' (degrees) or 'bounds_m' with 'epsg' (metres)")
+        if self.bounds_m is not None and self.epsg is None:
+            raise ValueError("'bounds_m' needs 'epsg'")
+        left, bottom, right, top = self.bbox or self.bounds_m or (0, 0, 0, 0)
+        if left >= right or bottom >= top:
+            raise ValueError("bounds must be ordered west < east and south < north")
+        if self.bbox and not (-180 <= left and right <= 180 and -90 <= bottom and top <= 90):
+            raise ValueError("bbox must lie within -180..180 and -90..90 degrees")
+        return self
+
+
+class SimulatedArea(Settings):
+    """One square of simulated ground."""
+
+    epsg: int
+    """EPSG code of its UTM zone."""
+    west_m: float
+    """Left edge in metres of that zone."""
+    south_m: float
+    """Lower edge in metres of that zone."""
+    size_px: Annotated[int, Field(ge=240, multiple_of=6)] = 1680
+    """Side in pixels of 10 m, without the margin that the products have around it."""
+    dialect: Literal["earth-search", "planetary-computer"] = "earth-search"
+    """Style of the STAC items."""
+
+
+class SimulateSettings(Settings):
+    """A small world with known truth."""
+
+    seed: int = 7
+    """Same seed, same bytes."""
+    areas: dict[Name, SimulatedArea] = Field(default_factory=dict)
+    """The ground squares, by name."""
+    cloudy_dates: Annotated[int, Field(ge=1, le=6)] = 3
+    """Number of cloudy dates per area, each with a Sentinel-1 scene."""
+    first_day: date = date(2021, 6, 3)
+    """Day of the first optical scene; the others follow every five days."""
+    max_shift_px: Annotated[float, Field(ge=0)] = 4.0
+    """Largest shift of a simulated SAR scene in pixels of 10 m."""
+    looks: Annotated[float, Field(gt=0)] = 4.4
+    """Equivalent number of looks of the speckle (Sentinel-1 IW GRDH: about 4.4)."""
+
+
+class QuerySettings(Settings):
+    """Which scenes are searched and how they become pairs."""
+
+    source: Literal["stac", "sen12mscr"] = "stac"
+    """Where scenes come from: a STAC API, or a folder laid out like SEN12MS-CR."""
+    catalogue: str = "results/simulate"
+    """URL of a STAC API, or the folder of a simulated world or of a dataset."""
+    areas: dict[Name, Area] = Field(default_factory=dict)
+    """Areas by name. With `source: sen12mscr` leave it empty: each season and ROI is an area."""
+    start: datetime | date | None = None
+    """First moment of the optical search, UTC."""
+    end: datetime | date | None = None
+    """Last moment of the optical search, UTC."""
+    optical_collections: tuple[str, ...] = ("sentinel-2-c1-l2a", "sentinel-2-l2a")
+    """Collections searched for optical scenes; those the catalogue lacks are passed over."""
+    sar_collections: tuple[str, ...] = ("sentinel-1-rtc",)
+    """Collections searched for SAR scenes; those the catalogue lacks are passed over."""
+    cloudy_cover_pct: tuple[float, float] = (10.0, 95.0)
+    """Smallest and largest cloud cover of an input scene, percent as the catalogue states it."""
+    clear_cover_pct: Annotated[float, Field(ge=0, le=100)] = 5.0
+    """Largest cloud cover of a target scene, percent."""
+    max_gap_sar_days: Annotated[float, Field(gt=0)] = 3.0
+    """Largest time between the cloudy scene and the SAR scene."""
+    max_gap_clear_days: Annotated[float, Field(gt=0)] = 20.0
+    """Largest time between the cloudy scene and the clear scene."""
+    min_overlap: Share = 0.6
+    """Smallest share of the area that each scene's footprint covers."""
+    resolution_m: Annotated[float, Field(gt=0)] = 10.0
+    """Pixel size of the common grid."""
+    max_pairs: Annotated[int, Field(ge=1)] | None = None
+    """At most so many pairs per area, the smallest time gaps first; none means all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.cloudy_cover_pct
+        if not 0 <= low <= high <= 100:
+            raise ValueError("'cloudy_cover_pct' must be two ordered percentages")
+        if self.start and self.end and str(self.start) > str(self.end):
+            raise ValueError("'start' lies after 'end'")
+        if self.source == "stac" and not self.areas:
+            raise ValueError("'areas' is empty: name at least one area with its bbox")
+        return self
+
+    def for_area(self, name: str) -> Self:
+        """These settings with that one area alone, so that another area's change does not touch it."""
+        return self.model_copy(update={"areas": {key: area for key, area in self.areas.items() if key == name}})
+
+
+class IngestSettings(Settings):
+    """How an item becomes a calibrated scene."""
+
+    bands: tuple[str, ...] = ()
+    """Optical bands to keep, in this order; empty means all of the product."""
+    margin_px: Annotated[int, Field(ge=0)] = 16
+    """Pixels kept around the area in SAR scenes, so that shifting them leaves no gap."""
+    attempts: Annotated[int, Field(ge=1)] = 4
+    """How often one asset is tried before it counts as unreadable."""
+    min_valid: Share = 0.05
+    """A scene with less valid ground than this share is refused."""
+
+
+class AlignSettings(Settings):
+    """How SAR is laid onto optical."""
+
+    max_shift_px: Annotated[float, Field(gt=0)] = 10.0
+    """Search radius in pixels of the common grid."""
+    window_px: Annotated[int, Field(ge=32)] = 128
+    """Side of a matching window; made smaller for scenes too small for it."""
+    step_px: Annotated[int, Field(ge=8)] = 96
+    """Distance between windows."""
+    min_inlier_ratio: Share = 0.5
+    """Smallest share of good windows that agree with the shift."""
+    max_rms_px: Annotated[float, Field(gt=0)] = 0.75
+    """Largest scatter of the agreeing windows around the shift."""
+    min_peak: Share = 0.12
+    """Smallest median correlation peak."""
+    max_sigma_px: Annotated[float, Field(gt=0)] = 0.5
+    """Largest predicted uncertainty of the shift."""
+    seed: int = 0
+    """Seed of the robust fit."""
+
+
+class MaskSettings(Settings):
+    """How clouds and shadows are found."""
+
+    method: Literal["scl", "threshold"] = "scl"
+    """`scl`: the scene classification of L2A. `threshold`: spectral rules on top-of-atmosphere reflectance with cirrus."""
+    dilate_px: Annotated[int, Field(ge=0)] = 3
+    """Clouds and shadows grow by this radius."""
+    feather_px: Annotated[float, Field(ge=0)] = 3.0
+    """Width over which the probability falls from 1 to 0 outside a cloud."""
+
+
+class PatchSettings(Settings):
+    """How pairs are cut into windows."""
+
+    size_px: Annotated[int, Field(ge=32, multiple_of=8)] = 256
+    """Side of a patch."""
+    layout: Literal["blocks", "source"] = "blocks"
+    """`blocks`: windows inside ground blocks. `source`: the windows in which the product was delivered (SEN12MS-CR)."""
+    block_patches: Annotated[int, Field(ge=1)] = 2
+    """A ground block holds this many patches along each side."""
+    buffer_px: Annotated[int, Field(ge=0, multiple_of=2)] = 48
+    """Ground left unused between neighbouring blocks, so that no two splits touch."""
+    min_valid: Share = 0.9
+    """A window needs this share of pixels valid in SAR, input and target alike."""
+    max_target_cloud: Share = 0.1
+    """A window whose target holds more cloud and shadow than this is refused."""
+    min_input_cloud: Share = 0.0
+    """A window whose input holds less cloud and shadow than this is refused."""
+
+
+class SplitSettings(Settings):
+    """Which ground is for training, validation and test."""
+
+    method: Literal["blocks", "list", "none"] = "blocks"
+    """`blocks`: ground blocks drawn at random. `list`: area names per split from `file`, compared exactly.
+    `none`: everything is for training, for a check that a network can learn one patch by heart."""
+    validation: Share = 0.12
+    """Share of the blocks for validation."""
+    test: Share = 0.22
+    """Share of the blocks for test."""
+    seed: int = 1
+    """Seed of the draw."""
+    file: Path | None = None
+    """JSON with the lists `train`, `val` and `test`; needed with `list`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("'validation' and 'test' leave nothing for training")
+        if self.method == "list" and self.file is None:
+            raise ValueError("'method: list' needs 'file'")
+        return self
+
+
+class PackSettings(Settings):
+    """How patches become a dataset."""
+
+    split: SplitSettings = SplitSettings()
+    """The splits."""
+    shard_patches: Annotated[int, Field(ge=1)] = 64
+    """Patches per shard."""
+    codec: Literal["lz4", "zstd"] = "lz4"
+    """`lz4` for training from a local disk, `zstd` for archive and object stores; both with bitshuffle."""
+    seed: int = 2
+    """Seed of the order in which patches are stored."""
+
+
+class PipelineSettings(Settings):
+    """The data steps, one section each."""
+
+    simulate: SimulateSettings | None = None
+    """Make a simulated world first; leave the section out for real data."""
+    query: QuerySettings
+    ingest: IngestSettings = IngestSettings()
+    align: AlignSettings = AlignSettings()
+    mask: MaskSettings = MaskSettings()
+    patch: PatchSettings = PatchSettings()
+    pack: PackSettings = PackSettings()

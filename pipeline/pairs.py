@@ -1,0 +1,161 @@
+"""The lock: which scenes exist for an area, which of them form pairs, and why the others were refused.
+
+`query` writes it, every later step reads it; with it a dataset is rebuilt without a search. Plain JSON, no raster library needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field
+
+from sereno.pipeline.config import Settings, load_settings
+from sereno.pipeline.errors import MissingError
+
+if TYPE_CHECKING:  # the Snakefile imports this file: the grid library alone would cost it half a second
+    from odc.geo.geobox import GeoBox
+
+Sensor = Literal["sentinel2-l2a", "sentinel1-rtc", "sen12mscr-s2", "sen12mscr-s1"]
+Role = Literal["sar", "cloudy", "clear"]
+
+
+class GridRecord(Settings):
+    """A grid as plain numbers; `to_geobox` makes the value that the code works with."""
+
+    crs: str
+    """For example `EPSG:32632`."""
+    transform: tuple[float, float, float, float, float, float]
+    """Affine coefficients a, b, c, d, e, f: x = a*col + b*row + c, y = d*col + e*row + f, in metres."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+
+    @classmethod
+    def from_geobox(cls, geobox: GeoBox) -> Self:
+        """`geobox` as plain numbers."""
+        affine = geobox.transform
+        coefficients = (affine.a, affine.b, affine.c, affine.d, affine.e, affine.f)
+        return cls(crs=str(geobox.crs), transform=coefficients, shape=(geobox.shape.y, geobox.shape.x))
+
+    def to_geobox(self) -> GeoBox:
+        """The grid as one value."""
+        from affine import Affine
+        from odc.geo.geobox import GeoBox
+
+        return GeoBox(self.shape, Affine(*self.transform), self.crs)
+
+
+class SceneRecord(Settings):
+    """One catalogue item in one form, whatever the dialect it was written in."""
+
+    id: str
+    """File-safe name, unique in the lock."""
+    item: str
+    """Id of the item in its catalogue, or the folder of the product."""
+    collection: str
+    """Collection the item belongs to."""
+    sensor: Sensor
+    """Decides who reads it: `sereno.pipeline.sensors`."""
+    time: str
+    """Acquisition, UTC, ISO 8601 with `Z`."""
+    crs: str
+    """CRS of the assets, for example `EPSG:32632`; empty if the catalogue does not say."""
+    bbox: tuple[float, float, float, float]
+    """West, south, east, north in degrees."""
+    assets: dict[str, str]
+    """Band name (`B02`, `VV`, `SCL`) to address; relative to the catalogue where the catalogue is local.
+    A delivery in windows has one address for all its bands per window, the key being the window's name."""
+    cloud_cover_pct: float | None = None
+    """Cloud cover as the catalogue states it; None for SAR or if it is not stated."""
+    processing_baseline: str | None = None
+    """Processing baseline of Sentinel-2, for example `05.09`; None if not stated."""
+    declared_offset: float | None = None
+    """Reflectance offset stated by `raster:bands`, for example -0.1; None if not stated."""
+    offset_applied: bool | None = None
+    """Whether the provider says that the offset has already been removed (`earthsearch:boa_offset_applied`)."""
+    sun_azimuth_deg: float | None = None
+    """Azimuth of the sun, degrees clockwise from north."""
+    sun_elevation_deg: float | None = None
+    """Elevation of the sun, degrees."""
+    properties: dict[str, str] = Field(default_factory=dict)
+    """Further facts worth keeping (orbit, pass direction, dialect), as text."""
+
+
+class Pair(Settings):
+    """One SAR, one cloudy and one clear scene of the same ground."""
+
+    id: str
+    """File-safe name, unique in the lock."""
+    sar: str
+    """Scene id of the SAR scene."""
+    cloudy: str
+    """Scene id of the cloudy optical scene: the input."""
+    clear: str
+    """Scene id of the clear optical scene: the target."""
+    sar_gap_days: float
+    """Time of SAR minus time of the cloudy scene, in days."""
+    clear_gap_days: float
+    """Time of the clear scene minus time of the cloudy scene, in days."""
+
+
+class Refusal(Settings):
+    """A candidate that was not used, and why."""
+
+    item: str
+    """Id of the item, or of the cloudy scene that found no partner."""
+    role: Role
+    """What it was a candidate for."""
+    reason: str
+    """Words with the value seen and the limit."""
+
+
+class Lock(Settings):
+    """Everything that the later steps need to know of one area."""
+
+    format: Literal["sereno-lock/1"] = "sereno-lock/1"
+    area: str
+    """Name of the area."""
+    catalogue: str
+    """Where the scenes were found; opened again at ingest."""
+    grid: GridRecord
+    """The common grid of all pairs of this area."""
+    scenes: dict[str, SceneRecord]
+    """Used scenes by id."""
+    pairs: tuple[Pair, ...]
+    """In order of the time of the cloudy scene."""
+    refused: tuple[Refusal, ...]
+    """Every candidate that was not used."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The lock at `path`.
+
+        Raises:
+            MissingError: there is no such file.
+            ConfigError: it is not a lock of this format.
+        """
+        if not path.is_file():
+            raise MissingError(f"lock {path} does not exist: run `sereno query` first")
+        return load_settings(cls, json.loads(path.read_text()), where=str(path))
+
+    def scene(self, scene_id: str) -> SceneRecord:
+        """The scene with that id.
+
+        Raises:
+            MissingError: the lock has none.
+        """
+        if scene_id not in self.scenes:
+            raise MissingError(f"scene {scene_id!r} is not in the lock of area {self.area!r}; it has {sorted(self.scenes)}")
+        return self.scenes[scene_id]
+
+    def pair(self, pair_id: str) -> Pair:
+        """The pair with that id.
+
+        Raises:
+            MissingError: the lock has none.
+        """
+        for pair in self.pairs:
+            if pair.id == pair_id:
+                return pair
+        raise MissingError(f"pair {pair_id!r} is not in the lock of area {self.area!r}; it has {[p.id for p in self.pairs]}")

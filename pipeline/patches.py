@@ -1,0 +1,74 @@
+"""What a patch is, and how patches and the packed dataset lie on disk.
+
+A pair's patches are a store of kind `patches` with four variables along `patch`; its manifest's summary lists `patches`
+(records below), `refused` windows with reasons, `bands` and `sar_bands`:
+
+    sar     (patch, sar_band, row, col)      int16 centi-dB
+    cloudy  (patch, band, row, col)          uint16 reflectance x 10000
+    clear   (patch, band, row, col)          uint16 reflectance x 10000
+    mask    (patch, mask_channel, row, col)  uint8, MASK_CHANNELS; probabilities and validity x 255
+
+The packed dataset is a store of kind `dataset` with one Zarr group per split (`train`, `val`, `test`) that holds the same four
+arrays, one chunk per patch, many patches per shard, already shuffled; `patches.csv` inside it lists the records in stored order.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from sereno.pipeline.config import Settings
+
+MASK_CHANNELS: Final = (
+    "cloud_input",
+    "shadow_input",
+    "valid_input",
+    "cloud_target",
+    "shadow_target",
+    "valid_target",
+    "valid_sar",
+)
+"""Channels of `mask`; the first two of each image are probabilities, all are stored times 255 (validity: 0 or 255, 255 = usable)."""
+PATCH_ARRAYS: Final = ("sar", "cloudy", "clear", "mask")
+"""The arrays of a patch store and of each split."""
+
+Split = Literal["train", "val", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
+
+Percentage = Annotated[float, Field(ge=0, le=100)]
+
+
+class PatchRecord(Settings):
+    """Where a patch comes from and what it shows."""
+
+    id: str
+    """`AREA/PAIR/rROW-cCOL`, unique in a dataset; for delivered windows `AREA/PAIR/NAME`."""
+    area: str
+    """Area of the pair."""
+    pair: str
+    """Pair id in the lock of that area."""
+    block: str
+    """Ground block: patches of one block always share a split. `CRS/I/J` of the block grid, or the area for listed splits."""
+    crs: str
+    """CRS of `bounds_m`."""
+    bounds_m: tuple[float, float, float, float]
+    """Left, bottom, right, top in metres."""
+    row: int
+    """First row in the pair's grid."""
+    col: int
+    """First column in the pair's grid."""
+    valid_share: float
+    """Share of pixels usable in SAR, input and target alike."""
+    cloud_input_share: float
+    """Share of pixels whose input is cloud or shadow (probability of at least 0.5)."""
+    cloud_target_share: float
+    """Share of pixels whose target is cloud or shadow (probability of at least 0.5)."""
+    sar_gap_days: float
+    """Time of SAR minus time of the input, days."""
+    clear_gap_days: float
+    """Time of the target minus time of the input, days."""
+    split: Split | None = None
+    """Given by `pack`."""
+    position: int | None = None
+    """Place in its split, given by `pack`."""

@@ -1,0 +1,1 @@
+"""One file per product: how it is described, calibrated and read."""

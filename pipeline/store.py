@@ -1,0 +1,206 @@
+"""How results lie on disk: written under a temporary name, verified, renamed, and described by a small manifest.
+
+A store is a Zarr v3 folder `NAME.zarr` beside its manifest `NAME.json`. The manifest is written last and lists size and SHA-256
+of every file, so a store without a manifest is unfinished and a damaged one is found. No time or host name is recorded:
+equal content gives equal manifests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import xarray as xr
+from zarr.codecs import BloscCodec, BloscShuffle
+
+from sereno.pipeline.errors import MissingError, StoreError
+
+FORMAT: Final = "sereno-store/1"
+TILE: Final = 512
+"""Rows and columns of a chunk in scene and pair stores."""
+
+
+def codec_for(dtype: np.dtype[Any], name: Literal["lz4", "zstd"] = "lz4", level: int = 5) -> BloscCodec:
+    """Blosc with bitshuffle for `dtype`; measured in the design: plain zstd without shuffle is dominated."""
+    return BloscCodec(cname=name, clevel=level, shuffle=BloscShuffle.bitshuffle, typesize=dtype.itemsize)
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; when the block ends well, what was written there is synced and renamed to `path`.
+
+    Leftovers of a killed job are removed first; if the block fails, its own are.
+
+    Raises:
+        StoreError: the place cannot be written, for example because the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
+        yield partial
+        remove(path)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            remove(partial)
+        if isinstance(error, StoreError | MissingError) or error.errno is None:
+            raise
+        raise StoreError(f"cannot write {path}: {error.strerror}; free space or choose another folder, then run again") from error
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Delete the file or folder `path` if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON to `path`, whole or not at all; keys sorted, so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with staged(path) as partial, partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+        MissingError: there is no such file.
+        StoreError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MissingError(f"{path} does not exist: run the step that writes it first") from None
+    except ValueError as error:
+        raise StoreError(f"{path} is not valid JSON ({error}): delete it and run again") from None
+
+
+def store_of(manifest: Path) -> Path:
+    """The store that belongs to `manifest`: the same name with `.zarr`."""
+    return manifest.with_suffix(".zarr")
+
+
+def save_dataset(dataset: xr.Dataset, manifest: Path, *, kind: str, summary: Mapping[str, Any]) -> None:
+    """Write a scene or a pair as Zarr v3 and then its manifest.
+
+    `kind` says what it is (`scene`, `pair`, `mask`, ...); `summary` is copied into the manifest for people and for the report.
+    Band names go into attributes, since Zarr v3 has no settled type for text.
+
+    Raises:
+        StoreError: the store cannot be written, or does not read back as it was written.
+    """
+    manifest.unlink(missing_ok=True)
+    names = {f"names:{dim}": [str(v) for v in dataset[dim].values] for dim in dataset.dims if dataset[dim].dtype.kind == "U"}
+    plain = dataset.drop_vars([key.removeprefix("names:") for key in names]).assign_attrs(names)
+    encoding: dict[Any, dict[str, Any]] = {name: _encoding(variable) for name, variable in plain.data_vars.items()}
+    encoding |= {name: {"_FillValue": None} for name in ("y", "x") if name in plain.coords}
+    with staged(store_of(manifest)) as partial:
+        plain.to_zarr(partial, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+        _check_equal(plain, _open(partial), partial)
+    write_manifest(manifest, kind=kind, summary=summary)
+
+
+def _encoding(variable: xr.DataArray) -> dict[str, Any]:
+    *outer, rows, columns = variable.shape
+    chunks = (*outer, min(rows, TILE), min(columns, TILE))
+    return {"chunks": chunks, "compressors": [codec_for(variable.dtype, "zstd", 1)]}
+
+
+def _check_equal(written: xr.Dataset, read: xr.Dataset, path: Path) -> None:
+    for name in written.data_vars:
+        if not np.array_equal(written[name].values, read[name].values):
+            raise StoreError(f"{path}: {name!r} does not read back as it was written; the disk may be failing, run again")
+
+
+def write_manifest(manifest: Path, *, kind: str, summary: Mapping[str, Any]) -> None:
+    """Describe the finished store beside `manifest`: size and SHA-256 of every file, and `summary`."""
+    store = store_of(manifest)
+    files = {str(file.relative_to(store)): _describe(file) for file in sorted(store.rglob("*")) if file.is_file()}
+    write_json(manifest, {"format": FORMAT, "kind": kind, "store": store.name, "files": files, "summary": dict(summary)})
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def read_manifest(manifest: Path, *, kind: str | None = None) -> dict[str, Any]:
+    """The manifest as a mapping; `kind`, if given, must match.
+
+    Raises:
+        MissingError: there is no manifest, so the store is unfinished.
+        StoreError: it is no manifest of ours, or of another kind.
+    """
+    content = read_json(manifest)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StoreError(f"{manifest} is not a {FORMAT} manifest")
+    if kind is not None and content["kind"] != kind:
+        raise StoreError(f"{manifest} describes a {content['kind']!r}, expected a {kind!r}")
+    return content
+
+
+def verify_store(manifest: Path) -> int:
+    """Compare every file of the store with the manifest; the number of files.
+
+    Raises:
+        MissingError: there is no manifest.
+        StoreError: files are missing, changed or unknown; the message names the first ones.
+    """
+    content = read_manifest(manifest)
+    store = store_of(manifest)
+    present = {str(file.relative_to(store)) for file in store.rglob("*") if file.is_file()}
+    faults = [f"{name} is missing" for name in sorted(content["files"].keys() - present)]
+    faults += [f"{name} is not in the manifest" for name in sorted(present - content["files"].keys())]
+    for name in sorted(present & content["files"].keys()):
+        if _describe(store / name) != content["files"][name]:
+            faults.append(f"{name} has changed")
+    if faults:
+        more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise StoreError(f"{store}: {'; '.join(faults[:3])}{more}; delete {manifest} and run the workflow again to rebuild it")
+    return len(present)
+
+
+def open_dataset(manifest: Path, *, kind: str | None = None) -> xr.Dataset:
+    """The scene or pair described by `manifest`, read on demand, never written to.
+
+    Raises:
+        MissingError: there is no manifest, so the store is unfinished.
+        StoreError: a file is missing or has another size than the manifest says.
+    """
+    content = read_manifest(manifest, kind=kind)
+    store = store_of(manifest)
+    for name, entry in content["files"].items():
+        file = store / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            raise StoreError(f"{file} is missing or cut short: delete {manifest} and run the workflow again to rebuild it")
+    dataset = _open(store)
+    names = {key.removeprefix("names:"): value for key, value in dataset.attrs.items() if key.startswith("names:")}
+    for dim in names:
+        del dataset.attrs[f"names:{dim}"]
+    return dataset.assign_coords(names)
+
+
+def _open(store: Path) -> xr.Dataset:
+    opened: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None, mask_and_scale=False)
+    return opened
