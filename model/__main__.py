@@ -64,12 +64,13 @@ def predict(
 def report(
     results: Annotated[Path, typer.Argument(help="Folder that holds the results of the other steps.")],
     output: Annotated[Path, typer.Argument(help="Page to write.")],
+    run: Annotated[list[str] | None, typer.Option(help="Run to show; repeat for several, leave out for all that are there.")] = None,
     settings: Settings = "{}",
 ) -> None:
     """Write one self-contained page with pictures, maps, curves and tables."""
     from sereno.model.report import write_report
 
-    write_report(results, output, parse_settings(config.ReportSettings, settings))
+    write_report(results, output, parse_settings(config.ReportSettings, settings), runs=tuple(run or ()))
 
 
 def main() -> None:

@@ -1,0 +1,384 @@
+"""From catalogue to clear scene: one rule per step, nothing computed here.
+
+A verb alone is a target that stands for all its jobs (`snakemake align`, `snakemake train`); the rule that does
+one job bears the name of the function it calls (`align_pair`). Every path begins with the pathvar <results>.
+"""
+
+from pathlib import Path
+
+from sereno.model.flow import Flow, hold_results
+from snakemake.utils import min_version
+
+min_version("9.12")
+
+
+if not workflow.overwrite_configfiles:
+
+    configfile: str(Path(workflow.basedir, "config.yaml"))
+
+
+flow = Flow(config, results=workflow.pathvars.items["results"])
+
+
+wildcard_constraints:
+    area=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    scene=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    pair=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    run=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+
+
+onstart:
+    held = hold_results(Path(flow.results))
+
+
+onsuccess:
+    print(f"done: open {flow.results}/report/index.html")
+
+
+onerror:
+    print(
+        f"stopped: the log of the failed job is printed above and lies under {flow.results}/logs; "
+        "mend what it names and give the same command again"
+    )
+
+
+localrules:
+    all,
+    query,
+    ingest,
+    align,
+    mask,
+    patch,
+    train,
+    evaluate,
+    predict,
+
+
+rule all:
+    input:
+        "<results>/report/index.html",
+
+
+if flow.world:
+
+    rule simulate:
+        output:
+            "<results>/simulate/world.json",
+        log:
+            "<results>/logs/simulate.log",
+        benchmark:
+            "<results>/benchmarks/simulate.tsv"
+        conda:
+            "environment.yaml"
+        threads: 2
+        resources:
+            mem_mb=4000,
+            runtime=30,
+        params:
+            settings=flow.settings("simulate"),
+            code=flow.code("simulate"),
+        message:
+            "simulate a world with known truth"
+        shell:
+            "sereno simulate {output} --settings {params.settings:q} 2> {log}"
+
+
+checkpoint query_area:
+    input:
+        flow.world,
+    output:
+        "<results>/query/{area}.json",
+    log:
+        "<results>/logs/query/{area}.log",
+    benchmark:
+        "<results>/benchmarks/query/{area}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: flow.settings("query", area=wildcards.area),
+        code=flow.code("query"),
+    message:
+        "search scenes and pair them: {wildcards.area}"
+    shell:
+        "sereno query {output} --area {wildcards.area} --settings {params.settings:q} 2> {log}"
+
+
+rule query:
+    input:
+        expand("<results>/query/{area}.json", area=flow.areas),
+
+
+rule ingest_scene:
+    input:
+        lock=ancient("<results>/query/{area}.json"),
+    output:
+        "<results>/ingest/{area}/{scene}.json",
+    log:
+        "<results>/logs/ingest/{area}/{scene}.log",
+    benchmark:
+        "<results>/benchmarks/ingest/{area}/{scene}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=flow.settings("ingest"),
+        code=flow.code("ingest"),
+        record=lambda wildcards: flow.scene_record(checkpoints, **wildcards),
+    message:
+        "read and calibrate: {wildcards.scene}"
+    shell:
+        "sereno ingest {input.lock} {wildcards.scene} {output} --settings {params.settings:q} 2> {log}"
+
+
+rule ingest:
+    input:
+        lambda _: flow.all_scenes(checkpoints),
+
+
+rule align_pair:
+    input:
+        lock=ancient("<results>/query/{area}.json"),
+        scenes=lambda wildcards: flow.pair_scenes(checkpoints, **wildcards),
+    output:
+        "<results>/align/{area}/{pair}.json",
+    log:
+        "<results>/logs/align/{area}/{pair}.log",
+    benchmark:
+        "<results>/benchmarks/align/{area}/{pair}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    params:
+        settings=flow.settings("align"),
+        code=flow.code("align"),
+        record=lambda wildcards: flow.pair_record(checkpoints, **wildcards),
+    message:
+        "lay SAR onto optical: {wildcards.area} {wildcards.pair}"
+    shell:
+        "sereno align {input.lock} {wildcards.pair} {input.scenes} {output} --settings {params.settings:q} 2> {log}"
+
+
+rule align:
+    input:
+        lambda _: flow.all_pairs(checkpoints, "align"),
+
+
+rule mask_pair:
+    input:
+        "<results>/align/{area}/{pair}.json",
+    output:
+        "<results>/mask/{area}/{pair}.json",
+    log:
+        "<results>/logs/mask/{area}/{pair}.log",
+    benchmark:
+        "<results>/benchmarks/mask/{area}/{pair}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=flow.settings("mask"),
+        code=flow.code("mask"),
+    message:
+        "find clouds and shadows: {wildcards.area} {wildcards.pair}"
+    shell:
+        "sereno mask {input} {output} --settings {params.settings:q} 2> {log}"
+
+
+rule mask:
+    input:
+        lambda _: flow.all_pairs(checkpoints, "mask"),
+
+
+rule patch_pair:
+    input:
+        pair="<results>/align/{area}/{pair}.json",
+        masks="<results>/mask/{area}/{pair}.json",
+    output:
+        "<results>/patch/{area}/{pair}.json",
+    log:
+        "<results>/logs/patch/{area}/{pair}.log",
+    benchmark:
+        "<results>/benchmarks/patch/{area}/{pair}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=30,
+    params:
+        settings=flow.settings("patch"),
+        code=flow.code("patch"),
+    message:
+        "cut into patches: {wildcards.area} {wildcards.pair}"
+    shell:
+        "sereno patch {input.pair} {input.masks} {output} --settings {params.settings:q} 2> {log}"
+
+
+rule patch:
+    input:
+        lambda _: flow.all_pairs(checkpoints, "patch"),
+
+
+rule pack:
+    input:
+        lambda _: flow.all_pairs(checkpoints, "patch"),
+    output:
+        "<results>/pack/dataset.json",
+    log:
+        "<results>/logs/pack.log",
+    benchmark:
+        "<results>/benchmarks/pack.tsv"
+    conda:
+        "environment.yaml"
+    threads: 2
+    resources:
+        mem_mb=6000,
+        runtime=240,
+    params:
+        settings=flow.settings("pack"),
+        code=flow.code("pack"),
+    message:
+        "pack all patches into one dataset"
+    shell:
+        "sereno pack {input} {output} --settings {params.settings:q} 2> {log}"
+
+
+rule train_run:
+    input:
+        "<results>/pack/dataset.json",
+    output:
+        checkpoint="<results>/train/{run}/checkpoint.safetensors",
+        history="<results>/train/{run}/history.csv",
+    log:
+        "<results>/logs/train/{run}.log",
+    benchmark:
+        "<results>/benchmarks/train/{run}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=2880,
+        gpu=1,
+    params:
+        settings=lambda wildcards: flow.settings("train", run=wildcards.run),
+        code=flow.code("train"),
+    message:
+        "train: {wildcards.run}"
+    shell:
+        "sereno train {input} {output.checkpoint} --settings {params.settings:q} 2> {log}"
+
+
+rule train:
+    input:
+        flow.all_runs("train", "checkpoint.safetensors"),
+
+
+rule evaluate_run:
+    input:
+        dataset="<results>/pack/dataset.json",
+        checkpoint="<results>/train/{run}/checkpoint.safetensors",
+    output:
+        scores="<results>/evaluate/{run}/scores.csv",
+        summary="<results>/evaluate/{run}/summary.json",
+        examples="<results>/evaluate/{run}/examples.npz",
+    log:
+        "<results>/logs/evaluate/{run}.log",
+    benchmark:
+        "<results>/benchmarks/evaluate/{run}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 8
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=1,
+    params:
+        settings=flow.settings("evaluate"),
+        code=flow.code("evaluate"),
+    message:
+        "score patch by patch: {wildcards.run}"
+    shell:
+        "sereno evaluate {input.dataset} {input.checkpoint} {output.scores} --settings {params.settings:q} 2> {log}"
+
+
+rule evaluate:
+    input:
+        flow.all_runs("evaluate", "scores.csv"),
+
+
+rule predict_pair:
+    input:
+        checkpoint="<results>/train/{run}/checkpoint.safetensors",
+        pair="<results>/align/{area}/{pair}.json",
+        masks="<results>/mask/{area}/{pair}.json",
+    output:
+        image="<results>/predict/{run}/{area}/{pair}.tif",
+        record="<results>/predict/{run}/{area}/{pair}.json",
+    log:
+        "<results>/logs/predict/{run}/{area}/{pair}.log",
+    benchmark:
+        "<results>/benchmarks/predict/{run}/{area}/{pair}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 8
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=1,
+    params:
+        settings=flow.settings("predict"),
+        code=flow.code("predict"),
+    message:
+        "clear a scene: {wildcards.run} {wildcards.area} {wildcards.pair}"
+    shell:
+        "sereno predict {input.checkpoint} {input.pair} {input.masks} {output.image} --settings {params.settings:q} 2> {log}"
+
+
+rule predict:
+    input:
+        lambda _: flow.all_predictions(checkpoints),
+
+
+rule report:
+    input:
+        locks=expand("<results>/query/{area}.json", area=flow.areas),
+        patches=lambda _: flow.all_pairs(checkpoints, "patch"),
+        dataset="<results>/pack/dataset.json",
+        history=flow.all_runs("train", "history.csv"),
+        scores=flow.all_runs("evaluate", "scores.csv"),
+        predictions=lambda _: flow.all_predictions(checkpoints),
+    output:
+        "<results>/report/index.html",
+    log:
+        "<results>/logs/report.log",
+    benchmark:
+        "<results>/benchmarks/report.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=flow.settings("report"),
+        code=flow.code("report"),
+        results=flow.results,
+        runs=expand("--run {run}", run=flow.runs),
+    message:
+        "write the report"
+    shell:
+        "sereno report {params.results} {output} {params.runs} --settings {params.settings:q} 2> {log}"

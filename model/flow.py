@@ -1,0 +1,124 @@
+"""What the Snakefile asks of the config and of the locks: which areas, scenes, pairs and runs there are, and what each job depends on.
+
+Light on purpose: it is imported each time the workflow is parsed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from sereno.model.config import Config, load_config
+from sereno.pipeline.errors import StoreError
+from sereno.pipeline.fingerprint import fingerprint
+from sereno.pipeline.pairs import Lock
+
+
+class Flow:
+    """One checked config, seen as the jobs of the workflow."""
+
+    def __init__(self, values: object, *, results: str) -> None:
+        """Check the config `values`; `results` is the folder that everything goes to.
+
+        Raises:
+            ConfigError: one line that names every faulty key.
+        """
+        self.config: Config = load_config(values)
+        self.results = results
+        self.runs: tuple[str, ...] = tuple(self.config.model.runs)
+
+    @functools.cached_property
+    def areas(self) -> tuple[str, ...]:
+        """Names of the areas; for a delivered dataset its seasons and ROIs."""
+        query = self.config.pipeline.query
+        if query.source == "sen12mscr":
+            from sereno.pipeline.layouts import find_sen12mscr_rois
+
+            return tuple(sorted(find_sen12mscr_rois(Path(query.catalogue))))
+        return tuple(query.areas)
+
+    @property
+    def world(self) -> list[str]:
+        """The simulated world, if there is one."""
+        return [f"{self.results}/simulate/world.json"] if self.config.pipeline.simulate else []
+
+    def settings(self, step: str, **wildcards: str) -> str:
+        """Settings of a step as JSON: only what that job uses."""
+        if step == "query":
+            return self.config.pipeline.query.for_area(wildcards["area"]).to_json()
+        if step == "train":
+            return self.config.model.run_settings(wildcards["run"]).to_json()
+        section: Any = getattr(self.config.pipeline, step, None) or getattr(self.config.model, step)
+        return str(section.to_json())
+
+    def code(self, step: str) -> str:
+        """Fingerprint of the code that the step runs."""
+        package = "model" if step in {"train", "evaluate", "predict", "report"} else "pipeline"
+        return fingerprint(f"sereno.{package}.{step}")
+
+    def lock(self, checkpoints: Any, area: str) -> Lock:
+        """The lock of an area, once the checkpoint has written it."""
+        path = Path(str(checkpoints.query_area.get(area=area).output))
+        return _read_lock(path, path.stat().st_mtime_ns)
+
+    def scene_record(self, checkpoints: Any, area: str, scene: str) -> str:
+        """The scene as the lock describes it: a job depends on its own record, not on the whole lock."""
+        lock = self.lock(checkpoints, area)
+        return lock.scene(scene).to_json() + lock.grid.to_json() + lock.catalogue
+
+    def pair_record(self, checkpoints: Any, area: str, pair: str) -> str:
+        """The pair as the lock describes it."""
+        lock = self.lock(checkpoints, area)
+        return lock.pair(pair).to_json() + lock.grid.to_json()
+
+    def pair_scenes(self, checkpoints: Any, area: str, pair: str) -> list[str]:
+        """Scene manifests of a pair: SAR, cloudy, clear."""
+        record = self.lock(checkpoints, area).pair(pair)
+        return [f"{self.results}/ingest/{area}/{scene}.json" for scene in (record.sar, record.cloudy, record.clear)]
+
+    def all_scenes(self, checkpoints: Any) -> list[str]:
+        """Scene manifests of every area."""
+        return [f"{self.results}/ingest/{area}/{scene}.json" for area in self.areas for scene in self.lock(checkpoints, area).scenes]
+
+    def all_pairs(self, checkpoints: Any, step: str) -> list[str]:
+        """What `step` writes for every pair of every area."""
+        return [f"{self.results}/{step}/{area}/{pair.id}.json" for area in self.areas for pair in self.lock(checkpoints, area).pairs]
+
+    def all_runs(self, step: str, name: str) -> list[str]:
+        """The file `name` that `step` writes for every run."""
+        return [f"{self.results}/{step}/{run}/{name}" for run in self.runs]
+
+    def all_predictions(self, checkpoints: Any) -> list[str]:
+        """The cleared scenes that are asked for."""
+        limit = self.config.model.predict.pairs_per_area
+        chosen = [(area, pair.id) for area in self.areas for pair in self.lock(checkpoints, area).pairs[:limit]]
+        return [f"{self.results}/predict/{run}/{area}/{pair}.tif" for run in self.runs for area, pair in chosen]
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_lock(path: Path, _modified_ns: int) -> Lock:
+    return Lock.read(path)
+
+
+def hold_results(folder: Path) -> IO[str]:
+    """Keep other runs out of `folder` as long as the returned file is open, that is until this process ends, however it ends.
+
+    Snakemake's own lock survives a killed run and then asks for `--unlock`; a lock of the kernel's does not.
+
+    Raises:
+        StoreError: another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".running").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise StoreError(f"process {file.read().strip()} is already at work in {folder}: wait for it, or stop it") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

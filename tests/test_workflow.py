@@ -1,0 +1,170 @@
+"""What Snakemake plans after a change, with every verb replaced by a stand-in that only writes its outputs."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA_RULES = {"simulate", "query_area", "ingest_scene", "align_pair", "mask_pair", "patch_pair", "pack"}
+MODEL_RULES = {"train_run", "evaluate_run", "predict_pair", "report"}
+
+STAND_IN = f"""#!{sys.executable}
+import json, sys
+from pathlib import Path
+verb, *arguments = sys.argv[1:]
+options, places, skip = {{}}, [], False
+for index, word in enumerate(arguments):
+    if skip:
+        skip = False
+    elif word.startswith("--"):
+        options[word], skip = arguments[index + 1], True
+    else:
+        places.append(word)
+output = Path(places[-1])
+text = verb
+if verb == "query":
+    scenes = {{}}
+    for name, sensor in (("s1", "sentinel1-rtc"), ("cloudy", "sentinel2-l2a"), ("clear", "sentinel2-l2a")):
+        scenes[name] = dict(id=name, item=name, collection="c", sensor=sensor, time="2021-06-01T00:00:00Z", crs="EPSG:32632",
+                            bbox=[0, 0, 1, 1], assets={{}})
+    pair = dict(id="p1", sar="s1", cloudy="cloudy", clear="clear", sar_gap_days=0, clear_gap_days=1)
+    grid = dict(crs="EPSG:32632", transform=[10, 0, 0, 0, -10, 0], shape=[1, 1])
+    lock = dict(format="sereno-lock/1", area=options["--area"], catalogue="x", grid=grid, scenes=scenes, pairs=[pair], refused=[])
+    text = json.dumps(lock)
+names = {{"train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"], "predict": [output.with_suffix(".json").name]}}
+for path in (output, *(output.with_name(name) for name in names.get(verb, []))):
+    path.write_text(text)
+"""
+
+
+def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PATH": f"{project / 'bin'}:{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
+        "PYTHONPATH": str(project / "installed"),
+        "XDG_CACHE_HOME": str(project / "cache"),
+    }
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def planned(project: Path, *arguments: str) -> dict[str, int]:
+    """Rules that a dry run would execute, with the number of jobs of each."""
+    run = snakemake(project, "-n", *arguments)
+    text = run.stdout + run.stderr
+    assert run.returncode == 0, text
+    if "Nothing to be done" in text:
+        return {}
+    table = text[text.index("Job stats:") :].split("\n\n")[0]
+    counts = dict(re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE))
+    targets = {"total", "all", "query", "ingest", "align", "mask", "patch", "train", "evaluate", "predict"}
+    return {rule: int(count) for rule, count in counts.items() if rule not in targets}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project on which the whole flow has run with stand-in verbs."""
+    project = tmp_path_factory.mktemp("project")
+    for name in ("Snakefile", "config.yaml", "environment.yaml", "README.md"):
+        shutil.copy(ROOT / name, project / name)
+    shutil.copytree(ROOT / "profiles", project / "profiles")
+    for package in ("pipeline", "model"):
+        shutil.copytree(ROOT / package, project / "installed/sereno" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    stand_in = project / "bin/sereno"
+    stand_in.parent.mkdir()
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(stand_in.stat().st_mode | stat.S_IEXEC)
+    run = snakemake(project)
+    assert run.returncode == 0, run.stderr
+    return project
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "project"
+    shutil.copytree(finished, copy, symlinks=True)  # copy2 keeps modification times, so nothing looks newer
+    return copy
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text, f"{old!r} is not in {file}"
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.flow
+def test_a_finished_flow_has_nothing_to_do(project: Path) -> None:
+    assert planned(project) == {}
+    assert planned(project, "train") == {}
+
+
+@pytest.mark.flow
+def test_a_new_learning_rate_reruns_the_model_steps_and_no_data_step(project: Path) -> None:
+    edit(project / "config.yaml", "    steps: 600", "    steps: 600\n    lr: 0.0123")
+    assert planned(project) == {"train_run": 1, "evaluate_run": 1, "predict_pair": 2, "report": 1}
+    assert planned(project, "train") == {"train_run": 1}
+
+
+@pytest.mark.flow
+def test_a_new_patch_size_reruns_from_patch_on(project: Path) -> None:
+    edit(project / "config.yaml", "model:", "  patch: {size_px: 128}\nmodel:")
+    assert set(planned(project)) == {"patch_pair", "pack"} | MODEL_RULES
+
+
+@pytest.mark.flow
+def test_touching_the_readme_reruns_nothing(project: Path) -> None:
+    edit(project / "README.md", "sereno", "Sereno")
+    assert planned(project) == {}
+
+
+@pytest.mark.flow
+def test_an_edit_in_the_model_reruns_no_data_step(project: Path) -> None:
+    edit(project / "installed/sereno/model/losses.py", "\ndef ", "\nEDITED = 1\n\n\ndef ")
+    assert set(planned(project)) == MODEL_RULES
+
+
+@pytest.mark.flow
+def test_an_edit_in_the_pipeline_reruns_from_that_step_on(project: Path) -> None:
+    edit(project / "installed/sereno/pipeline/clouds.py", "\ndef ", "\nEDITED = 1\n\n\ndef ")
+    assert set(planned(project)) == {"mask_pair", "patch_pair", "pack"} | MODEL_RULES
+
+
+@pytest.mark.flow
+def test_a_comment_or_docstring_reruns_nothing(project: Path) -> None:
+    file = project / "installed/sereno/model/losses.py"
+    file.write_text("# a remark\n" + file.read_text())
+    edit(file, '"""', '"""Other words: ')
+    assert planned(project) == {}
+
+
+@pytest.mark.flow
+def test_a_new_area_leaves_the_others_as_they_are(project: Path) -> None:
+    edit(project / "config.yaml", "    start:", "      north: {bbox: [1, 2, 3, 4]}\n    start:")
+    plan = planned(project)
+    assert plan["query_area"] == 1
+    assert "simulate" not in plan
+
+
+@pytest.mark.flow
+def test_a_misspelt_key_stops_the_parse_and_names_the_nearest(project: Path) -> None:
+    edit(project / "config.yaml", "    steps: 600", "    stepps: 600")
+    run = snakemake(project, "-n")
+    assert run.returncode != 0
+    line = next(line for line in (run.stdout + run.stderr).splitlines() if "stepps" in line)
+    assert "unknown key 'model.train.stepps', did you mean 'steps'?" in line
+
+
+@pytest.mark.flow
+def test_an_edited_lock_reruns_only_what_it_concerns(project: Path) -> None:
+    lock = project / "results/query/west.json"
+    content = json.loads(lock.read_text())
+    content["scenes"]["s1"]["time"] = "2021-06-02T00:00:00Z"
+    lock.write_text(json.dumps(content))
+    assert planned(project, "ingest") == {"ingest_scene": 1}
