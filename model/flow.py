@@ -116,8 +116,10 @@ def hold_results(folder: Path) -> IO[str]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        raise StoreError(f"process {file.read().strip()} is already at work in {folder}: wait for it, or stop it") from None
+        with file:
+            file.seek(0)
+            holder = file.read().strip()
+        raise StoreError(f"process {holder} is already at work in {folder}: wait for it, or stop it") from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
