@@ -22,6 +22,8 @@ class NetworkSettings(Settings):
     """Channels at full resolution; each deeper level doubles them, up to four times."""
     head_dim: Annotated[int, Field(ge=4)] = 16
     """Channels per attention head; must divide `width`."""
+    stem_px: Literal[1, 2, 4] = 1
+    """Side of the square of pixels that becomes one token; 1 as in the notes, 2 costs a quarter of the time."""
     levels: Annotated[int, Field(ge=1, le=4)] = 3
     """Encoder levels."""
     blocks: Annotated[int, Field(ge=1)] = 2

@@ -1,0 +1,176 @@
+"""Trained networks at rest: one safetensors file that says everything about itself, and the state a killed run goes on from.
+
+Weights are safetensors, so that no code runs on loading. The metadata is one JSON text: what the network is, which bands it was made
+for, and what it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sereno.model.config import TrainSettings
+from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Signature, create_network
+from sereno.pipeline.config import Settings, parse_settings
+from sereno.pipeline.errors import ConfigError, MissingError, TrainingError
+from sereno.pipeline.store import staged
+
+logger = logging.getLogger(__name__)
+
+METADATA_KEY: Final = "sereno"
+"""Key of our JSON text in the safetensors metadata."""
+
+
+class CheckpointMeta(Settings):
+    """What a checkpoint says about itself."""
+
+    format: Literal["sereno-checkpoint/1"] = "sereno-checkpoint/1"
+    task: str = CLOUD_REMOVAL.name
+    """A task of `sereno.model.tasks`."""
+    settings: TrainSettings
+    """Settings of the run."""
+    bands: tuple[str, ...]
+    """Optical bands in the order in which the network takes and gives them."""
+    sar_bands: tuple[str, ...]
+    """SAR polarisations in the order in which the network takes them."""
+    training_mean: tuple[float, ...]
+    """Mean reflectance of clear training targets, per band."""
+    training_std: tuple[float, ...]
+    """Standard deviation of the same."""
+    dataset_sha256: str
+    """SHA-256 of the dataset manifest."""
+    step: int
+    """Optimiser steps after which these weights were taken."""
+    best_loss: float | None = None
+    """Validation loss of these weights; None if there was no validation."""
+    best_psnr_db: float | None = None
+    """Validation PSNR of cloudy pixels; None likewise, or if no validation pixel is cloudy."""
+    weights_sha256: str = ""
+    """SHA-256 of names, shapes and values of the weights; filled in on saving, compared on loading."""
+    sereno: str = version("sereno")
+    """Version that wrote it."""
+
+
+class Loaded(NamedTuple):
+    """A checkpoint ready for use."""
+
+    network: nn.Module
+    """In evaluation mode, on the device asked for; called with optical, sar, cloud as in `Batch`."""
+    settings: TrainSettings
+    """Settings of the run, with the scaling of SAR that the network expects."""
+    bands: tuple[str, ...]
+    """Optical bands in the order in which the network takes and gives them."""
+    sar_bands: tuple[str, ...]
+    """SAR polarisations in the order in which the network takes them."""
+    training_mean: Tensor
+    """(C,) float32 mean reflectance of clear training targets, on the device."""
+    meta: CheckpointMeta
+    """Everything the file says about itself."""
+
+
+def save_checkpoint(path: Path, weights: Mapping[str, Tensor], meta: CheckpointMeta) -> None:
+    """Write `weights` (a network's state dict) and `meta` to `path`, whole or not at all; equal content gives equal bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    described = meta.model_copy(update={"weights_sha256": hash_weights(tensors)})
+    with staged(path) as partial:
+        save_file(tensors, partial, metadata={METADATA_KEY: described.to_json()})
+
+
+def read_meta(path: Path) -> CheckpointMeta:
+    """What the checkpoint at `path` says about itself, without its weights.
+
+    Raises:
+        MissingError: there is no such file.
+        TrainingError: it is no checkpoint of ours, or damaged.
+    """
+    return _read(path)[0]
+
+
+def load_checkpoint(path: Path, device: torch.device) -> Loaded:
+    """The network in `path`, ready for use on `device`.
+
+    Raises:
+        MissingError: there is no such file.
+        TrainingError: it is no checkpoint of ours, damaged, or changed after it was written.
+    """
+    meta, tensors = _read(path)
+    if hash_weights(tensors) != meta.weights_sha256:
+        raise TrainingError(
+            f"{path}: the weights are not those that were written (SHA-256 differs); delete it and run `sereno train` again"
+        )
+    signature = Signature(meta.bands, meta.sar_bands, meta.training_mean, meta.training_std)
+    network = create_network(TASKS[meta.task], meta.settings.network, signature)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise TrainingError(f"{path} does not fit this version of the network ({error}); run `sereno train` again") from None
+    mean = torch.tensor(meta.training_mean, dtype=torch.float32, device=device)
+    return Loaded(network.to(device).eval(), meta.settings, meta.bands, meta.sar_bands, mean, meta)
+
+
+def _read(path: Path) -> tuple[CheckpointMeta, dict[str, Tensor]]:
+    if not path.is_file():
+        raise MissingError(f"checkpoint {path} does not exist: run `sereno train` first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY, "")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the handle is no mapping
+        meta = parse_settings(CheckpointMeta, text, where=str(path))
+    except (SafetensorError, ConfigError) as error:
+        raise TrainingError(f"{path} is damaged or no checkpoint of ours ({error}); delete it and run `sereno train` again") from None
+    if meta.task not in TASKS:
+        raise TrainingError(f"{path} is for the task {meta.task!r}, known here: {sorted(TASKS)}; run `sereno train` again")
+    return meta, tensors
+
+
+def hash_weights(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the file at `path`."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save_state(path: Path, state: Mapping[str, Any], *, identity: str) -> None:
+    """Write what training needs to go on, whole or not at all; `identity` says for which settings and data it is good."""
+    with staged(path) as partial:
+        torch.save({"identity": identity, "state": dict(state)}, partial)
+
+
+def load_state(path: Path, *, identity: str) -> dict[str, Any] | None:
+    """What training needs to go on, or None with a line in the log if there is nothing usable for this `identity`."""
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = content["state"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        logger.warning("starting anew: the saved state %s cannot be read (%s)", path, str(error).splitlines()[0])
+        return None
+    if content["identity"] != identity:
+        logger.warning("starting anew: the saved state %s belongs to other settings or another dataset", path)
+        return None
+    return state
+
+
+def identify_run(settings: TrainSettings, dataset_sha256: str) -> str:
+    """One text for settings, dataset and version: a saved state is good for no other."""
+    return json.dumps([settings.to_json(), dataset_sha256, version("sereno")])
