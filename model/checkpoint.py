@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import pickle
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -174,3 +175,21 @@ def load_state(path: Path, *, identity: str) -> dict[str, Any] | None:
 def identify_run(settings: TrainSettings, dataset_sha256: str) -> str:
     """One text for settings, dataset and version: a saved state is good for no other."""
     return json.dumps([settings.to_json(), dataset_sha256, version("sereno")])
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU where there is one. On a CPU no more threads are used than the process may run on.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ConfigError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): set 'device' to auto or cpu") from None
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(min(torch.get_num_threads(), allowed))
+    return device
