@@ -11,20 +11,20 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sereno.model.config import TrainSettings
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Signature, create_network
 from sereno.pipeline.config import Settings, parse_settings
-from sereno.pipeline.errors import ConfigError, MissingError, TrainingError
+from sereno.pipeline.errors import ConfigError, DataError, MissingError, TrainingError
 from sereno.pipeline.store import staged
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,10 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], meta: CheckpointM
     """Write `weights` (a network's state dict) and `meta` to `path`, whole or not at all; equal content gives equal bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     described = meta.model_copy(update={"weights_sha256": hash_weights(tensors)})
-    with staged(path) as partial:
-        save_file(tensors, partial, metadata={METADATA_KEY: described.to_json()})
+    with staged(path) as partial, partial.open("wb") as file:  # safetensors' own writer makes a file that only its owner may read
+        file.write(save(tensors, metadata={METADATA_KEY: described.to_json()}))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_meta(path: Path) -> CheckpointMeta:
@@ -120,6 +122,19 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
     return Loaded(network.to(device).eval(), meta.settings, meta.bands, meta.sar_bands, mean, meta)
 
 
+def check_bands(loaded: Loaded, bands: Sequence[str], sar_bands: Sequence[str], *, where: Path) -> None:
+    """Refuse data whose bands are not those that the network was made for; `where` names the data.
+
+    Raises:
+        DataError: names both.
+    """
+    if (tuple(bands), tuple(sar_bands)) != (loaded.bands, loaded.sar_bands):
+        raise DataError(
+            f"{where} has bands {list(bands)} and SAR {list(sar_bands)}, but the checkpoint was trained with {list(loaded.bands)} and "
+            f"{list(loaded.sar_bands)}: ingest the same bands (`ingest.bands`) or train on these"
+        )
+
+
 def _read(path: Path) -> tuple[CheckpointMeta, dict[str, Tensor]]:
     if not path.is_file():
         raise MissingError(f"checkpoint {path} does not exist: run `sereno train` first")
@@ -152,8 +167,10 @@ def hash_file(path: Path) -> str:
 
 def save_state(path: Path, state: Mapping[str, Any], *, identity: str) -> None:
     """Write what training needs to go on, whole or not at all; `identity` says for which settings and data it is good."""
-    with staged(path) as partial:
-        torch.save({"identity": identity, "state": dict(state)}, partial)
+    with staged(path) as partial, partial.open("wb") as file:
+        torch.save({"identity": identity, "state": dict(state)}, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_state(path: Path, *, identity: str) -> dict[str, Any] | None:
