@@ -1,0 +1,112 @@
+"""Resampling is linear interpolation of power, validity-aware, with the shift inside."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from rasterio.warp import transform
+from scipy import ndimage
+
+from sereno.pipeline.geometry import resample_sar, to_metres
+
+MARGIN = 16
+TARGET = GeoBox((60, 50), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
+SOURCE = TARGET.pad(MARGIN)
+ALL_VALID = np.ones(SOURCE.shape, bool)
+
+
+def draw_power(seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).gamma(4, 0.25, (2, *SOURCE.shape)).astype(np.float32)
+
+
+def test_same_pixels_without_shift_are_a_plain_crop() -> None:
+    power = draw_power()
+    values, valid = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET)
+    assert np.array_equal(values, power[:, MARGIN:-MARGIN, MARGIN:-MARGIN])
+    assert valid.all()
+
+
+def test_content_found_further_down_and_right_is_brought_back() -> None:
+    power = np.zeros((1, *SOURCE.shape), np.float32)
+    power[0, MARGIN + 20 + 3, MARGIN + 30 - 2] = 1
+    values, _ = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, shift_px=(3, -2))
+    assert np.argwhere(values[0] > 0).tolist() == [[20, 30]]
+
+
+def test_linear_ramp_is_shifted_exactly() -> None:
+    rows, cols = np.mgrid[: SOURCE.shape.y, : SOURCE.shape.x].astype(np.float32)
+    values, _ = resample_sar((1 + 2 * rows + 3 * cols)[None], ALL_VALID, source=SOURCE, target=TARGET, shift_px=(2.37, -3.61))
+    rows, cols = np.mgrid[: TARGET.shape.y, : TARGET.shape.x] + MARGIN
+    assert values[0] == pytest.approx(1 + 2 * (rows + 2.37) + 3 * (cols - 3.61), rel=1e-5)
+
+
+shifts = st.floats(-20, 20, allow_nan=False).map(lambda value: round(value, 3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(shift=st.tuples(shifts, shifts), offset=st.tuples(st.integers(-30, 30), st.integers(-30, 30)))
+def test_resampling_equals_bilinear_interpolation_by_scipy(shift: tuple[float, float], offset: tuple[int, int]) -> None:
+    power, holes = draw_power(), np.random.default_rng(1).random(SOURCE.shape) > 0.03
+    source = GeoBox(SOURCE.shape, TARGET.transform * Affine.translation(-offset[1], -offset[0]), TARGET.crs)
+    values, valid = resample_sar(power, holes, source=source, target=TARGET, shift_px=shift)
+    rows, cols = np.mgrid[: TARGET.shape.y, : TARGET.shape.x].astype(float)
+    places = np.stack([rows + offset[0] + shift[0], cols + offset[1] + shift[1]])
+    expected = [ndimage.map_coordinates(band.astype(float), places, order=1, mode="grid-constant") for band in power]
+    weight = ndimage.map_coordinates(holes.astype(float), places, order=1, mode="grid-constant")
+    assert valid[weight > 0.9995].all()
+    assert not valid[weight < 0.9985].any()
+    assert np.where(valid, values, 0) == pytest.approx(np.where(valid, expected, 0), abs=0.01)
+    assert values[:, weight > 0.9999] == pytest.approx(np.array(expected)[:, weight > 0.9999], abs=2e-3)
+
+
+def test_power_and_not_decibel_is_averaged() -> None:
+    power = np.ones((1, *SOURCE.shape), np.float32)
+    power[:, :, ::2] = 0.01
+    values, _ = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, shift_px=(0, 0.5))
+    assert 10 * np.log10(values) == pytest.approx(10 * np.log10(0.505), abs=1e-4)
+    assert abs(10 * np.log10(0.505) - (-10)) > 7  # the mean of 0 dB and -20 dB would be -10 dB
+
+
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, 1e30, 0.0])
+def test_invalid_neighbours_do_not_bleed(rubbish: float) -> None:
+    power, valid = np.ones((1, *SOURCE.shape), np.float32), ALL_VALID.copy()
+    valid[30:40, 20:30] = False
+    power[:, ~valid] = rubbish
+    values, usable = resample_sar(power, valid, source=SOURCE, target=TARGET, shift_px=(0.4, 0.6))
+    assert values[0, usable] == pytest.approx(1, abs=1e-5)
+    assert (values[0, ~usable] == 0).all()
+    assert (~usable).sum() == 11 * 11  # ten invalid pixels touch eleven interpolated ones along each side
+
+
+def test_beyond_the_edge_of_sar_nothing_is_valid() -> None:
+    values, valid = resample_sar(
+        draw_power()[:, 16:-16, 16:-16], ALL_VALID[16:-16, 16:-16], source=TARGET, target=TARGET, shift_px=(1.5, 0)
+    )
+    assert valid[:58].all()
+    assert not valid[58:].any()
+    assert (values[:, ~valid] == 0).all()
+
+
+def test_finer_sar_is_averaged_over_the_coarser_pixel() -> None:
+    source = GeoBox((240, 200), TARGET.transform * Affine.scale(0.25), TARGET.crs)
+    speckle = np.random.default_rng(2).gamma(1, 1, (1, 240, 200)).astype(np.float32)
+    values, valid = resample_sar(speckle, np.ones(source.shape, bool), source=source, target=TARGET)
+    assert values[0, valid].mean() == pytest.approx(1, abs=0.05)
+    assert values[0, valid].std() < 0.35  # single samples would scatter by 1
+
+
+def test_neighbouring_utm_zone_lands_within_a_hundredth_of_a_pixel() -> None:
+    target = GeoBox((60, 50), Affine(10, 0, 700_000, 0, -10, 5_000_000), "EPSG:32632")
+    (east,), (north,) = transform("EPSG:32632", "EPSG:32633", *[[place] for place in target.transform * (30.5, 20.5)])
+    source = GeoBox((160, 160), Affine(10, 0, east - 804, 0, -10, north + 797), "EPSG:32633")
+    rows, cols = np.mgrid[:160, :160].astype(np.float32)
+    values, valid = resample_sar(np.stack([rows, cols]), np.ones((160, 160), bool), source=source, target=target)
+    assert valid.all()
+    assert values[:, 20, 30] == pytest.approx([79.7 - 0.5, 80.4 - 0.5], abs=0.01)
+
+
+def test_rows_run_south_and_columns_east_in_metres() -> None:
+    assert to_metres((2, -3), TARGET) == (-30, -20)
