@@ -6,7 +6,7 @@ never as decibel, and a shift found by registration is part of the same interpol
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -47,11 +47,21 @@ def resample_sar(
         dst_crs=str(target.crs),
         resampling=Resampling.bilinear,
         tolerance=TOLERANCE_PX,
+        **_fix_kernel(source, target),
     )
     weight = warped[-1]
     inside = weight >= FULL_WEIGHT
     values: Float = np.where(inside, warped[:-1] / np.where(inside, weight, 1), 0).astype(np.float32)
     return values, inside
+
+
+def _fix_kernel(source: GeoBox, target: GeoBox) -> dict[str, Any]:
+    """The ratio of pixel sizes for GDAL's kernel: GDAL would guess it from extents, which is 5 % wrong where grids are turned."""
+    if not all(grid.crs is not None and grid.crs.projected for grid in (source, target)):
+        return {}
+    across = abs(source.resolution.x / target.resolution.x)
+    down = abs(source.resolution.y / target.resolution.y)
+    return {"XSCALE": str(min(across, 1.0)), "YSCALE": str(min(down, 1.0))}
 
 
 def to_metres(shift_px: tuple[float, float], grid: GeoBox) -> tuple[float, float]:
