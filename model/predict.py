@@ -1,0 +1,394 @@
+"""`sereno predict`: clear a whole scene and write it as a cloud-optimised GeoTIFF that says of each pixel where it comes from.
+
+A pair, its masks and a checkpoint enter. The scene is walked in rows of overlapping tiles, so that memory follows its width and never
+its height; neighbouring tiles are blended. The last band of the image, `provenance`, is 0 where there is nothing, 1 where the cloudy
+scene's own clear pixel was kept, 2 where the network had a part. A JSON record of the same name lies beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.shutil
+import torch
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from sereno.model.checkpoint import Loaded, check_bands, choose_device, hash_file, load_checkpoint
+from sereno.model.config import PredictSettings
+from sereno.model.data import to_batch
+from sereno.pipeline.errors import DataError, StoreError, TrainingError
+from sereno.pipeline.patches import MASK_CHANNELS
+from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, geobox_of
+from sereno.pipeline.store import open_dataset, remove, staged, write_json
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Final = "sereno-prediction/1"
+NODATA: Final = 65_535
+"""Stored value of pixels without an answer."""
+NOTHING, OBSERVED, RECONSTRUCTED = 0, 1, 2
+"""Values of the provenance band."""
+CLEAR_BELOW: Final = 0.05
+"""Up to this cloud or shadow probability a pixel is kept as observed."""
+CLOUDY_FROM: Final = 0.5
+"""From this probability on it is the network's alone; between the two the share of the network grows evenly."""
+BLOCK_PX: Final = 512
+"""Side of a block of the written image (the default of GDAL's COG driver)."""
+
+Array = npt.NDArray[Any]
+
+
+class Scene(NamedTuple):
+    """A pair and its masks, opened for reading on demand."""
+
+    pair: xr.Dataset
+    """Kind `pair`."""
+    masks: xr.Dataset
+    """Kind `mask`, on the same grid."""
+    geobox: GeoBox
+    """That grid."""
+
+
+class Strip(NamedTuple):
+    """Some whole rows of a scene, in memory."""
+
+    sar: Array
+    """(S, rows, W) int16 centi-dB."""
+    cloudy: Array
+    """(C, rows, W) uint16 reflectance x 10000."""
+    mask: Array
+    """(7, rows, W) uint8 in `MASK_CHANNELS`; those of the target are 0."""
+
+    def share_of_network(self, *, keep_observed: bool) -> Array:
+        """How much of each pixel is the network's, 0..1: (rows, W) float32."""
+        if not keep_observed:
+            return np.ones(self.mask.shape[1:], np.float32)
+        probability = np.maximum(self.mask[CLOUD], self.mask[SHADOW]).astype(np.float32) / 255
+        share: Array = ((probability - CLEAR_BELOW) / (CLOUDY_FROM - CLEAR_BELOW)).clip(0, 1)
+        return share
+
+
+CLOUD, SHADOW, VALID, VALID_SAR = (MASK_CHANNELS.index(name) for name in ("cloud_input", "shadow_input", "valid_input", "valid_sar"))
+
+
+class Axis(NamedTuple):
+    """How tiles lie along the rows or the columns of a scene."""
+
+    extent: int
+    """Pixels of the scene."""
+    tile: int
+    """Pixels of a tile."""
+    overlap: int
+    """Pixels that neighbouring tiles share."""
+
+    @property
+    def stride(self) -> int:
+        """Distance of tiles: a multiple of 8, as tile and overlap are, so that attention windows lie alike in all of them."""
+        return self.tile - self.overlap
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles needed to cover every pixel."""
+        return max(1, -(-(self.extent - self.overlap) // self.stride))
+
+    @property
+    def padded(self) -> int:
+        """Pixels that the tiles cover; what lies beyond the scene is its mirror image."""
+        return self.n_tiles * self.stride + self.overlap
+
+    def window(self, number: int) -> Tensor:
+        """Weights (tile,) of tile `number`: it fades out while its neighbour fades in, so that the two sum to 1 at every pixel."""
+        weights = torch.ones(self.tile)
+        ramp = (torch.arange(self.overlap) + 0.5) / max(self.overlap, 1)
+        if number > 0:
+            weights[: self.overlap] = ramp
+        if number < self.n_tiles - 1:
+            weights[self.tile - self.overlap :] = 1 - ramp
+        return weights
+
+
+class RowBlender:
+    """The weighted sum of one row of tiles: the only image-wide buffer of floats, as high as a tile whatever the scene's height."""
+
+    def __init__(self, bands: int, rows: Axis, columns: Axis, device: torch.device) -> None:
+        self._rows, self._columns = rows, columns
+        self.sum = torch.zeros(bands, rows.tile, columns.padded, device=device)
+
+    def add(self, tile: Tensor, row: int, column: int) -> None:
+        """Lay tile (C, tile, tile), number `column` of tile row `row`, onto the sum."""
+        weights = (self._rows.window(row)[:, None] * self._columns.window(column)[None]).to(tile.device)
+        left = column * self._columns.stride
+        self.sum[:, :, left : left + self._columns.tile] += tile * weights
+
+    def take(self, row: int) -> Array:
+        """The finished rows after tile row `row`, (C, rows, W); what the next row of tiles adds to is carried on."""
+        last = row == self._rows.n_tiles - 1
+        finished = self._rows.extent - row * self._rows.stride if last else self._rows.stride
+        rows: Array = self.sum[:, :finished, : self._columns.extent].cpu().numpy()
+        rows = rows.copy()
+        carried = self.sum[:, self._rows.stride :].clone()
+        self.sum.zero_()
+        self.sum[:, : self._rows.overlap] = carried
+        return rows
+
+
+class ClearedRows(NamedTuple):
+    """Some finished rows of the written image."""
+
+    first: int
+    """Number of the first one."""
+    image: Array
+    """(C + 1, rows, W) uint16: reflectance x 10000 or NODATA, then the provenance."""
+
+
+def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: Path, settings: PredictSettings) -> None:
+    """Write the cleared scene to `output` (GeoTIFF) and its record beside it (`.json`); equal input gives equal bytes.
+
+    A pixel is kept where it was observed clear, and reconstructed under cloud and shadow; it stays nodata where the cloudy scene has
+    no pixel (beyond the swath nothing says what the day looked like, and users expect the footprint of the scene), and where SAR
+    is missing under a cloud for a network that uses SAR, since its answer there would be a guess.
+
+    NOTE: attention over channels weighs a whole tile, so a network sees tiles larger than its training crops a little differently
+    (Chu et al. 2022, "Improving image restoration by revisiting global information aggregation"). The default of 256 gives it more
+    clear surroundings than the 128 of training; set `tile_px` to the crop size to rule the effect out.
+
+    Raises:
+        DataError: bands of pair and checkpoint differ, or pair and masks lie on different grids.
+        MissingError: an input is not there.
+        TrainingError: the checkpoint is unusable or gives values that are no numbers.
+        StoreError: an input is damaged, or the image cannot be written or does not read back.
+    """
+    logger.info("predict: clearing %s with %s", pair_and_masks[0], checkpoint)
+    loaded = load_checkpoint(checkpoint, choose_device(settings.device))
+    scene = open_scene(*pair_and_masks)
+    check_bands(loaded, bands_of(scene.pair), bands_of(scene.pair, "sar_band"), where=pair_and_masks[0])
+    clearing = Clearing(scene, loaded, settings)
+    with staged(output) as partial:
+        write_cog(clearing, partial, tags=describe_image(clearing, checkpoint))
+        write_json(output.with_suffix(".json"), describe_scene(clearing, checkpoint, partial))
+    logger.info("predict: wrote %s: %s", output, ", ".join(f"{count} {name}" for name, count in sorted(clearing.tally.items())))
+
+
+def open_scene(pair: Path, masks: Path) -> Scene:
+    """The pair and its masks.
+
+    Raises:
+        MissingError, StoreError: one of them is not there or damaged.
+        DataError: they lie on different grids.
+    """
+    opened, opened_masks = open_dataset(pair, kind="pair"), open_dataset(masks, kind="mask")
+    geobox, other = geobox_of(opened), geobox_of(opened_masks)
+    if geobox != other:
+        raise DataError(f"{masks} lies on another grid than {pair} ({other} against {geobox}): run `sereno mask` on this pair")
+    return Scene(opened, opened_masks, geobox)
+
+
+def read_strip(scene: Scene, first: int, stop: int) -> Strip:
+    """Rows `first` to `stop` (exclusive) of the scene."""
+    rows = slice(first, stop)
+    pair, masks = scene.pair.isel(y=rows), scene.masks.isel(y=rows)
+    stored = {
+        "cloud_input": masks["cloud_cloudy"],
+        "shadow_input": masks["shadow_cloudy"],
+        "valid_input": pair["valid_cloudy"] * np.uint8(255),
+        "valid_sar": pair["valid_sar"] * np.uint8(255),
+    }
+    nothing = np.zeros((stop - first, scene.geobox.shape.x), np.uint8)
+    channels = [stored[name].values if name in stored else nothing for name in MASK_CHANNELS]
+    return Strip(pair["sar"].values, pair["cloudy"].values, np.stack(channels).astype(np.uint8, copy=False))
+
+
+class Clearing:
+    """One walk over a scene: what it needs, and the tally it keeps."""
+
+    def __init__(self, scene: Scene, loaded: Loaded, settings: PredictSettings) -> None:
+        self.scene, self.loaded, self.settings = scene, loaded, settings
+        rows, columns = scene.geobox.shape.y, scene.geobox.shape.x
+        self.rows = Axis(rows, settings.tile_px, settings.overlap_px)
+        self.columns = Axis(columns, settings.tile_px, settings.overlap_px)
+        self.tally: Counter[str] = Counter()
+        """Pixels `observed`, `reconstructed`, `nodata_input`, `nodata_sar`; `tiles_run`, `tiles_skipped`; values `clamped`."""
+
+    @torch.inference_mode()
+    def walk(self) -> Iterator[ClearedRows]:
+        """The scene from top to bottom.
+
+        Raises:
+            TrainingError: the network gives values that are no numbers.
+        """
+        self.tally.clear()
+        bands = len(self.loaded.bands)
+        blender = RowBlender(bands, self.rows, self.columns, self.loaded.training_mean.device)
+        for row in range(self.rows.n_tiles):
+            first = row * self.rows.stride
+            strip = read_strip(self.scene, first, min(first + self.rows.tile, self.rows.extent))
+            provenance = self._decide(strip)
+            for column, tile in self._run_tiles(strip, provenance == RECONSTRUCTED):
+                blender.add(tile, row, column)
+            restored = blender.take(row)
+            height = restored.shape[1]
+            top = Strip(*(array[:, :height] for array in strip))
+            yield ClearedRows(first, self._compose(top, restored, provenance[:height]))
+
+    def _decide(self, strip: Strip) -> Array:
+        """Provenance of each pixel, (rows, W) uint8."""
+        share = strip.share_of_network(keep_observed=self.settings.keep_observed)
+        valid, valid_sar = strip.mask[VALID] > 0, strip.mask[VALID_SAR] > 0
+        if not self.loaded.settings.network.use_sar:
+            valid_sar = np.ones_like(valid_sar)
+        chosen: Array = np.where(share == 0, OBSERVED, np.where(valid_sar, RECONSTRUCTED, NOTHING))
+        return np.where(valid, chosen, NOTHING).astype(np.uint8)
+
+    def _run_tiles(self, strip: Strip, wanted: Array) -> Iterator[tuple[int, Tensor]]:
+        """Numbers and cleared images (C, tile, tile) of the tiles in which some pixel is wanted; the others are not run."""
+        tile, stride = self.columns.tile, self.columns.stride
+        chosen = [number for number in range(self.columns.n_tiles) if wanted[:, number * stride : number * stride + tile].any()]
+        self.tally.update(tiles_run=len(chosen), tiles_skipped=self.columns.n_tiles - len(chosen))
+        padding = ((0, 0), (0, tile - wanted.shape[0]), (0, self.columns.padded - wanted.shape[1]))
+        padded = Strip(*(np.pad(array, padding, mode="reflect") for array in strip)) if chosen else strip
+        for start in range(0, len(chosen), self.settings.batch_size):
+            numbers = chosen[start : start + self.settings.batch_size]
+            cut = [np.stack([array[:, :, n * stride : n * stride + tile] for n in numbers]) for array in padded]
+            yield from zip(numbers, self._restore_tiles(Strip(*cut)), strict=True)
+
+    def _restore_tiles(self, tiles: Strip) -> Tensor:
+        stored = tiles.sar, tiles.cloudy, np.zeros_like(tiles.cloudy), tiles.mask
+        batch = to_batch(*stored, self.loaded.settings.sar_range, self.loaded.sar_bands).to(self.loaded.training_mean.device)
+        restored: Tensor = self.loaded.network(batch.optical, batch.sar, batch.cloud).float()
+        if not restored.isfinite().all():
+            pair = self.scene.pair.attrs["provenance"]["pair"]["id"]
+            raise TrainingError(f"the network gives values that are no numbers for pair {pair}: train again, with a lower 'train.lr'")
+        return restored
+
+    def _compose(self, strip: Strip, restored: Array, provenance: Array) -> Array:
+        """The finished image (C + 1, rows, W) uint16 from observed and restored pixels."""
+        share = strip.share_of_network(keep_observed=self.settings.keep_observed)
+        mixed = share * (restored * REFLECTANCE_SCALE) + (1 - share) * strip.cloudy
+        stored = np.rint(mixed.clip(0, MAX_REFLECTANCE)).astype(np.uint16)
+        there = provenance != NOTHING
+        clamped = ((mixed < -0.5) | (mixed >= MAX_REFLECTANCE + 0.5)) & there
+        no_input = strip.mask[VALID] == 0
+        self.tally.update(
+            observed=int((provenance == OBSERVED).sum()),
+            reconstructed=int((provenance == RECONSTRUCTED).sum()),
+            nodata_input=int(no_input.sum()),
+            nodata_sar=int((~there & ~no_input).sum()),
+            clamped=int(clamped.sum()),
+        )
+        return np.concatenate([np.where(there, stored, NODATA), provenance[None]]).astype(np.uint16)
+
+
+def write_cog(clearing: Clearing, path: Path, *, tags: dict[str, str]) -> None:
+    """Write the cleared scene to `path` as a COG, by way of a plain GeoTIFF, since the COG driver can only copy.
+
+    Overviews take the nearest pixel: an average would invent provenance values and mix nodata neighbours.
+
+    Raises:
+        StoreError: it cannot be written or does not read back as it was written.
+    """
+    work = path.with_name(f"{path.name}.work")
+    remove(work)
+    work.mkdir(parents=True)
+    try:
+        digests = _write_rows(clearing, work / "rows.tif", tags)
+        options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": BLOCK_PX, "OVERVIEW_RESAMPLING": "NEAREST"}
+        rasterio.shutil.copy(work / "rows.tif", work / "cog.tif", driver="COG", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", **options)
+        _check_rows(work / "cog.tif", digests)
+        (work / "cog.tif").replace(path)
+    except (RasterioIOError, CPLE_BaseError) as error:  # copying lets GDAL's own errors through
+        raise StoreError(f"cannot write {path} ({error}): free space or choose another folder, then run again") from error
+    finally:
+        remove(work)
+
+
+def _write_rows(clearing: Clearing, path: Path, tags: dict[str, str]) -> dict[Window, int]:
+    """Write the rows as they come; the windows written with the CRC-32 of their values."""
+    bands, geobox = clearing.loaded.bands, clearing.scene.geobox
+    rows, columns = geobox.shape.y, geobox.shape.x
+    profile = {"driver": "GTiff", "dtype": "uint16", "nodata": NODATA, "count": len(bands) + 1, "height": rows, "width": columns}
+    grid = {"crs": CRS.from_user_input(str(geobox.crs)), "transform": geobox.transform}
+    digests: dict[Window, int] = {}
+    with rasterio.open(path, "w", BIGTIFF="IF_SAFER", **profile, **grid) as image:
+        image.descriptions = (*bands, "provenance")
+        image.scales = (*[1 / REFLECTANCE_SCALE] * len(bands), 1.0)
+        image.update_tags(**tags)
+        image.update_tags(len(bands) + 1, values="0 nodata, 1 observed, 2 reconstructed")
+        console = Console(stderr=True)
+        for part in track(clearing.walk(), "predict", clearing.rows.n_tiles, console=console, disable=not sys.stderr.isatty()):
+            window = Window(0, part.first, columns, part.image.shape[1])
+            image.write(part.image, window=window)
+            digests[window] = zlib.crc32(part.image.tobytes())
+    return digests
+
+
+def _check_rows(path: Path, digests: dict[Window, int]) -> None:
+    with rasterio.open(path) as image:
+        for window, digest in digests.items():
+            if zlib.crc32(image.read(window=window).tobytes()) != digest:
+                raise StoreError(f"{path}: rows from {window.row_off} on do not read back as written; is the disk full? Run again")
+
+
+def describe_image(clearing: Clearing, checkpoint: Path) -> dict[str, str]:
+    """Tags of the written image."""
+    provenance = clearing.scene.pair.attrs["provenance"]
+    items = {f"{role}_item": str(provenance[role]["item"]) for role in ("sar", "cloudy", "clear") if role in provenance}
+    times = {f"{role}_time": str(provenance[role]["time"]) for role in ("sar", "cloudy") if role in provenance}
+    return {
+        "area": str(provenance["area"]),
+        "pair": str(provenance["pair"]["id"]),
+        "units": OPTICAL_UNITS,
+        "scale": f"{1 / REFLECTANCE_SCALE}",
+        "checkpoint": checkpoint.name,
+        "weights_sha256": clearing.loaded.meta.weights_sha256,
+        "software": f"sereno {clearing.loaded.meta.sereno}",
+        **items,
+        **times,
+    }
+
+
+def describe_scene(clearing: Clearing, checkpoint: Path, image: Path) -> dict[str, Any]:
+    """The record of a prediction: what it was made of and how, and its shares."""
+    geobox, tally = clearing.scene.geobox, clearing.tally
+    pixels = geobox.shape.y * geobox.shape.x
+    bounds = geobox.boundingbox
+    nodata = tally["nodata_input"] + tally["nodata_sar"]
+    provenance = clearing.scene.pair.attrs["provenance"]
+    return {
+        "format": FORMAT,
+        "kind": "prediction",
+        "area": provenance["area"],
+        "pair": provenance["pair"],
+        "items": {role: provenance[role]["item"] for role in ("sar", "cloudy", "clear") if role in provenance},
+        "bands": [*clearing.loaded.bands, "provenance"],
+        "crs": str(geobox.crs),
+        "bounds_m": [bounds.left, bounds.bottom, bounds.right, bounds.top],
+        "shape": [geobox.shape.y, geobox.shape.x],
+        "shares": {
+            "observed": tally["observed"] / pixels,
+            "reconstructed": tally["reconstructed"] / pixels,
+            "nodata": nodata / pixels,
+        },
+        "nodata_px": {"outside_input": tally["nodata_input"], "cloudy_without_sar": tally["nodata_sar"]},
+        "clamped_values": tally["clamped"],
+        "tiles": {"run": tally["tiles_run"], "skipped": tally["tiles_skipped"]},
+        "settings": clearing.settings.model_dump(mode="json"),
+        "checkpoint": {"file": checkpoint.name, **clearing.loaded.meta.model_dump(mode="json")},
+        "sha256": hash_file(image),
+    }
