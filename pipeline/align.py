@@ -1,0 +1,152 @@
+"""Lay the three scenes of a pair on one grid.
+
+Scenes and the lock enter; a pair leaves. The optical scenes already lie on the area's grid. The shift of SAR is measured against the
+clear scene and taken out in the one interpolation that brings SAR onto the grid, or refused, and the record says which and why.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from sereno.pipeline.clouds import SCL_CLOUD, SCL_SHADOW
+from sereno.pipeline.config import AlignSettings
+from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.geometry import resample_sar, to_metres
+from sereno.pipeline.pairs import Lock, Pair
+from sereno.pipeline.radiometry import centi_db_to_power, power_to_centi_db, to_reflectance
+from sereno.pipeline.registration import Bool, Float, Registration, estimate_shift
+from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS, bands_of, geobox_of, with_grid
+from sereno.pipeline.store import open_dataset, save_dataset
+
+logger = logging.getLogger(__name__)
+
+STRUCTURE_BANDS: Final = ("B03", "B04", "B08")
+"""Green, red and near infrared at 10 m: together they show nearly every border that SAR sees (measured on SEN12MS-CR)."""
+
+
+class Scenes(NamedTuple):
+    """The three scenes of a pair, as `sereno.pipeline.scene` defines them."""
+
+    sar: xr.Dataset
+    """On its own grid."""
+    cloudy: xr.Dataset
+    """On the area's grid."""
+    clear: xr.Dataset
+    """On the area's grid."""
+
+
+def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path], output: Path, settings: AlignSettings) -> None:
+    """Write the pair at `output` from the lock, the pair's id and the manifests of its SAR, cloudy and clear scenes.
+
+    Raises:
+        MissingError: lock, pair or scene is not there, or no band is left that shows structure.
+        DataError: a scene is not the one that the lock names, lies on another grid, or cloudy and clear do not belong together.
+    """
+    lock, pair_id = Lock.read(lock_and_pair[0]), lock_and_pair[1]
+    pair, grid = lock.pair(pair_id), lock.grid.to_geobox()
+    logger.info("align: %s/%s", lock.area, pair.id)
+    opened = Scenes(*(open_dataset(manifest, kind="scene") for manifest in scenes))
+    check_scenes(opened, lock, pair, scenes)
+    power, valid_sar = centi_db_to_power(opened.sar["data"].values), opened.sar["valid"].values
+    source = geobox_of(opened.sar)
+    registration = measure_shift(opened.clear, resample_sar(power, valid_sar, source=source, target=grid), settings)
+    shift_px = (registration.dy_px, registration.dx_px)
+    aligned = resample_sar(power, valid_sar, source=source, target=grid, shift_px=shift_px)
+    record = registration.to_record() | {"shift_m": [round(metres, 3) for metres in to_metres(shift_px, grid)]}
+    provenance = {
+        "pair": pair.model_dump(mode="json"),
+        "area": lock.area,
+        **{role: scene.attrs["provenance"] for role, scene in opened._asdict().items()},
+        "registration": record,
+    }
+    dataset = to_pair(opened, aligned, grid, provenance)
+    save_dataset(dataset, output, kind="pair", summary=_summarise(dataset))
+    logger.info("align: %s/%s: shift %s, %s", lock.area, pair.id, registration.verdict, registration.reason)
+
+
+def check_scenes(scenes: Scenes, lock: Lock, pair: Pair, manifests: tuple[Path, Path, Path]) -> None:
+    """Refuse scenes that are not those of `pair`, or do not fit each other.
+
+    Raises:
+        DataError: see `align_pair`; the message names the manifest.
+    """
+    grid = lock.grid.to_geobox()
+    for role, scene, manifest in zip(Scenes._fields, scenes, manifests, strict=True):
+        dim, expected = ("sar_band" if role == "sar" else "band"), lock.scene(getattr(pair, role)).item
+        if dim not in scene.dims:
+            raise DataError(
+                f"{manifest} is given as the {role} scene of {pair.id}, but its values lie along {scene['data'].dims}, not {dim!r}"
+            )
+        item = scene.attrs["provenance"]["item"]
+        if item != expected:
+            raise DataError(
+                f"{manifest} holds item {item!r}, but the {role} scene of {pair.id} is {expected!r}: run `sereno ingest` for it again"
+            )
+        if role != "sar" and geobox_of(scene) != grid:
+            raise DataError(
+                f"{manifest} lies on {geobox_of(scene)!r}, but the lock's grid is {grid!r}: run `sereno ingest` with this lock again"
+            )
+    _check_same_product(scenes, pair)
+
+
+def _check_same_product(scenes: Scenes, pair: Pair) -> None:
+    levels = [scene.attrs["provenance"]["sensor"] for scene in (scenes.cloudy, scenes.clear)]
+    if levels[0] != levels[1]:
+        raise DataError(f"pair {pair.id}: cloudy is of product {levels[0]!r}, clear of {levels[1]!r}; both must be of one processing level")
+    bands = [bands_of(scene) for scene in (scenes.cloudy, scenes.clear)]
+    if bands[0] != bands[1]:
+        raise DataError(f"pair {pair.id}: cloudy has bands {bands[0]}, clear has {bands[1]}; set pipeline.ingest.bands to those of both")
+
+
+def measure_shift(clear: xr.Dataset, sar: tuple[Float, Bool], settings: AlignSettings) -> Registration:
+    """The shift of `sar` (linear power and validity on the grid of `clear`) relative to the clear scene's cloud-free ground.
+
+    Raises:
+        MissingError: `clear` has none of the bands that show structure.
+    """
+    names = [name for name in STRUCTURE_BANDS if name in bands_of(clear)]
+    if not names:
+        raise MissingError(f"one of {STRUCTURE_BANDS} is needed to align, scenes have {bands_of(clear)}: add it to pipeline.ingest.bands")
+    ground = clear["valid"].values
+    if "scl" in clear:
+        ground = ground & ~np.isin(clear["scl"].values, (*SCL_CLOUD, *SCL_SHADOW))
+    power, valid = sar
+    decibel = 10 * np.log10(np.where(valid & (power > 0), power, np.nan))
+    optical = to_reflectance(clear["data"].sel(band=names).values)
+    return estimate_shift(optical, decibel, valid_optical=ground, valid_sar=valid, settings=settings)
+
+
+def to_pair(scenes: Scenes, aligned: tuple[Float, Bool], grid: GeoBox, provenance: dict[str, Any]) -> xr.Dataset:
+    """The pair as a dataset on `grid`, from the scenes and SAR (linear power, validity) on that grid."""
+    stored, _ = power_to_centi_db(*aligned)
+    variables: dict[str, Any] = {
+        "sar": (("sar_band", "y", "x"), stored, {"units": SAR_UNITS}),
+        "valid_sar": (("y", "x"), aligned[1]),
+    }
+    for role, scene in (("cloudy", scenes.cloudy), ("clear", scenes.clear)):
+        variables[role] = (("band", "y", "x"), scene["data"].values, {"units": OPTICAL_UNITS})
+        variables[f"valid_{role}"] = (("y", "x"), scene["valid"].values)
+        if "scl" in scene:
+            variables[f"scl_{role}"] = (("y", "x"), scene["scl"].values)
+    names = {"band": list(bands_of(scenes.clear)), "sar_band": list(bands_of(scenes.sar, "sar_band"))}
+    return with_grid(xr.Dataset(variables, coords=names, attrs={"provenance": provenance}), grid)
+
+
+def _summarise(dataset: xr.Dataset) -> dict[str, Any]:
+    """What people and the report want to know of a pair without opening it."""
+    provenance = dataset.attrs["provenance"]
+    shares = {role: round(float(dataset[f"valid_{role}"].values.mean()), 6) for role in Scenes._fields}
+    return {
+        "area": provenance["area"],
+        "pair": provenance["pair"],
+        "bands": list(bands_of(dataset)),
+        "sar_bands": list(bands_of(dataset, "sar_band")),
+        "valid_share": shares,
+        "registration": provenance["registration"],
+    }
