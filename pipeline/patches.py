@@ -30,6 +30,8 @@ MASK_CHANNELS: Final = (
     "valid_sar",
 )
 """Channels of `mask`; the first two of each image are probabilities, all are stored times 255 (validity: 0 or 255, 255 = usable)."""
+CLOUDY_FROM: Final = 128
+"""Stored probability from which a pixel counts as cloud or shadow: 0.5 x 255, rounded up."""
 PATCH_ARRAYS: Final = ("sar", "cloudy", "clear", "mask")
 """The arrays of a patch store and of each split."""
 
