@@ -1,0 +1,237 @@
+"""Laws of the border between disk and network: units, weights, and a feed that can be entered anywhere."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from sereno.model import data
+from sereno.model.config import SarRange, TrainSettings
+from sereno.model.data import PatchFeed, SplitArrays, open_split, read_facts, read_records, scale_sar, to_batch
+from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
+from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS, PatchRecord
+from sereno.pipeline.store import remove, store_of, write_manifest
+
+SUMMARY = {"bands": ["B02", "B03"], "sar_bands": ["VV", "VH"], "training_mean": [0.1, 0.2], "training_std": [0.05, 0.06]}
+DEPTHS = {"sar": 2, "cloudy": 2, "clear": 2, "mask": len(MASK_CHANNELS)}
+DTYPES = {"sar": "int16", "cloudy": "uint16", "clear": "uint16", "mask": "uint8"}
+
+
+def numbered(count: int, size: int = 16) -> dict[str, np.ndarray]:
+    """Patches that say who they are: every clear value is `1000 * patch + 32 * row + col`, with 1 more in the second band."""
+    arrays = {name: np.zeros((count, DEPTHS[name], size, size), DTYPES[name]) for name in PATCH_ARRAYS}
+    place = np.arange(size)[:, None] * 32 + np.arange(size)
+    arrays["clear"][:] = 1000 * np.arange(count)[:, None, None, None] + place + np.array([0, 1])[None, :, None, None]
+    for name in ("valid_input", "valid_target", "valid_sar"):
+        arrays["mask"][:, MASK_CHANNELS.index(name)] = 255
+    return arrays
+
+
+def write_dataset(folder: Path, counts: dict[str, int], shard: int = 4) -> Path:
+    manifest = folder / "dataset.json"
+    root = zarr.create_group(store_of(manifest), zarr_format=3)
+    records = []
+    for split, count in counts.items():
+        group = root.create_group(split)
+        for name, values in numbered(count).items():
+            shape = values.shape[1:]
+            array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(1, *shape), shards=(shard, *shape))
+            array[:] = values
+        records += [record_of(split, position) for position in range(count)]
+    with (store_of(manifest) / "patches.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(PatchRecord.model_fields), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**record.model_dump(), "bounds_m": json.dumps(record.bounds_m)} for record in records)
+    write_manifest(manifest, kind="dataset", summary=SUMMARY)
+    return manifest
+
+
+def record_of(split: str, position: int) -> PatchRecord:
+    where = {"block": f"EPSG:32632/{position}/0", "crs": "EPSG:32632", "bounds_m": (0.0, 0.0, 160.0, 160.0), "row": 16 * position, "col": 0}
+    shares = {"valid_share": 1.0, "cloud_input_share": 0.25, "cloud_target_share": 0.0, "sar_gap_days": -0.5, "clear_gap_days": 5.0}
+    return PatchRecord(id=f"west/p/{split}-{position}", area="west", pair="p", split=split, position=position, **where, **shares)
+
+
+def feed_of(count: int, *, shard: int = 4, **changes: int) -> PatchFeed:
+    arrays = {name: zarr.create_array({}, data=values, chunks=(shard, *values.shape[1:])) for name, values in numbered(count).items()}
+    settings = TrainSettings(crop_px=16, batch_size=2, crops_per_patch=3).model_copy(update=changes)
+    return PatchFeed(SplitArrays(**arrays), settings, ("VV", "VH"))
+
+
+def stored(**channels: int) -> dict[str, np.ndarray]:
+    arrays = numbered(1, size=1)
+    for name, value in channels.items():
+        arrays["mask"][:, MASK_CHANNELS.index(name)] = value
+    arrays["cloudy"][:] = 4321
+    arrays["sar"][:] = -1250
+    return arrays
+
+
+def batch_of(**channels: int) -> data.Batch:
+    return to_batch(**stored(**channels), sar_range=SarRange(), sar_bands=("VV", "VH"))
+
+
+def test_optical_is_reflectance_and_sar_is_decibel_scaled_over_its_range() -> None:
+    batch = batch_of()
+    assert batch.optical[0, 0].item() == pytest.approx(0.4321)
+    assert batch.sar[0, :, 0, 0].tolist() == pytest.approx([12.5 / 25, 20 / 32.5])
+    assert {tensor.dtype for tensor in batch} == {torch.float32}
+
+
+def test_sar_is_clipped_and_zero_where_it_is_not_valid() -> None:
+    values = np.array([-9000, 500, -1000], np.int16).reshape(1, 1, 1, 3)
+    valid = torch.tensor([1.0, 1.0, 0.0]).reshape(1, 1, 1, 3)
+    assert scale_sar(values, valid, SarRange(), ("VV",))[0, 0, 0].tolist() == [0.0, 1.0, 0.0]
+
+
+def test_a_dataset_without_sar_gives_empty_sar() -> None:
+    assert scale_sar(np.zeros((2, 0, 3, 3), np.int16), torch.ones(2, 1, 3, 3), SarRange(), ()).shape == (2, 0, 3, 3)
+
+
+def test_cloud_is_the_worst_of_cloud_shadow_and_invalid() -> None:
+    assert batch_of(cloud_input=51, shadow_input=102).cloud.item() == pytest.approx(0.4)
+    assert batch_of(cloud_input=51, valid_input=0).cloud.item() == 1
+    assert batch_of().cloud.item() == 0
+
+
+def test_weight_falls_with_cloud_of_the_target_and_ends_hard_above_a_half() -> None:
+    assert batch_of().weight.item() == 1
+    assert batch_of(cloud_target=51, shadow_target=102).weight.item() == pytest.approx(0.6)
+    assert batch_of(shadow_target=127).weight.item() > 0.5
+    assert batch_of(shadow_target=128).weight.item() == 0
+    assert batch_of(valid_target=0).weight.item() == 0
+
+
+def test_cloud_of_the_input_leaves_the_trust_in_the_target_alone() -> None:
+    assert batch_of(cloud_input=255, valid_input=0).weight.item() == 1
+
+
+def test_tensors_and_arrays_give_the_same_batch() -> None:
+    arrays = stored(cloud_input=100)
+    tensors = {name: torch.from_numpy(values.astype(np.int32)) for name, values in arrays.items()}
+    first, second = (to_batch(**each, sar_range=SarRange(), sar_bands=("VV", "VH")) for each in (arrays, tensors))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_dataset_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, {"train": 5, "val": 0, "test": 2})
+    assert read_facts(manifest) == (("B02", "B03"), ("VV", "VH"), (0.1, 0.2), (0.05, 0.06))
+    assert [open_split(manifest, split).n_patches for split in ("train", "val", "test")] == [5, 0, 2]
+    assert np.array_equal(open_split(manifest, "train").read(1, 4).clear, numbered(5)["clear"][1:4])
+    assert read_records(manifest, "test") == [record_of("test", 0), record_of("test", 1)]
+    assert len(read_records(manifest)) == 7
+
+
+def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="does not exist"):
+        open_split(tmp_path / "dataset.json", "train")
+    manifest = write_dataset(tmp_path, {"train": 2})
+    with pytest.raises(MissingError, match="no complete split 'val'"):
+        open_split(manifest, "val")
+    remove(store_of(manifest) / "train" / "sar")
+    with pytest.raises(MissingError, match="no complete split 'train'"):
+        open_split(manifest, "train")
+    (store_of(manifest) / "patches.csv").write_text("id,area\nx,y\n")
+    with pytest.raises(ConfigError, match=r"patches\.csv, row 2"):
+        read_records(manifest)
+    (store_of(manifest) / "patches.csv").unlink()
+    with pytest.raises(MissingError, match=r"patches\.csv"):
+        read_records(manifest)
+    write_manifest(manifest, kind="patches", summary={})
+    with pytest.raises(StoreError, match="expected a 'dataset'"):
+        open_split(manifest, "train")
+    write_manifest(manifest, kind="dataset", summary={"bands": []})
+    with pytest.raises(StoreError, match="training_mean"):
+        read_facts(manifest)
+
+
+def patches_of(feed: PatchFeed, batches: range) -> list[int]:
+    return [patch for number in batches for patch in feed.draw(number).patches]
+
+
+def test_an_epoch_takes_every_patch_as_often_as_asked_and_epochs_differ() -> None:
+    feed = feed_of(8)
+    first, second = (patches_of(feed, range(start, start + 12)) for start in (0, 12))
+    assert Counter(first) == Counter(second) == dict.fromkeys(range(8), 3)
+    assert first != second
+
+
+@pytest.mark.parametrize("count", [7, 8, 13])
+def test_crops_of_one_patch_lie_half_a_pool_apart(count: int) -> None:
+    order = patches_of(feed_of(count, batch_size=1), range(3 * count))
+    for patch in range(count):
+        places = [number for number, taken in enumerate(order) if taken == patch]
+        assert min(b - a for a, b in itertools.pairwise(places)) > count // 2
+
+
+def test_crops_never_repeat_within_an_epoch() -> None:
+    feed = feed_of(4, crop_px=8, crops_per_patch=2)
+    seen = {tuple(target.flatten().tolist()) for number in range(4) for target in feed.draw(number).batch.target}
+    assert len(seen) == 8
+
+
+def test_the_feed_can_be_entered_anywhere() -> None:
+    feed = feed_of(6, crop_px=8)
+    straight = list(itertools.islice(feed.stream(), 12))
+    entered = list(itertools.islice(feed_of(6, crop_px=8).stream(7), 5))
+    for a, b in zip(straight[7:], entered, strict=True):
+        assert a.patches == b.patches
+        assert all(torch.equal(x, y) for x, y in zip(a.batch, b.batch, strict=True))
+
+
+def test_another_seed_gives_another_order() -> None:
+    assert patches_of(feed_of(8), range(12)) != patches_of(feed_of(8, seed=1), range(12))
+
+
+def test_crops_are_cut_from_their_patch_in_one_of_eight_ways() -> None:
+    feed, whole = feed_of(3, crop_px=8, crops_per_patch=60), numbered(3)["clear"].astype(np.int64)
+    ways = set()
+    for number in range(90):
+        draw = feed.draw(number)
+        for patch, target in zip(draw.patches, draw.batch.target, strict=True):
+            values = (target * 10000).round().long().numpy()
+            assert (values[1] == values[0] + 1).all(), "bands stay together"
+            top, left = divmod(int(values[0].min()) - 1000 * patch, 32)
+            window = whole[patch, 0, top : top + 8, left : left + 8]
+            symmetries = [np.rot90(turned, n) for n in range(4) for turned in (window, window.T)]
+            ways |= {n for n, symmetry in enumerate(symmetries) if np.array_equal(values[0], symmetry)}
+            assert any(np.array_equal(values[0], symmetry) for symmetry in symmetries)
+    assert ways == set(range(8))
+
+
+def test_patches_beyond_memory_are_taken_pool_by_pool_and_each_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "POOL_BYTES", 8 * (2 * 2 + 2 * 2 + 2 * 2 + 7) * 256)
+    feed = feed_of(24, shard=4)
+    reads: list[tuple[int, int]] = []
+    read = SplitArrays.read
+    monkeypatch.setattr(SplitArrays, "read", lambda self, start, stop: reads.append((start, stop)) or read(self, start, stop))
+    taken = patches_of(feed, range(36))
+    assert Counter(taken) == dict.fromkeys(range(24), 3)
+    assert sorted(reads) == [(start, start + 4) for start in range(0, 24, 4)]
+    assert all(len({patch // 4 for patch in taken[pool : pool + 24]}) == 2 for pool in (0, 24, 48))
+
+
+def test_the_last_shard_may_be_short() -> None:
+    assert Counter(patches_of(feed_of(6, shard=4), range(9))) == dict.fromkeys(range(6), 3)
+
+
+def test_an_empty_split_and_a_crop_larger_than_its_patch_are_refused() -> None:
+    with pytest.raises(TrainingError, match="training split is empty"):
+        feed_of(0, shard=1)
+    with pytest.raises(TrainingError, match="'crop_px' 32 is larger than the patches \\(16 px\\)"):
+        feed_of(2, crop_px=32)
+
+
+def test_a_fault_while_reading_ahead_is_raised_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = feed_of(4)
+    monkeypatch.setattr(feed, "draw", lambda number: (_ for _ in ()).throw(StoreError(f"shard of {number}")))
+    with pytest.raises(StoreError, match="shard of 0"):
+        next(feed.stream())

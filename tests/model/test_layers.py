@@ -1,0 +1,239 @@
+"""Laws of the building blocks, against naive versions, known physics and symmetry."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor, nn
+
+from sereno.model.layers import (
+    EDGE_EPS,
+    ChannelNorm,
+    FeedForward,
+    FusionGate,
+    MultiscaleSar,
+    PixelLinear,
+    SobelEdges,
+    SpectralAttention,
+    WindowAttention,
+    double,
+    halve,
+    shift_mask,
+    smooth_fill,
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def random_parameters(module: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.3)
+    return module
+
+
+def attend_naively(layer: SpectralAttention, features: Tensor) -> Tensor:
+    width, tokens = features.shape[1], features.flatten(2)
+    query, key, value = (layer.qkv.weight @ tokens).split(width, dim=1)
+    heads = []
+    for head in range(width // layer.head_dim):
+        part = slice(head * layer.head_dim, (head + 1) * layer.head_dim)
+        logits = F.normalize(key[:, part], dim=2) @ F.normalize(query[:, part], dim=2).transpose(1, 2)
+        heads.append((layer.temperature[head] * logits).softmax(dim=2) @ value[:, part])
+    mixed = layer.project.weight @ torch.cat(heads, dim=1) + layer.project.bias[:, None]
+    attended = mixed.reshape(features.shape)
+    return attended if layer.positional is None else attended + layer.positional(value.reshape(features.shape))
+
+
+@pytest.mark.parametrize("positional", [True, False])
+def test_spectral_attention_equals_its_equation(positional: bool) -> None:
+    layer = random_parameters(SpectralAttention(12, 4, positional=positional))
+    features = torch.randn(2, 12, 6, 10)
+    torch.testing.assert_close(layer(features), attend_naively(layer, features), atol=1e-5, rtol=1e-5)
+
+
+def test_spectral_attention_does_not_care_where_pixels_lie() -> None:
+    layer = random_parameters(SpectralAttention(8, 4, positional=False))
+    features = torch.randn(2, 8, 6, 6)
+    order = torch.randperm(36)
+    shuffled = features.flatten(2)[:, :, order].reshape(features.shape)
+    expected = layer(features).flatten(2)[:, :, order].reshape(features.shape)
+    torch.testing.assert_close(layer(shuffled), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_positional_branch_makes_spectral_attention_see_neighbours() -> None:
+    layer = random_parameters(SpectralAttention(8, 4))
+    features = torch.randn(1, 8, 6, 6)
+    assert not torch.allclose(layer(features.flip(3)), layer(features).flip(3), atol=1e-3)
+
+
+def attend_window_naively(layer: WindowAttention, features: Tensor) -> Tensor:
+    """Each pixel on its own: softmax over the pixels of its window, windows laid `shift` pixels further."""
+    side, shift, depth = layer.window_px, layer.shift, layer.head_dim
+    query, key, value = F.linear(features.permute(0, 2, 3, 1), layer.qkv.weight, layer.qkv.bias).chunk(3, dim=3)
+    _, height, columns, width = query.shape
+    out = torch.zeros_like(query)
+    for row in range(height):
+        for col in range(columns):
+            near = [
+                (r, c)
+                for r in range(height)
+                for c in range(columns)
+                if (r - shift) // side == (row - shift) // side and (c - shift) // side == (col - shift) // side
+            ]
+            rows, cols = torch.tensor(near).T
+            place = (row - rows + side - 1) * (2 * side - 1) + (col - cols + side - 1)
+            for head in range(width // depth):
+                part = slice(head * depth, (head + 1) * depth)
+                logits = (key[:, rows, cols, part] @ query[:, row, col, part, None])[..., 0] / math.sqrt(depth)
+                weights = (logits + layer.bias[head, place]).softmax(dim=1)
+                out[:, row, col, part] = (weights[..., None] * value[:, rows, cols, part]).sum(dim=1)
+    return F.linear(out, layer.project.weight, layer.project.bias).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_window_attention_equals_its_equation(shifted: bool) -> None:
+    layer = random_parameters(WindowAttention(8, 4, 4, shifted=shifted))
+    features = torch.randn(2, 8, 8, 12)
+    torch.testing.assert_close(layer(features), attend_window_naively(layer, features), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_pixel_outside_the_window_changes_nothing(shifted: bool) -> None:
+    layer = random_parameters(WindowAttention(8, 4, 4, shifted=shifted))
+    features = torch.randn(1, 8, 16, 16)
+    changed = features.clone()
+    changed[:, :, 0, 0] += 5
+    moved = (layer(changed) - layer(features)).abs().amax(dim=1)[0] > 1e-6
+    side = 2 if shifted else 4
+    assert moved[:side, :side].all()
+    assert not moved[side:].any()
+    assert not moved[:, side:].any()
+
+
+def test_shift_mask_leaves_every_pixel_itself() -> None:
+    mask = shift_mask((2, 3), 4, 2, torch.zeros(1))
+    assert (mask.diagonal(dim1=1, dim2=2) == 0).all()
+    assert torch.equal(mask, mask.transpose(1, 2))
+
+
+def test_sobel_of_a_step_is_four_times_the_step_beside_it_and_nothing_elsewhere() -> None:
+    image = torch.zeros(1, 1, 6, 8)
+    image[..., 4:] = 2.0
+    edges = SobelEdges(1)(image)[0, 0]
+    torch.testing.assert_close(edges[:, 3:5], torch.full((6, 2), 8.0))
+    torch.testing.assert_close(edges[:, :3], torch.full((6, 3), math.sqrt(EDGE_EPS)))
+    torch.testing.assert_close(edges, SobelEdges(1)(image.transpose(2, 3))[0, 0].T)
+
+
+def test_sobel_of_a_constant_is_nothing_even_at_the_border_and_its_gradient_is_finite() -> None:
+    image = torch.full((1, 3, 5, 5), 7.0, requires_grad=True)
+    edges = SobelEdges(3)(image)
+    torch.testing.assert_close(edges, torch.full_like(edges, math.sqrt(EDGE_EPS)))
+    edges.sum().backward()
+    assert torch.isfinite(image.grad).all()
+
+
+def test_sobel_keeps_channels_apart_and_alpha_scales_its_own() -> None:
+    layer, image = SobelEdges(2), torch.randn(1, 2, 6, 6)
+    before = layer(image)
+    with torch.no_grad():
+        layer.alpha[1] = 3.0
+    after = layer(image)
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    torch.testing.assert_close(after[:, 1], 3 * before[:, 1], atol=1e-3, rtol=1e-3)
+    after.sum().backward()
+    assert (layer.alpha.grad.abs() > 0).all()
+
+
+@pytest.mark.parametrize("stem_px", [1, 2, 4])
+def test_sar_features_have_the_size_of_the_tokens(stem_px: int) -> None:
+    assert MultiscaleSar(2, 8, stem_px)(torch.rand(2, 2, 16, 24)).shape == (2, 8, 16 // stem_px, 24 // stem_px)
+
+
+def test_fusion_weights_lie_between_zero_and_one_sum_to_one_and_depend_on_the_input() -> None:
+    gate = random_parameters(FusionGate(8))
+    optical, sar, cloud = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4), torch.rand(2, 1, 4, 4)
+    weights = gate.weights_of(optical, sar, cloud)
+    assert weights.shape == (2, 2, 8, 4, 4)
+    assert ((weights > 0) & (weights < 1)).all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 8, 4, 4))
+    assert not torch.allclose(weights, gate.weights_of(optical + 1, sar, cloud))
+    assert not torch.allclose(weights, gate.weights_of(optical, sar, 1 - cloud))
+    assert not torch.allclose(weights[0], weights[1])
+
+
+def test_layers_on_pixels_equal_convolutions_and_norms_of_torch() -> None:
+    features = torch.randn(2, 6, 5, 7)
+    linear, norm = PixelLinear(6, 4), random_parameters(ChannelNorm(6))
+    torch.testing.assert_close(linear(features), F.conv2d(features, linear.weight[:, :, None, None], linear.bias))
+    expected = F.layer_norm(features.permute(0, 2, 3, 1), (6,), norm.weight, norm.bias).permute(0, 3, 1, 2)
+    torch.testing.assert_close(norm(features), expected)
+    assert FeedForward(6, 2)(features).shape == features.shape
+
+
+def test_halving_and_doubling_undo_each_others_size() -> None:
+    assert double(16, 8)(halve(8, 16)(torch.randn(1, 8, 12, 20))).shape == (1, 8, 12, 20)
+
+
+def ramp(rows: int, columns: int) -> Tensor:
+    down, across = torch.meshgrid(torch.linspace(0, 1, rows), torch.linspace(0, 1, columns), indexing="ij")
+    return torch.stack([down, across, down + across])[None]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 77), (1, 9), (1, 1)])
+def test_fill_keeps_what_it_is_told_to_keep(size: tuple[int, int]) -> None:
+    image, keep = torch.rand(2, 3, *size), (torch.rand(2, 1, *size) > 0.5).float()
+    filled = smooth_fill(image, keep)
+    assert filled.shape == image.shape
+    assert torch.equal(filled * keep, image * keep)
+
+
+def test_fill_never_sees_what_it_replaces() -> None:
+    image, keep = torch.rand(1, 3, 40, 40), (torch.rand(1, 1, 40, 40) > 0.5).float()
+    other = torch.where(keep > 0, image, torch.full_like(image, 9.0))
+    torch.testing.assert_close(smooth_fill(image, keep, torch.zeros(3)), smooth_fill(other, keep, torch.zeros(3)))
+
+
+def test_fill_of_a_constant_is_that_constant() -> None:
+    keep = torch.ones(1, 1, 64, 64)
+    keep[..., 10:50, 5:60] = 0
+    torch.testing.assert_close(smooth_fill(torch.full((1, 2, 64, 64), 0.3), keep, torch.full((2,), 0.9)), torch.full((1, 2, 64, 64), 0.3))
+
+
+def test_fill_of_a_hole_in_a_ramp_stays_near_the_ramp_and_shows_no_blocks() -> None:
+    image, keep = ramp(128, 128), torch.ones(1, 1, 128, 128)
+    keep[..., 48:80, 48:80] = 0
+    filled = smooth_fill(image, keep)
+    inside = filled[..., 48:80, 48:80] - image[..., 48:80, 48:80]
+    assert inside.abs().max() < 0.1
+    steps = filled.diff(dim=3).abs()
+    assert steps[..., 48:79].max() < 0.05
+
+
+def test_fill_where_nothing_is_clear_is_the_prior_or_the_mean() -> None:
+    image, nothing = torch.rand(1, 2, 33, 20), torch.zeros(1, 1, 33, 20)
+    prior = torch.tensor([0.1, 0.4])
+    torch.testing.assert_close(smooth_fill(image, nothing, prior), prior[None, :, None, None].expand(1, 2, 33, 20))
+    expected = image.mean(dim=(2, 3), keepdim=True).expand(1, 2, 33, 20)
+    torch.testing.assert_close(smooth_fill(image, nothing), expected)
+
+
+def test_fill_between_keeping_and_replacing_is_a_blend() -> None:
+    image = torch.full((1, 1, 32, 32), 0.2)
+    keep = torch.ones(1, 1, 32, 32)
+    image[..., 16, 16], keep[..., 16, 16] = 1.0, 0.75
+    value = smooth_fill(image, keep)[0, 0, 16, 16].item()
+    assert 0.75 * 1.0 + 0.25 * 0.2 <= value < 1.0
+
+
+def test_images_of_a_batch_are_filled_apart() -> None:
+    image, keep = torch.rand(3, 2, 24, 40), (torch.rand(3, 1, 24, 40) > 0.7).float()
+    alone = torch.cat([smooth_fill(image[n : n + 1], keep[n : n + 1]) for n in range(3)])
+    torch.testing.assert_close(smooth_fill(image, keep), alone)

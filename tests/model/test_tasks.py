@@ -1,0 +1,59 @@
+"""Laws of tasks: which network may be asked what."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sereno.model.config import NetworkSettings
+from sereno.model.networks import NETWORKS
+from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Signature, check_task, create_network
+from sereno.pipeline.errors import ConfigError
+
+SMALL = NetworkSettings(width=8, head_dim=4, levels=1, blocks=1, window_px=4)
+FOUR = Signature(("B02", "B03", "B04", "B08"), ("VV", "VH"), (0.1,) * 4, (0.05,) * 4)
+
+
+def test_every_task_is_served_by_known_networks() -> None:
+    for task in TASKS.values():
+        assert task.networks
+        assert set(task.networks) <= NETWORKS.keys()
+
+
+def test_every_network_gives_what_its_task_asks_for() -> None:
+    for name in CLOUD_REMOVAL.networks:
+        network = create_network(CLOUD_REMOVAL, SMALL.model_copy(update={"name": name}), FOUR).eval()
+        assert network(torch.rand(1, 4, 8, 8), torch.rand(1, 2, 8, 8), torch.rand(1, 1, 8, 8)).shape == (1, 4, 8, 8)
+
+
+def test_a_network_that_does_not_serve_the_task_is_refused_with_the_allowed_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'nonesuch' does not serve the task 'cloud-removal'.*afsst"):
+        check_task(CLOUD_REMOVAL, SMALL.model_copy(update={"name": "nonesuch"}), FOUR)
+
+
+def test_sar_that_is_not_there_is_asked_for_only_if_it_is_used() -> None:
+    blind = FOUR._replace(sar_bands=())
+    with pytest.raises(ConfigError, match=r"network\.use_sar"):
+        check_task(CLOUD_REMOVAL, SMALL, blind)
+    check_task(CLOUD_REMOVAL, SMALL.model_copy(update={"use_sar": False}), blind)
+
+
+def test_statistics_must_fit_the_bands() -> None:
+    with pytest.raises(ConfigError, match="4 optical bands, but 3 means"):
+        check_task(CLOUD_REMOVAL, SMALL, FOUR._replace(mean=(0.1,) * 3))
+    with pytest.raises(ConfigError, match="needs optical bands"):
+        check_task(CLOUD_REMOVAL, SMALL, FOUR._replace(bands=()))
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    first = create_network(CLOUD_REMOVAL, SMALL, FOUR, seed=3).state_dict()
+    torch.rand(5)
+    second, other = (create_network(CLOUD_REMOVAL, SMALL, FOUR, seed=seed).state_dict() for seed in (3, 4))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_making_a_network_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    create_network(CLOUD_REMOVAL, SMALL, FOUR, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
