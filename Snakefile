@@ -376,7 +376,7 @@ rule report:
     params:
         settings=flow.settings("report"),
         code=flow.code("report"),
-        results=flow.results,
+        results=lambda _, output: str(Path(output[0]).parents[1]),
         runs=expand("--run {run}", run=flow.runs),
     message:
         "write the report"
