@@ -153,10 +153,10 @@ class QuerySettings(Settings):
     """URL of a STAC API, or the folder of a simulated world or of a dataset."""
     areas: dict[Name, Area] = Field(default_factory=dict)
     """Areas by name. With `source: sen12mscr` leave it empty: each season and ROI is an area."""
-    start: datetime | date | None = None
+    start: date | datetime | None = None
     """First moment of the optical search, UTC."""
-    end: datetime | date | None = None
-    """Last moment of the optical search, UTC."""
+    end: date | datetime | None = None
+    """Last moment of the optical search, UTC; a bare day means all of it."""
     optical_collections: tuple[str, ...] = ("sentinel-2-c1-l2a", "sentinel-2-l2a")
     """Collections searched for optical scenes; those the catalogue lacks are passed over."""
     sar_collections: tuple[str, ...] = ("sentinel-1-rtc",)
@@ -222,8 +222,6 @@ class AlignSettings(Settings):
     """Smallest median correlation peak."""
     max_sigma_px: Annotated[float, Field(gt=0)] = 0.5
     """Largest predicted uncertainty of the shift."""
-    seed: int = 0
-    """Seed of the robust fit."""
 
 
 class MaskSettings(Settings):
