@@ -1,0 +1,486 @@
+"""Join all patches into one sharded dataset whose splits share no ground, with a checksum per shard and a data card.
+
+Patch stores enter; `dataset.zarr` with one group per split, `dataset.md` and the manifest leave.
+
+A shard is written whole, once, by this one process: two writers of one shard lose data without an error (zarr-python issue 3682).
+Patches are shuffled here, once, so that reading shards from front to end is already reading in random order.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import sys
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from odc.geo.crs import CRS
+from rich.console import Console
+from rich.progress import track
+
+from sereno.pipeline.config import PackSettings, SplitSettings, load_settings
+from sereno.pipeline.errors import DataError, StoreError
+from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS, PATCH_ARRAYS, SPLITS, PatchRecord, Split
+from sereno.pipeline.scene import CENTI_DB, OPTICAL_UNITS, REFLECTANCE_SCALE, SAR_UNITS
+from sereno.pipeline.splits import Leakage, assign_splits, check_leakage, group_blocks
+from sereno.pipeline.store import codec_for, open_dataset, read_manifest, staged, store_of, write_manifest, write_text
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Final = "sereno-dataset/1"
+SHARED_FACTS: Final = ("bands", "sar_bands", "size_px", "resolution_m", "layout", "block_px")
+"""What all patch stores must agree in."""
+HISTOGRAM_BINS: Final = 10
+"""Bins of the cloud cover of inputs, from 0 to 1."""
+DIMS: Final = {"sar": "sar_band", "cloudy": "band", "clear": "band", "mask": "mask_channel"}
+"""Name of the second dim of each array; the others are patch, row, col."""
+STORED_UNITS: Final = {"sar": SAR_UNITS, "cloudy": OPTICAL_UNITS, "clear": OPTICAL_UNITS, "mask": "probability or validity x 255"}
+"""Units of the integers at rest."""
+SCALES: Final = {"sar": 1 / CENTI_DB, "cloudy": 1 / REFLECTANCE_SCALE, "clear": 1 / REFLECTANCE_SCALE, "mask": 1 / 255}
+"""Integer times this is decibel, reflectance, or probability and validity."""
+SCALED_UNITS: Final = {"sar": "dB", "cloudy": "1", "clear": "1", "mask": "1"}
+"""Units after scaling; CF writes `1` for a number without unit."""
+
+Array = npt.NDArray[Any]
+
+
+class Source(NamedTuple):
+    """The patches of one pair."""
+
+    manifest: Path
+    """Its manifest."""
+    summary: dict[str, Any]
+    """The manifest's summary."""
+    provenance: dict[str, Any]
+    """Where its scenes come from and what was done to them."""
+    records: tuple[PatchRecord, ...]
+    """One per patch, in stored order."""
+
+
+class Entry(NamedTuple):
+    """One patch on its way from a patch store to its place in the dataset."""
+
+    record: PatchRecord
+    """With its split and position."""
+    source: int
+    """Which source it lies in."""
+    row: int
+    """Its place there."""
+
+
+class Shard(NamedTuple):
+    """One shard to be written: patches `start` to `stop` of one array of one split."""
+
+    split: Split
+    """Group."""
+    name: str
+    """Array."""
+    start: int
+    """First patch."""
+    stop: int
+    """Patch after the last."""
+
+
+Entries = Mapping[Split, Sequence[Entry]]
+
+
+def pack_patches(patches: Sequence[Path], output: Path, settings: PackSettings) -> None:
+    """Write the dataset of all `patches` (manifests): the store, the data card `NAME.md`, and last the manifest.
+
+    The result depends on the patches and the settings alone, not on the order in which the stores are named.
+
+    Raises:
+        DataError: the stores do not fit each other, no patch is left, splits share ground, or no training target pixel is usable.
+        MissingError: a patch store or the split list does not exist.
+        StoreError: a patch store is damaged, or the dataset cannot be written or does not read back as it was written.
+    """
+    logger.info("pack: joining %d patch stores", len(patches))
+    sources = _read_sources(patches)
+    entries = _arrange_patches(sources, settings)
+    records = [entry.record for split in SPLITS for entry in entries[split]]
+    buffer_m = min(source.summary["buffer_m"] for source in sources) if settings.split.method == "blocks" else 0.0
+    leakage = check_leakage(records, buffer_m=buffer_m)
+    with staged(store_of(output)) as partial:
+        _create_arrays(partial, entries, sources[0].summary, settings)
+        _fill_shards(partial, entries, sources, settings.shard_patches)
+        (partial / "patches.csv").write_text(_to_csv(records))
+        (partial / "provenance.json").write_text(json.dumps([_to_provenance(s) for s in sources], indent=1, sort_keys=True) + "\n")
+        mean, std = _measure_targets(partial, settings.shard_patches)
+        output.unlink(missing_ok=True)
+    summary = _summarise(sources, records, settings.split, leakage) | {"training_mean": mean, "training_std": std}
+    write_text(output.with_suffix(".md"), describe_dataset(store_of(output).name, summary))
+    write_manifest(output, kind="dataset", summary=summary)
+    logger.info("pack: %s patches in %s", ", ".join(f"{summary['counts'][split]} {split}" for split in SPLITS), output)
+
+
+def _read_sources(manifests: Sequence[Path]) -> list[Source]:
+    """The patch stores, complete and alike, in the order of area and pair."""
+    sources = sorted((_read_source(manifest) for manifest in manifests), key=lambda s: (s.summary["area"], s.summary["pair"]))
+    for first, second in pairwise(sources):
+        if (first.summary["area"], first.summary["pair"]) == (second.summary["area"], second.summary["pair"]):
+            raise DataError(f"{first.manifest} and {second.manifest} hold patches of the same pair: name each pair once")
+        for fact in SHARED_FACTS:
+            if first.summary[fact] != second.summary[fact]:
+                raise DataError(
+                    f"{first.manifest} has {fact} {first.summary[fact]}, {second.manifest} has {second.summary[fact]}: "
+                    "a dataset needs one; pack them apart, or patch both with the same settings"
+                )
+    if not any(source.records for source in sources):
+        causes = (
+            ", ".join(f"{count} by patch.{name}" for name, count in sorted(_count_refusals(sources).items())) or "no window fits a grid"
+        )
+        raise DataError(f"not one patch was kept in {len(sources)} patch stores ({causes}): loosen the limits of `patch`")
+    return sources
+
+
+def _read_source(manifest: Path) -> Source:
+    summary = read_manifest(manifest, kind="patches")["summary"]
+    records = tuple(load_settings(PatchRecord, value, where=str(manifest)) for value in summary["patches"])
+    return Source(manifest, summary, open_dataset(manifest, kind="patches").attrs["provenance"], records)
+
+
+def _arrange_patches(sources: Sequence[Source], settings: PackSettings) -> dict[Split, list[Entry]]:
+    """Every patch with its split and its position, shuffled within the split."""
+    splits = assign_splits(group_blocks(record for source in sources for record in source.records), settings.split)
+    found = [Entry(record, place, row) for place, source in enumerate(sources) for row, record in enumerate(source.records)]
+    arranged: dict[Split, list[Entry]] = {}
+    for number, split in enumerate(SPLITS):
+        members = sorted((entry for entry in found if splits[entry.record.block] == split), key=lambda entry: entry.record.id)
+        order = np.random.default_rng((settings.seed, number)).permutation(len(members))
+        arranged[split] = [
+            entry._replace(record=entry.record.model_copy(update={"split": split, "position": position}))
+            for position, entry in enumerate(members[i] for i in order)
+        ]
+    return arranged
+
+
+def _create_arrays(store: Path, entries: Entries, facts: Mapping[str, Any], settings: PackSettings) -> None:
+    """Groups and empty arrays: chunk = one patch with all its bands, shard = `shard_patches` patches."""
+    size = facts["size_px"]
+    depths = {"sar": len(facts["sar_bands"]), "cloudy": len(facts["bands"]), "clear": len(facts["bands"]), "mask": len(MASK_CHANNELS)}
+    dtypes: dict[str, np.dtype[Any]] = {
+        "sar": np.dtype(np.int16),
+        "cloudy": np.dtype(np.uint16),
+        "clear": np.dtype(np.uint16),
+        "mask": np.dtype(np.uint8),
+    }
+    named = {"bands": facts["bands"], "sar_bands": facts["sar_bands"], "mask_channels": list(MASK_CHANNELS)}
+    sizes = {"size_px": size, "resolution_m": facts["resolution_m"]}
+    attributes = {"format": FORMAT, **named, **sizes, "units": STORED_UNITS, "scales": SCALES}
+    root = zarr.create_group(store, zarr_format=3, attributes=attributes)
+    for split in SPLITS:
+        group = root.create_group(split, attributes=attributes)
+        count = len(entries[split])
+        for name in PATCH_ARRAYS:
+            patch = (depths[name], size, size)
+            group.create_array(
+                name,
+                shape=(count, *patch),
+                chunks=(1, *patch),
+                shards=(_shard_length(count, settings.shard_patches), *patch),
+                dtype=dtypes[name],
+                compressors=codec_for(dtypes[name], settings.codec),
+                fill_value=0,
+                dimension_names=("patch", DIMS[name], "row", "col"),
+                attributes={"scale_factor": SCALES[name], "units": SCALED_UNITS[name]},
+                config={"write_empty_chunks": True},  # so that a chunk that is not there is a loss, never black ground
+            )
+
+
+def _shard_length(count: int, shard_patches: int) -> int:
+    return max(1, min(count, shard_patches))
+
+
+def _fill_shards(store: Path, entries: Entries, sources: Sequence[Source], shard_patches: int) -> None:
+    """Write every shard whole, then read all of them back and compare; one shard is in memory at a time.
+
+    Raises:
+        StoreError: a patch does not read back as it was written.
+    """
+    inputs = [_open_arrays(store_of(source.manifest)) for source in sources]
+    shards = [shard for split in SPLITS for name in PATCH_ARRAYS for shard in _list_shards(split, name, len(entries[split]), shard_patches)]
+    written: dict[Shard, list[int]] = {}
+    outputs = {split: _open_arrays(store, split, mode="r+") for split in SPLITS}
+    for shard in _watch(shards, "pack"):
+        block = np.stack([inputs[entry.source][shard.name][entry.row] for entry in entries[shard.split][shard.start : shard.stop]])
+        outputs[shard.split][shard.name][shard.start : shard.stop] = block
+        written[shard] = _sum_patches(block)
+    stored = {split: _open_arrays(store, split) for split in SPLITS}
+    for shard in _watch(shards, "check"):
+        found = _sum_patches(stored[shard.split][shard.name][shard.start : shard.stop])
+        for entry, sums in zip(entries[shard.split][shard.start : shard.stop], zip(written[shard], found, strict=True), strict=True):
+            if sums[0] != sums[1]:
+                raise StoreError(
+                    f"{store}: {shard.split}/{shard.name}[{entry.record.position}] does not read back as patch {entry.record.id}; "
+                    "the disk may be failing, run again"
+                )
+
+
+def _open_arrays(store: Path, group: str = "", mode: Literal["r", "r+"] = "r") -> dict[str, Any]:
+    """The four zarr arrays in `group` of a store; nothing is read yet."""
+    return {name: zarr.open_array(store, path=f"{group}/{name}", mode=mode) for name in PATCH_ARRAYS}
+
+
+def _list_shards(split: Split, name: str, count: int, shard_patches: int) -> list[Shard]:
+    length = _shard_length(count, shard_patches)
+    return [Shard(split, name, start, min(start + length, count)) for start in range(0, count, length)]
+
+
+def _watch(shards: Sequence[Shard], what: str) -> Iterable[Shard]:
+    return track(shards, description=what, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+
+
+def _sum_patches(block: Array) -> list[int]:
+    """CRC-32 of each patch of a block (patch, channel, row, col)."""
+    return [zlib.crc32(patch.tobytes()) for patch in block]
+
+
+def _measure_targets(store: Path, shard_patches: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per band of reflectance over valid, unclouded target pixels of training.
+
+    Sums are of whole numbers, so that the result does not depend on the order of the patches.
+
+    Raises:
+        DataError: there is no such pixel.
+    """
+    arrays = _open_arrays(store, "train")
+    patches, bands = arrays["clear"].shape[:2]
+    channels = [MASK_CHANNELS.index(name) for name in ("cloud_target", "shadow_target", "valid_target")]
+    count, total, squares = 0, [0] * bands, [0] * bands
+    for shard in _list_shards("train", "clear", patches, shard_patches):
+        clear, mask = (arrays[name][shard.start : shard.stop] for name in ("clear", "mask"))
+        cloud, shadow, valid = np.moveaxis(mask[:, channels], 1, 0)
+        usable = (valid > 0) & (np.maximum(cloud, shadow) < CLOUDY_FROM)
+        for band in range(bands):
+            values = clear[:, band][usable].astype(np.uint64)
+            total[band] += int(values.sum())
+            squares[band] += int((values * values).sum())
+        count += int(usable.sum())
+    if not count:
+        raise DataError("no training patch has a valid, unclouded target pixel: lower patch.max_target_cloud, or add clear targets")
+    scale = count * REFLECTANCE_SCALE
+    mean = [value / scale for value in total]
+    std = [math.sqrt(count * square - value**2) / scale for square, value in zip(squares, total, strict=True)]
+    return mean, std
+
+
+def _to_csv(records: Sequence[PatchRecord]) -> str:
+    """One line per patch in stored order; bounds as a JSON list, None as nothing."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(PatchRecord.model_fields), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({**record.model_dump(), "bounds_m": json.dumps(record.bounds_m)})
+    return text.getvalue()
+
+
+def _to_provenance(source: Source) -> dict[str, Any]:
+    """What is known of a pair; its list of delivered windows is left out, since every patch is in `patches.csv`."""
+    return {
+        key: {inner: value for inner, value in part.items() if inner != "windows"} if isinstance(part, dict) else part
+        for key, part in source.provenance.items()
+    }
+
+
+def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settings: SplitSettings, leakage: Leakage) -> dict[str, Any]:
+    """The manifest's summary, without rows per patch, so that it stays small for any number of patches."""
+    facts = sources[0].summary
+    edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
+    blocks = Counter(split for _, split in {(record.block, record.split) for record in records})
+    how: dict[str, Any] = {"method": settings.method, "blocks": {split: blocks[split] for split in SPLITS}}
+    if settings.method == "blocks":
+        how |= {"seed": settings.seed, "validation": settings.validation, "test": settings.test}
+    if settings.file is not None and settings.method == "list":
+        how["file"] = settings.file.name
+    return {
+        "bands": facts["bands"],
+        "sar_bands": facts["sar_bands"],
+        "mask_channels": list(MASK_CHANNELS),
+        "size_px": facts["size_px"],
+        "resolution_m": facts["resolution_m"],
+        "layout": facts["layout"],
+        "counts": {split: sum(record.split == split for record in records) for split in SPLITS},
+        "splits": how,
+        "leakage": leakage._asdict(),
+        "areas": _summarise_areas(sources),
+        "scenes": _summarise_scenes(sources),
+        "refused": dict(sorted(_count_refusals(sources).items())),
+        "cloud_share": {"edges": [round(float(edge), 3) for edge in edges]}
+        | {split: np.histogram([r.cloud_input_share for r in records if r.split == split], edges)[0].tolist() for split in SPLITS},
+    }
+
+
+def _count_refusals(sources: Sequence[Source]) -> Counter[str]:
+    """Refused windows by the setting that refused them."""
+    return Counter(entry["setting"] for source in sources for entry in source.summary["refused"])
+
+
+def _summarise_areas(sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
+    """Per area: patches, pairs, CRS, first and last input, and west, south, east, north in degrees."""
+    grouped: defaultdict[str, list[Source]] = defaultdict(list)
+    for source in sources:
+        grouped[source.summary["area"]].append(source)
+    return {area: _summarise_area(members) for area, members in grouped.items()}
+
+
+def _summarise_area(sources: Sequence[Source]) -> dict[str, Any]:
+    records = [record for source in sources for record in source.records]
+    times = sorted(source.provenance["cloudy"]["time"] for source in sources)
+    return {
+        "patches": len(records),
+        "pairs": [source.summary["pair"] for source in sources],
+        "crs": sorted({record.crs for record in records}),
+        "first": times[0],
+        "last": times[-1],
+        "bbox": _enclose_patches(records),
+    }
+
+
+def _enclose_patches(records: Sequence[PatchRecord]) -> list[float] | None:
+    """West, south, east, north in degrees around all patches; None if there are none."""
+    if not records:
+        return None
+    corners = []
+    for crs in sorted({record.crs for record in records}):
+        bounds = np.array([record.bounds_m for record in records if record.crs == crs])
+        (left, bottom), (right, top) = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+        corners.append(CRS(crs).transformer_to_crs(CRS("EPSG:4326"))(np.array([left, left, right, right]), np.array([bottom, top] * 2)))
+    lonlat = np.concatenate(corners, axis=1)
+    return [round(float(value), 5) for value in (*lonlat.min(axis=1), *lonlat.max(axis=1))]
+
+
+def _summarise_scenes(sources: Sequence[Source]) -> dict[str, dict[str, list[str]]]:
+    """Per role (SAR, cloudy, clear): sensors, collections, processing baselines, and the offsets that were removed."""
+    facts = {"sensors": "sensor", "collections": "collection", "baselines": "processing_baseline", "offsets": "offset"}
+    return {
+        role: {name: sorted({str(source.provenance[role].get(key)) for source in sources}) for name, key in facts.items()}
+        for role in ("sar", "cloudy", "clear")
+    }
+
+
+def describe_dataset(name: str, summary: Mapping[str, Any]) -> str:
+    """The data card in Markdown, from the name of the store and the manifest's summary."""
+    counts, areas = summary["counts"], summary["areas"]
+    times = sorted(time for area in areas.values() for time in (area["first"], area["last"]))
+    sections = [
+        f"# {name}",
+        f"{sum(counts.values())} co-registered SAR, cloudy and clear patches of {summary['size_px']} x {summary['size_px']} pixels of "
+        f"{summary['resolution_m']:g} m, from {sum(len(area['pairs']) for area in areas.values())} scene pairs of {len(areas)} areas, "
+        f"{times[0]} to {times[-1]}.",
+        "## Splits\n\n" + _describe_splits(summary),
+        "## Where and when\n\n" + _describe_areas(areas),
+        "## Sensors\n\n" + _describe_scenes(summary["scenes"]),
+        "## Arrays\n\n" + _describe_arrays(summary),
+        "## Reflectance of training targets\n\n" + _describe_bands(summary),
+        "## Cloud cover of the inputs\n\n" + _describe_cover(summary["cloud_share"]),
+        "## Processing\n\n" + PROCESSING,
+        "## Windows that were refused\n\n" + _describe_refusals(summary["refused"]),
+        "## Licence of the data\n\n" + _describe_licence(summary["scenes"], times),
+        "## Known limits\n\n" + KNOWN_LIMITS,
+        "## Open it\n\n" + _describe_opening(name),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+PROCESSING: Final = """\
+Offsets of the products are removed; negative reflectance is set to 0 and counted. SAR is gamma0 in hundredths of a decibel, laid onto the
+optical grid by a shift that was measured and accepted. Scene ids, offsets, shifts and mask settings of every pair are in `provenance.json`
+in the store."""
+KNOWN_LIMITS: Final = """\
+- Clear targets were taken on other days than the inputs: what changed between them is change of the ground, not cloud.
+- Cloud and shadow masks are estimates; thin cloud in a target may go unnoticed.
+- SAR and input were taken on other days too; `sar_gap_days` and `clear_gap_days` in `patches.csv` say how many.
+- Patches of one ground block on different dates show the same ground: they always share a split, but are not independent samples."""
+
+
+def _describe_splits(summary: Mapping[str, Any]) -> str:
+    how, leakage, counts = summary["splits"], summary["leakage"], summary["counts"]
+    rows = [(split, counts[split], how["blocks"][split]) for split in SPLITS]
+    drawn = {
+        "blocks": f"Whole ground blocks were drawn at random (seed {how.get('seed')}).",
+        "list": f"Areas are assigned by the list `{how.get('file')}`, compared exactly.",
+        "none": "Everything is for training: scores on this dataset show memory, not skill.",
+    }[how["method"]]
+    if leakage["min_distance_m"] is None:
+        proof = "There is only one split, so nothing can leak between splits."
+    else:
+        proof = (
+            f"Measured over {leakage['footprints']} footprints: no ground is shared; the nearest patches of different splits are "
+            f"{leakage['min_distance_m']:.1f} m apart ({leakage['required_m']:.1f} m required), "
+            f"and {leakage['shared_blocks']} blocks are in two splits."
+        )
+    return "\n\n".join([_to_table(("split", "patches", "blocks"), rows), drawn, proof])
+
+
+def _describe_areas(areas: Mapping[str, Any]) -> str:
+    rows = [
+        (name, area["patches"], len(area["pairs"]), " ".join(area["crs"]), area["bbox"], area["first"], area["last"])
+        for name, area in areas.items()
+    ]
+    return _to_table(("area", "patches", "pairs", "CRS", "west, south, east, north (degrees)", "first input", "last input"), rows)
+
+
+def _describe_scenes(scenes: Mapping[str, Any]) -> str:
+    rows = [(role, *(", ".join(values) for values in facts.values())) for role, facts in scenes.items()]
+    return _to_table(("role", "sensor", "collection", "processing baseline", "offset removed (stored units)"), rows)
+
+
+def _describe_arrays(summary: Mapping[str, Any]) -> str:
+    channels = {"sar": summary["sar_bands"], "cloudy": summary["bands"], "clear": summary["bands"], "mask": summary["mask_channels"]}
+    rows = [(name, f"patch, {DIMS[name]}, row, col", STORED_UNITS[name], ", ".join(channels[name])) for name in PATCH_ARRAYS]
+    return _to_table(("array", "dims", "stored as", "channels"), rows) + (
+        "\n\nIn the mask 255 is certain cloud or shadow, and usable where it says valid. Pixels that are not valid hold 0. "
+        "`patches.csv` in the store lists every patch in stored order: place, time gaps, shares."
+    )
+
+
+def _describe_bands(summary: Mapping[str, Any]) -> str:
+    rows = [
+        (band, f"{mean:.4f}", f"{std:.4f}")
+        for band, mean, std in zip(summary["bands"], summary["training_mean"], summary["training_std"], strict=True)
+    ]
+    return "Over valid, unclouded pixels.\n\n" + _to_table(("band", "mean", "standard deviation"), rows)
+
+
+def _describe_cover(cover: Mapping[str, Any]) -> str:
+    bins = zip(cover["edges"], cover["edges"][1:], *(cover[split] for split in SPLITS), strict=False)
+    return _to_table(("share of cloud and shadow", *SPLITS), [(f"{low:.1f} to {high:.1f}", *numbers) for low, high, *numbers in bins])
+
+
+def _describe_refusals(refused: Mapping[str, int]) -> str:
+    if not refused:
+        return "None."
+    return _to_table(("refused by", "windows"), [(f"`patch.{name}`", count) for name, count in refused.items()])
+
+
+def _describe_licence(scenes: Mapping[str, Any], times: Sequence[str]) -> str:
+    sensors = {sensor for facts in scenes.values() for sensor in facts["sensors"]}
+    if not all(sensor.startswith(("sentinel", "sen12mscr")) for sensor in sensors):
+        return f"That of the products it was made from: {', '.join(sorted(sensors))}."
+    years = f"{times[0][:4]}" if times[0][:4] == times[-1][:4] else f"{times[0][:4]}-{times[-1][:4]}"
+    return f"Contains modified Copernicus Sentinel data {years}, unless the catalogue it was made from is a simulated world."
+
+
+def _describe_opening(name: str) -> str:
+    return f"""\
+```python
+import xarray as xr, zarr
+train = xr.open_zarr("{name}", group="train", consolidated=False)  # reflectance and decibel, scaled
+picture = train["clear"][0].values  # (band, row, col)
+stored = zarr.open_group("{name}", mode="r")["train"]["cloudy"][0]  # the integers at rest
+```"""
+
+
+def _to_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
