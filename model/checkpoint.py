@@ -123,12 +123,13 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
 
 
 def check_bands(loaded: Loaded, bands: Sequence[str], sar_bands: Sequence[str], *, where: Path) -> None:
-    """Refuse data whose bands are not those that the network was made for; `where` names the data.
+    """Refuse data whose bands are not those that the network was made for; `where` names the data. Unused SAR may be any.
 
     Raises:
         DataError: names both.
     """
-    if (tuple(bands), tuple(sar_bands)) != (loaded.bands, loaded.sar_bands):
+    sar_differs = loaded.settings.network.use_sar and tuple(sar_bands) != loaded.sar_bands
+    if tuple(bands) != loaded.bands or sar_differs:
         raise DataError(
             f"{where} has bands {list(bands)} and SAR {list(sar_bands)}, but the checkpoint was trained with {list(loaded.bands)} and "
             f"{list(loaded.sar_bands)}: ingest the same bands (`ingest.bands`) or train on these"
@@ -181,7 +182,7 @@ def load_state(path: Path, *, identity: str) -> dict[str, Any] | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state: dict[str, Any] = content["state"]
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        logger.warning("starting anew: the saved state %s cannot be read (%s)", path, str(error).splitlines()[0])
+        logger.warning("starting anew: the saved state %s cannot be read (%s)", path, type(error).__name__)
         return None
     if content["identity"] != identity:
         logger.warning("starting anew: the saved state %s belongs to other settings or another dataset", path)
