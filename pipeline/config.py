@@ -297,8 +297,14 @@ class PipelineSettings(Settings):
     simulate: SimulateSettings | None = None
     """Make a simulated world first; leave the section out for real data."""
     query: QuerySettings
+    """Search scenes and pair them."""
     ingest: IngestSettings = IngestSettings()
+    """Read and calibrate scenes."""
     align: AlignSettings = AlignSettings()
+    """Lay SAR onto optical."""
     mask: MaskSettings = MaskSettings()
+    """Find clouds and shadows."""
     patch: PatchSettings = PatchSettings()
+    """Cut pairs into windows."""
     pack: PackSettings = PackSettings()
+    """Join patches into a dataset."""
