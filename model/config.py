@@ -70,7 +70,9 @@ class TrainSettings(Settings):
     """One training run."""
 
     network: NetworkSettings = NetworkSettings()
+    """Which network, and how large."""
     loss: LossSettings = LossSettings()
+    """What is minimised."""
     sar_range: SarRange = SarRange()
     """Scaling of SAR (the convention of GLF-CR and of TCRNet)."""
     steps: Annotated[int, Field(ge=1)] = 600
@@ -152,11 +154,15 @@ class ModelSettings(Settings):
     """The model steps, one section each."""
 
     train: TrainSettings = TrainSettings()
+    """What all runs have in common."""
     runs: dict[Name, dict[str, Any]] = {"afsst": {}}  # noqa: RUF012 - pydantic copies it
     """Training runs by name, each with the settings in which it differs from `train`."""
     evaluate: EvaluateSettings = EvaluateSettings()
+    """Score runs."""
     predict: PredictSettings = PredictSettings()
+    """Clear whole scenes."""
     report: ReportSettings = ReportSettings()
+    """Write the page."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -187,7 +193,9 @@ class Config(Settings):
     """The config file: `pipeline` for the data, `model` for what is trained on it."""
 
     pipeline: PipelineSettings
+    """The data steps."""
     model: ModelSettings = ModelSettings()
+    """Training and what comes after it."""
     pathvars: dict[str, str] = Field(default_factory=dict)
     """Snakemake's own: `results: some/folder` puts everything there."""
 

@@ -1,0 +1,145 @@
+"""Settings: defaults, messages, and checks across fields."""
+
+import json
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import sereno.model.config as model_config
+import sereno.pipeline.config as pipeline_config
+from sereno.pipeline.config import (
+    Area,
+    PackSettings,
+    PatchSettings,
+    PipelineSettings,
+    QuerySettings,
+    Settings,
+    SimulatedArea,
+    SplitSettings,
+    load_settings,
+    parse_settings,
+)
+from sereno.pipeline.errors import ConfigError
+
+AREA = {"bbox": [9.0, 45.0, 9.2, 45.2]}
+QUERY = {"areas": {"west": AREA}}
+RECORDS = sorted(
+    {
+        kind
+        for module in (pipeline_config, model_config)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Settings) and kind is not Settings
+    },
+    key=lambda kind: kind.__name__,
+)
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+def test_every_setting_says_what_it_means(kind: type[BaseModel]) -> None:
+    assert kind.__doc__
+    for name, field in kind.model_fields.items():
+        assert field.description, f"{kind.__name__}.{name} has no docstring"
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+def test_settings_are_frozen_and_refuse_unknown_keys(kind: type[BaseModel]) -> None:
+    assert kind.model_config["frozen"]
+    assert kind.model_config["extra"] == "forbid"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"query": QUERY, "patch": {"size_pxl": 256}}, "unknown key 'patch.size_pxl', did you mean 'size_px'?"),
+        ({"query": QUERY, "pach": {}}, "unknown key 'pach', did you mean 'pa"),
+        ({"query": QUERY, "pack": {"split": {"seeed": 1}}}, "unknown key 'pack.split.seeed', did you mean 'seed'?"),
+        ({"query": {"areas": {"west": {**AREA, "bbx": 1}}}}, "unknown key 'query.areas.west.bbx', did you mean 'bbox'?"),
+        (
+            {"query": QUERY, "simulate": {"areas": {"w": {"epsg": 32632, "west_m": 0, "south_m": 0, "dialekt": "x"}}}},
+            "unknown key 'simulate.areas.w.dialekt', did you mean 'dialect'?",
+        ),
+        ({"query": QUERY, "mask": {"zzz": 1}}, "unknown key 'mask.zzz'; known here: dilate_px, feather_px, method"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(PipelineSettings, values, where="config.yaml")
+    assert str(caught.value).startswith("config.yaml: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (PatchSettings, {"size_px": "wide"}, r"'size_px': .*valid integer.*\(seen 'wide'\)"),
+        (PatchSettings, {"size_px": 100}, r"'size_px': .*multiple of 8.*\(seen '100'\)"),
+        (PatchSettings, {"buffer_px": 3}, r"'buffer_px': .*multiple of 2"),
+        (PatchSettings, {"min_valid": 1.5}, r"'min_valid': .*less than or equal to 1"),
+        (PackSettings, {"codec": "gzip"}, r"'codec': .*'lz4' or 'zstd'.*\(seen 'gzip'\)"),
+        (PackSettings, {"shard_patches": 0}, r"'shard_patches': .*greater than or equal to 1"),
+        (PipelineSettings, {}, r"'query': Field required$"),
+        (PatchSettings, [], r"'config': .*\(seen '\[\]'\)"),
+        (QuerySettings, {"areas": {"a/b": AREA}}, r"a/b"),
+        (SimulatedArea, {"epsg": 32632, "west_m": 0, "south_m": 0, "size_px": 241}, r"'size_px': .*multiple of 6"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_settings(kind, values, where="x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (Area, {}, "give either 'bbox'"),
+        (Area, {**AREA, "bounds_m": [0, 0, 1, 1]}, "give either 'bbox'"),
+        (Area, {"bounds_m": [0, 0, 1, 1]}, "'bounds_m' needs 'epsg'"),
+        (Area, {"bbox": [9.2, 45.0, 9.0, 45.2]}, "ordered west < east"),
+        (Area, {"bbox": [179.0, 45.0, 181.0, 45.2]}, "within -180..180"),
+        (QuerySettings, {}, "'areas' is empty"),
+        (QuerySettings, {**QUERY, "cloudy_cover_pct": [90, 10]}, "two ordered percentages"),
+        (QuerySettings, {**QUERY, "start": "2021-07-01", "end": "2021-06-01"}, "'start' lies after 'end'"),
+        (SplitSettings, {"validation": 0.5, "test": 0.5}, "leave nothing for training"),
+        (SplitSettings, {"method": "list"}, "needs 'file'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(kind: type[BaseModel], values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_settings(kind, values, where="x")
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"'seed': .*valid integer.*; unknown key 'codek'"):
+        load_settings(PackSettings, {"codek": "lz4", "seed": "x"}, where="x")
+
+
+def test_equal_settings_give_equal_text_that_reads_back() -> None:
+    first = load_settings(PipelineSettings, {"query": {**QUERY, "start": date(2021, 6, 1)}, "patch": {"size_px": 128}}, where="x")
+    second = load_settings(PipelineSettings, {"patch": {"size_px": 128}, "query": {"start": "2021-06-01", **QUERY}}, where="x")
+    assert first.to_json() == second.to_json()
+    assert parse_settings(PipelineSettings, first.to_json()) == first
+    assert " " not in PatchSettings().to_json()
+
+
+def test_text_that_is_not_json_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--settings: not valid JSON .*seen '{size_px: 1'"):
+        parse_settings(PatchSettings, "{size_px: 1")
+
+
+def test_the_settings_of_one_area_do_not_depend_on_the_others() -> None:
+    alone = load_settings(QuerySettings, QUERY, where="x")
+    both = load_settings(QuerySettings, {"areas": {"east": {"bbox": [12, 45, 12.2, 45.2]}, "west": AREA}}, where="x")
+    assert both.for_area("west").to_json() == alone.to_json()
+
+
+def test_no_areas_are_needed_where_the_folder_has_them() -> None:
+    assert load_settings(QuerySettings, {"source": "sen12mscr", "catalogue": "data"}, where="x").areas == {}
+
+
+def test_defaults_are_those_of_the_records() -> None:
+    defaults = load_settings(PipelineSettings, {"query": QUERY}, where="x")
+    assert json.loads(defaults.to_json())["patch"] == json.loads(PatchSettings().to_json())
+    assert defaults.simulate is None

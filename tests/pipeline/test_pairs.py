@@ -1,0 +1,63 @@
+"""The lock: what is written is what is read, and faults are named."""
+
+from pathlib import Path
+
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+
+from sereno.pipeline.errors import ConfigError, MissingError
+from sereno.pipeline.pairs import GridRecord, Lock, Pair, Refusal, SceneRecord
+
+SCENE = SceneRecord(
+    id="s2-a",
+    item="S2A_32TPT_20210603",
+    collection="sentinel-2-l2a",
+    sensor="sentinel2-l2a",
+    time="2021-06-03T10:00:31Z",
+    crs="EPSG:32632",
+    bbox=(8.9, 45.5, 9.1, 45.7),
+    assets={"B02": "assets/B02.tif"},
+)
+LOCK = Lock(
+    area="west",
+    catalogue="results/simulate",
+    grid=GridRecord(crs="EPSG:32632", transform=(10, 0, 498_400, 0, -10, 5_040_000), shape=(1680, 1680)),
+    scenes={"s2-a": SCENE},
+    pairs=(Pair(id="p1", sar="s1", cloudy="s2-a", clear="s2-b", sar_gap_days=-0.2, clear_gap_days=5),),
+    refused=(Refusal(item="x", role="clear", reason="cloud cover 80 %, at most 5 % allowed"),),
+)
+
+
+def test_a_lock_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "west.json").write_text(LOCK.to_json())
+    assert Lock.read(tmp_path / "west.json") == LOCK
+
+
+@settings(max_examples=25, deadline=None)
+@given(west=st.floats(-1e6, 1e6), north=st.floats(-1e7, 1e7), rows=st.integers(1, 20_000), cols=st.integers(1, 20_000))
+def test_a_grid_survives_json_to_the_last_bit(west: float, north: float, rows: int, cols: int) -> None:
+    geobox = GeoBox((rows, cols), Affine(10, 0, west, 0, -10, north), "EPSG:32633")
+    assert GridRecord.model_validate_json(GridRecord.from_geobox(geobox).to_json()).to_geobox() == geobox
+
+
+def test_scenes_and_pairs_are_found_by_id_and_named_when_missing() -> None:
+    assert LOCK.scene("s2-a") is SCENE
+    assert LOCK.pair("p1") is LOCK.pairs[0]
+    with pytest.raises(MissingError, match=r"scene 'x' is not in the lock of area 'west'; it has \['s2-a'\]"):
+        LOCK.scene("x")
+    with pytest.raises(MissingError, match=r"pair 'x' is not in the lock of area 'west'; it has \['p1'\]"):
+        LOCK.pair("x")
+
+
+def test_a_missing_lock_says_which_step_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="run `sereno query` first"):
+        Lock.read(tmp_path / "nowhere.json")
+
+
+def test_another_format_is_refused_with_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(LOCK.to_json().replace("sereno-lock/1", "sereno-lock/9"))
+    with pytest.raises(ConfigError, match=r"old\.json: 'format'.*sereno-lock/9"):
+        Lock.read(tmp_path / "old.json")
