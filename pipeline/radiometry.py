@@ -80,7 +80,7 @@ def to_reflectance(stored: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
 def power_to_centi_db(power: npt.NDArray[np.floating[Any]], valid: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int16], int]:
     """Linear backscatter of any shape as int16 centi-dB, and how many valid values were raised to FLOOR_DB.
 
-    Values that are not valid (0, negative, NaN) become 0.
+    `valid` has the shape of `power` or broadcasts to it. Values that are not valid (0, negative, NaN) become 0.
     """
     decibel = 10.0 * np.log10(power, where=valid & (power > 0), out=np.full(power.shape, FLOOR_DB, power.dtype))
     return decibel_to_centi_db(decibel, valid)
@@ -89,7 +89,7 @@ def power_to_centi_db(power: npt.NDArray[np.floating[Any]], valid: npt.NDArray[n
 def decibel_to_centi_db(decibel: npt.NDArray[np.floating[Any]], valid: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int16], int]:
     """Backscatter in dB of any shape as int16 centi-dB, and how many valid values were clamped to FLOOR_DB or the top of int16.
 
-    Values that are not valid become 0.
+    `valid` has the shape of `decibel` or broadcasts to it. Values that are not valid become 0.
     """
     scaled = np.where(valid, decibel, 0.0) * CENTI_DB
     stored = np.clip(np.rint(scaled), FLOOR_DB * CENTI_DB, np.iinfo(np.int16).max)

@@ -1,0 +1,112 @@
+"""RTC backscatter stays on its own grid, in centi-dB, and a zero is never a measurement."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.warp import transform
+
+from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.errors import MissingError
+from sereno.pipeline.pairs import SceneRecord
+from sereno.pipeline.scene import geobox_of
+from sereno.pipeline.sensors.sentinel1 import read_scene
+
+UTM32 = "EPSG:32632"
+WEST, NORTH = 500_003.0, 5_000_004.0
+"""Not on the area's pixels: an item has a grid of its own."""
+AREA = GeoBox((30, 40), Affine(10, 0, 500_200, 0, -10, 4_999_800), UTM32)
+SETTINGS = IngestSettings(margin_px=4, attempts=1)
+
+
+def make_item(folder: Path, values: npt.NDArray[np.float32], *, crs: str = UTM32, nodata: float | None = None) -> SceneRecord:
+    """An item with `values` as VV and a tenth of them as VH."""
+    transform = Affine(10, 0, WEST, 0, -10, NORTH)
+    profile = {"driver": "GTiff", "dtype": "float32", "width": values.shape[1], "height": values.shape[0], "count": 1, "crs": crs}
+    for name, layer in (("VV", values), ("VH", np.where(values == nodata, values, values / 10))):
+        with rasterio.open(folder / f"{name}.tif", "w", **profile, transform=transform, nodata=nodata) as file:
+            file.write(layer.astype(np.float32), 1)
+    facts = {"id": "s", "item": "S1A_X", "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-03T10:00:00Z", "crs": crs}
+    return SceneRecord(**facts, bbox=(8, 45, 9, 46), assets={"VV": "VV.tif", "VH": "VH.tif"})
+
+
+def read(folder: Path, record: SceneRecord, area: GeoBox = AREA) -> Any:
+    return read_scene(record, area, SETTINGS, lambda href: str(folder / href))
+
+
+def speckle() -> npt.NDArray[np.float32]:
+    return np.random.default_rng(3).gamma(4.4, 0.1 / 4.4, (100, 100)).astype(np.float32)
+
+
+def test_values_are_those_of_the_file_in_centi_db_on_its_own_grid(tmp_path: Path) -> None:
+    power = speckle()
+    scene = read(tmp_path, make_item(tmp_path, power))
+    own = geobox_of(scene)
+    row, column = round((NORTH - own.transform.f) / 10), round((own.transform.c - WEST) / 10)
+    expected = power[row : row + own.shape.y, column : column + own.shape.x]
+    assert scene["valid"].values.all()
+    np.testing.assert_allclose(scene["data"].sel(sar_band="VV") / 100, 10 * np.log10(expected), atol=0.0051)
+    np.testing.assert_allclose(scene["data"].sel(sar_band="VH") / 100, 10 * np.log10(expected) - 10, atol=0.0051)
+
+
+def test_the_scene_covers_the_area_and_its_margin(tmp_path: Path) -> None:
+    scene = read(tmp_path, make_item(tmp_path, speckle()))
+    wanted, own = AREA.pad(4).boundingbox, geobox_of(scene).boundingbox
+    assert own.left <= wanted.left
+    assert own.right >= wanted.right
+    assert own.bottom <= wanted.bottom
+    assert own.top >= wanted.top
+
+
+@pytest.mark.parametrize("hole", [0.0, -0.001, np.nan, -32768.0])
+def test_zero_fill_negative_nan_and_nodata_are_invalid(tmp_path: Path, hole: float) -> None:
+    power = speckle()
+    power[40:50, 30:45] = hole
+    scene = read(tmp_path, make_item(tmp_path, power, nodata=-32768.0))
+    own = geobox_of(scene)
+    row, column = round((NORTH - own.transform.f) / 10), round((own.transform.c - WEST) / 10)
+    expected = np.ones((100, 100), bool)
+    expected[40:50, 30:45] = False
+    np.testing.assert_array_equal(scene["valid"], expected[row : row + own.shape.y, column : column + own.shape.x])
+    assert (scene["data"].values[:, ~scene["valid"].values] == 0).all()
+
+
+def test_ground_beyond_the_item_is_invalid(tmp_path: Path) -> None:
+    scene = read(tmp_path, make_item(tmp_path, speckle()[:40]))
+    bottom = NORTH - 400
+    below = scene["y"].values < bottom
+    assert below.any()
+    np.testing.assert_array_equal(scene["valid"].values.all(axis=1), ~below)
+
+
+def test_another_zone_is_warped_in_power_and_a_zero_fill_does_not_darken_its_neighbours(tmp_path: Path) -> None:
+    power = np.full((400, 400), 0.2, np.float32)
+    power[:, 200:] = 0
+    record = make_item(tmp_path, power)
+    (x,), (y,) = transform(UTM32, "EPSG:32633", [WEST + 2000], [NORTH - 2000])
+    area = GeoBox((100, 200), Affine(10, 0, round(x) - 1000, 0, -10, round(y) + 500), "EPSG:32633")
+    scene = read(tmp_path, record, area)
+    valid = scene["valid"].values
+    assert geobox_of(scene) == area.pad(4)
+    assert 0.1 < valid.mean() < 0.9
+    assert np.unique(scene["data"].sel(sar_band="VV").values[valid]).tolist() == [-699]
+
+
+def test_warping_averages_power_and_not_decibels(tmp_path: Path) -> None:
+    power = np.where(np.indices((100, 100)).sum(axis=0) % 2, 0.001, 1.0).astype(np.float32)
+    area = GeoBox((20, 20), Affine(20, 0, WEST + 200, 0, -20, NORTH - 200), UTM32)
+    scene = read(tmp_path, make_item(tmp_path, power), area)
+    middle = scene["data"].sel(sar_band="VV").values[5:-5, 5:-5] / 100
+    assert np.abs(middle - 10 * np.log10(0.5005)).max() < 0.5  # the mean of the decibels would be -15
+
+
+def test_an_item_of_one_polarisation_is_refused_by_name(tmp_path: Path) -> None:
+    record = make_item(tmp_path, speckle())
+    del record.assets["VH"]
+    with pytest.raises(MissingError, match="item S1A_X of c has no asset for VH"):
+        read(tmp_path, record)
