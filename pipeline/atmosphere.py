@@ -135,7 +135,8 @@ def apply_sky(reflectance: Image, sky: Sky, *, band: int, wavelength_nm: float) 
     through = np.exp(-sky.cirrus * np.float32(1.0 if wavelength_nm < 1000 else 0.6))
     seen = seen * through + np.float32(CIRRUS[band]) * (1 - through)
     seen = seen * (1 - sky.thick) + np.float32(CLOUD_TOP[band]) * sky.top * sky.thick
-    return seen.astype(np.float32, copy=False)
+    result: Image = seen.astype(np.float32, copy=False)
+    return result
 
 
 def classify_scene(rng: np.random.Generator, clear: dict[str, Image], sky: Sky, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

@@ -50,10 +50,13 @@ def blur_image(image: npt.NDArray[Any]) -> Image:
 
 def average_blocks(image: npt.NDArray[Any], factor: int) -> Image:
     """`image` (y, x) at a `factor` times coarser sampling: the mean over blocks anchored at the first pixel."""
-    rows, columns = image.shape
-    blocks = image.reshape(rows // factor, factor, columns // factor, factor)
-    mean: Image = blocks.mean(axis=(1, 3), dtype=np.float32)
-    return mean
+    if factor == 1:
+        return image.astype(np.float32, copy=False)
+    total: Image = sum(
+        (image[row::factor, column::factor].astype(np.float32) for row in range(factor) for column in range(factor)),
+        start=np.zeros((image.shape[0] // factor, image.shape[1] // factor), np.float32),
+    )
+    return total / np.float32(factor**2)
 
 
 def smooth_step(value: npt.NDArray[Any]) -> Image:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from sereno.pipeline import stac
-from sereno.pipeline.atmosphere import Sky, SkySettings, Sun, apply_sky, classify_scene, compute_sun, make_sky
+from sereno.pipeline.atmosphere import Sky, Sun, apply_sky, classify_scene, compute_sun, make_sky
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError
@@ -35,42 +35,25 @@ from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.radar import add_speckle, compute_backscatter, displace_image, draw_displacement, make_swath
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE
 from sereno.pipeline.store import staged, write_json
+from sereno.pipeline.world import (
+    MARGIN_PX,
+    SAR_MARGIN_PX,
+    Flight,
+    Visit,
+    draw_sky,
+    make_rng,
+    name_optical,
+    name_sar,
+    plan_flights,
+    plan_visits,
+)
 
 logger = logging.getLogger(__name__)
 
 FORMAT: Final = "sereno-world/1"
-MARGIN_PX: Final = 24
-"""Optical products are larger than their area by this much on each side; a multiple of 6, so that 60 m pixels fit."""
-SAR_MARGIN_PX: Final = (48, 40, 30, 54)
-"""The same for SAR products: above, below, left, right."""
-REVISIT_DAYS: Final = 5
-"""Time between optical scenes: that of Sentinel-2 with two satellites."""
-BASELINES: Final = ("03.00", "05.00", "03.01", "05.09", "02.14", "04.00")
-"""Processing baselines in turn, old and reprocessed products mixed, so that the date of acquisition never tells the offset."""
-SAR_PASSES: Final = (
-    (timedelta(hours=6, minutes=41), "ascending", 15),
-    (timedelta(hours=-28, minutes=-54), "descending", 66),
-    (timedelta(hours=19, minutes=5), "descending", 139),
-)
-"""Time from the optical scene, direction and track of the SAR scenes, in turn."""
-SAR_TOO_EARLY: Final = timedelta(days=-4, hours=6, minutes=41)
-"""Time from the first optical scene of one SAR scene that no cloudy scene is near enough to."""
 SENSOR_NOISE: Final = (0.0012, 0.004)
 """Standard deviation of the optical noise: reflectance, and share of the signal (signal-to-noise of MSI: Drusch et al. 2012)."""
 TRUTH_NODATA: Final = 65535
-
-Role = Literal["clear", "cloudy", "overcast"]
-
-
-class Visit(NamedTuple):
-    """One optical acquisition that is planned."""
-
-    role: Role
-    """What it will be good for; an overcast scene is there to be refused."""
-    day: int
-    """Days after the first one."""
-    baseline: str
-    """Processing baseline of its product."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +72,7 @@ class _Site:
 
     def rng(self, *purpose: object) -> np.random.Generator:
         """A Generator for one purpose in this area, whatever else is drawn."""
-        return _make_rng(self.settings.seed, self.name, *purpose)
-
-    def place(self) -> tuple[float, float]:
-        """Longitude and latitude of the middle of the area."""
-        longitude, latitude = self.grid.geographic_extent.centroid.coords[0]
-        return longitude, latitude
+        return make_rng(self.settings.seed, self.name, *purpose)
 
     def crop(self, image: npt.NDArray[Any], pad_px: tuple[int, int, int, int]) -> npt.NDArray[Any]:
         """The part of a ground image (..., y, x) that reaches so far beyond the area: above, below, left, right."""
@@ -147,28 +125,14 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
     logger.info("simulate: %d items, %d files in %.1f s", len(items), len(files), time.perf_counter() - begin)
 
 
-def _make_rng(*key: object) -> np.random.Generator:
-    """A Generator that depends on every part of `key` and on nothing else."""
-    return np.random.default_rng(list(hashlib.sha256(repr(key).encode()).digest()))
-
-
 def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings, folders: tuple[Path, Path]) -> _Site:
     name, number, square = area
     size = square.size_px
     corner = Affine(PIXEL_M, 0, square.west_m, 0, -PIXEL_M, square.south_m + PIXEL_M * size)
     margin = max(SAR_MARGIN_PX) + math.ceil(settings.max_shift_px) + 2
     shape = (size + 2 * margin, size + 2 * margin)
-    ground = make_ground(_make_rng(settings.seed, name, "ground"), shape)
+    ground = make_ground(make_rng(settings.seed, name, "ground"), shape)
     return _Site(name, number, square, settings, ground, GeoBox((size, size), corner, f"EPSG:{square.epsg}"), margin, *folders)
-
-
-def plan_visits(cloudy_dates: int, *, first_baseline: int = 0) -> list[Visit]:
-    """The optical acquisitions of an area: every cloudy one within ten days of a clear one, then one too cloudy to use."""
-    roles: list[Role] = []
-    while roles.count("cloudy") < cloudy_dates:
-        roles.append("clear" if len(roles) % 3 == 0 else "cloudy")
-    roles.append("overcast")
-    return [Visit(role, REVISIT_DAYS * i, BASELINES[(i + first_baseline) % len(BASELINES)]) for i, role in enumerate(roles)]
 
 
 def _write_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -176,12 +140,9 @@ def _write_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     visits = plan_visits(site.settings.cloudy_dates, first_baseline=site.number)
     optical = [_write_optical(site, visit) for visit in visits]
     cloudy = [fact for fact, _ in optical if fact["role"] == "cloudy"]
-    first = datetime.combine(site.settings.first_day, datetime.min.time(), UTC) + timedelta(hours=10, minutes=20)
-    sar = [_write_sar(site, None, (first + SAR_TOO_EARLY, "ascending", 15))]
-    for index, fact in enumerate(cloudy):
-        gap, direction, track = SAR_PASSES[index % len(SAR_PASSES)]
-        moment = datetime.fromisoformat(fact["time"]) + gap
-        sar.append(_write_sar(site, fact["item"], (moment, direction, track)))
+    partners = [(fact["item"], datetime.fromisoformat(fact["time"])) for fact in cloudy]
+    first = datetime.fromisoformat(optical[0][0]["time"])
+    sar = [_write_sar(site, flight) for flight in plan_flights(first, partners)]
     dem = _write_dem(site, first)
     facts = {
         "grid": GridRecord.from_geobox(site.grid).model_dump(mode="json"),
@@ -217,36 +178,20 @@ def _write_optical(site: _Site, visit: Visit) -> tuple[dict[str, Any], dict[str,
 
 
 def _open_view(site: _Site, visit: Visit) -> _View:
-    moment = datetime.combine(site.settings.first_day, datetime.min.time(), UTC)
-    moment += timedelta(days=visit.day, hours=10, minutes=20, seconds=7 * site.number, milliseconds=24)
-    sun = compute_sun(moment, *site.place())
+    moment = visit.time_at(site.settings.first_day, site.number)
+    sun = compute_sun(moment, *stac.to_middle(site.grid))
     geobox = site.grid.pad(MARGIN_PX)
-    product = stac.Product(_name_optical(geobox, site, visit, moment), site.name, moment, geobox, site.area.dialect)
+    product = stac.Product(
+        name_optical(stac.to_grid_code(geobox), moment, visit.baseline, site.area.dialect), site.name, moment, geobox, site.area.dialect
+    )
     rng = site.rng(product.item, "sky")
     shape = (geobox.shape.y, geobox.shape.x)
-    sky = make_sky(rng, shape, settings=_draw_sky(rng, visit.role, site.area.size_px), sun=sun)
-    edge = 0.09 * shape[1] if visit.role == "cloudy" and visit.day == 2 * REVISIT_DAYS else 0.0
+    sky = make_sky(rng, shape, settings=draw_sky(rng, visit.role, site.area.size_px), sun=sun)
+    edge = 0.09 * shape[1] if visit.wedge else 0.0
     valid = make_swath(shape, left_px=0, right_px=edge, slant=0.09)
     spectra = compute_spectra(site.ground.units, moment.timetuple().tm_yday)
     shading = compute_shading(site.ground.height_m, sun.azimuth_deg, sun.elevation_deg)
     return _View(site, visit, product, sun, sky, valid, spectra, shading)
-
-
-def _name_optical(geobox: GeoBox, site: _Site, visit: Visit, moment: datetime) -> str:
-    tile, stamp = stac.to_grid_code(geobox), f"{moment:%Y%m%dT%H%M%S}"
-    if site.area.dialect == "earth-search":
-        return f"S2A_T{tile}_{stamp}_L2A"
-    made = "20230512T034501" if stac.has_offset(visit.baseline) else f"{moment + timedelta(hours=3):%Y%m%dT%H%M%S}"
-    return f"S2A_MSIL2A_{stamp}_R022_T{tile}_{made}"
-
-
-def _draw_sky(rng: np.random.Generator, role: Role, size_px: int) -> SkySettings:
-    """How cloudy a scene of that role is; clouds of half a kilometre to four."""
-    if role == "clear":
-        return SkySettings(cover=0.005, blob_px=8, haze=0.0, cirrus=0.0, base_m=900)
-    blob = min(rng.uniform(45, 80), 0.1 * size_px)
-    cover = rng.uniform(0.28, 0.42) if role == "cloudy" else 0.985
-    return SkySettings(cover, blob, rng.uniform(0.4, 0.9), rng.uniform(0.15, 0.35), rng.uniform(700, 2000))
 
 
 def _write_band(view: _View, band: int, folder: Path) -> Image:
@@ -278,33 +223,25 @@ def _write_truth(view: _View, clear: dict[str, Image]) -> dict[str, str]:
     return {"truth": f"truth/{item}.tif", "cloud": f"truth/{item}_cloud.tif"}
 
 
-def _write_sar(site: _Site, partner: str | None, flight: tuple[datetime, Any, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _write_sar(site: _Site, flight: Flight) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write one Sentinel-1 product: displaced, speckled, zero outside the swath although another nodata value is declared."""
-    moment, direction, track = flight
-    moment += timedelta(seconds=7 * site.number)
-    orbit = 38_000 + int((moment.date() - datetime(2021, 5, 20, tzinfo=UTC).date()).days * 14.6)
-    span = "_".join(f"{moment + timedelta(seconds=s):%Y%m%dT%H%M%S}" for s in (-12, 13))
-    name = f"S1A_IW_GRDH_1SDV_{span}_{orbit:06d}_{0x47000 + orbit % 4096:06X}_rtc"
+    name = name_sar(flight)
     rng = site.rng(name)
     displacement = draw_displacement(rng, site.settings.max_shift_px)
-    power = compute_backscatter(site.ground, looks_right_deg=100 if direction == "ascending" else 260)
+    ascending = flight.direction == "ascending"
+    power = compute_backscatter(site.ground, looks_right_deg=100 if ascending else 260)
     centre = ((site.ground.unit.shape[0] - 1) / 2, (site.ground.unit.shape[1] - 1) / 2)
-    seen = site.crop(displace_image(power, displacement, centre), SAR_MARGIN_PX)
-    seen = add_speckle(rng, seen, site.settings.looks)
+    seen = add_speckle(rng, site.crop(displace_image(power, displacement, centre), SAR_MARGIN_PX), site.settings.looks)
     swath = make_swath(seen.shape[1:], left_px=44, right_px=70, slant=0.03)
-    seen = np.where(swath if direction == "ascending" else swath[:, ::-1], seen, np.float32(0))
-    above, below, left, right = SAR_MARGIN_PX
-    grid = site.grid.pad(max(SAR_MARGIN_PX))
-    geobox = grid[
-        max(SAR_MARGIN_PX) - above : grid.shape.y - max(SAR_MARGIN_PX) + below,
-        max(SAR_MARGIN_PX) - left : grid.shape.x - max(SAR_MARGIN_PX) + right,
-    ]
-    product = stac.Product(name, site.name, moment, geobox, site.area.dialect)
+    seen = np.where(swath if ascending else swath[:, ::-1], seen, np.float32(0))
+    above, _, left, _ = SAR_MARGIN_PX
+    corner = site.grid.transform * Affine.translation(-left, -above)
+    product = stac.Product(name, site.name, flight.time, GeoBox(seen.shape[1:], corner, site.grid.crs), site.area.dialect)
     for index, band in enumerate(SAR_BANDS):
         path = site.assets / site.name / name / f"{band.lower()}.tif"
-        _write_cog(path, seen[index][None], geobox, nodata=stac.SAR_NODATA, names=(band,))
-    item = stac.to_sar_item(product, stac.SarFacts(direction, track))
-    fact = {"item": name, "collection": item["collection"], "time": moment.isoformat(), "partner": partner}
+        _write_cog(path, seen[index][None], product.geobox, nodata=stac.SAR_NODATA, names=(band,))
+    item = stac.to_sar_item(product, stac.SarFacts(flight.direction, flight.track))
+    fact = {"item": name, "collection": item["collection"], "time": flight.time.isoformat(), "partner": flight.partner}
     return fact | {"displacement": displacement._asdict()}, item
 
 
@@ -319,6 +256,7 @@ def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: f
     """Write `image` (band, y, x) as a cloud-optimised GeoTIFF; nothing in it depends on the moment of writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     resampling = Resampling.nearest if image.dtype == np.uint8 else Resampling.average
+    options = {"compress": "DEFLATE", "level": 1, "predictor": "YES", "overview_resampling": resampling.name}
     profile = {
         "driver": "COG",
         "dtype": image.dtype.name,
@@ -329,7 +267,7 @@ def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: f
         "transform": geobox.transform,
         "nodata": nodata,
     }
-    with rasterio.open(path, "w", **profile, compress="DEFLATE", level=1, predictor="YES", overview_resampling=resampling.name) as file:
+    with rasterio.open(path, "w", **profile, **options) as file:
         file.write(image)
         for index, name in enumerate(names, start=1):
             file.set_band_description(index, name)

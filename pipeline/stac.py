@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry
+from rasterio.warp import transform
 
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 
@@ -80,12 +80,24 @@ def has_offset(baseline: str) -> bool:
     return float(baseline) >= 4
 
 
+def to_middle(geobox: GeoBox) -> tuple[float, float]:
+    """Longitude and latitude of the middle of `geobox`."""
+    bounds = geobox.boundingbox
+    [middle] = _to_degrees(geobox, [((bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)])
+    return middle
+
+
+def _to_degrees(geobox: GeoBox, places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    longitudes, latitudes = transform(str(geobox.crs), "EPSG:4326", *zip(*places, strict=True))
+    return list(zip(longitudes, latitudes, strict=True))
+
+
 def to_grid_code(geobox: GeoBox) -> str:
     """MGRS 100 km square of the centre of `geobox`, for example `32TNR` (DMA TM 8358.1, 1990); northern hemisphere."""
     zone = _to_epsg(geobox) % 100
-    centre = geobox.extent.centroid
-    easting, northing = (int(value // 100_000) for value in centre.coords[0])
-    latitude = geobox.geographic_extent.centroid.coords[0][1]
+    bounds = geobox.boundingbox
+    easting, northing = int((bounds.left + bounds.right) / 2 // 100_000), int((bounds.bottom + bounds.top) / 2 // 100_000)
+    _, latitude = to_middle(geobox)
     column = "ABCDEFGHJKLMNPQRSTUVWXYZ"[(zone - 1) % 3 * 8 + (easting - 1) % 8]
     row = "ABCDEFGHJKLMNPQRSTUV"[(northing + (0 if zone % 2 else 5)) % 20]
     band = "CDEFGHJKLMNPQRSTUVWX"[min(19, int((latitude + 80) // 8))]
@@ -206,8 +218,9 @@ def _to_asset(product: Product, name: str, gsd_m: int) -> dict[str, Any]:
 
 def _to_item(product: Product, collection: str, parts: Parts) -> dict[str, Any]:
     properties, assets, extensions = parts
-    outline: Geometry = product.geobox.geographic_extent
-    ring = [[round(float(x), 6), round(float(y), 6)] for x, y in outline.exterior.coords]
+    bounds = product.geobox.boundingbox
+    corners = [(bounds.left, bounds.bottom), (bounds.right, bounds.bottom), (bounds.right, bounds.top), (bounds.left, bounds.top)]
+    ring = [[round(value, 6) for value in place] for place in _to_degrees(product.geobox, [*corners, corners[0]])]
     longitudes, latitudes = zip(*ring, strict=True)
     return {
         "type": "Feature",

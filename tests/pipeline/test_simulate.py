@@ -1,0 +1,176 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac
+import pytest
+import rasterio
+from odc.geo.geobox import GeoBox
+
+from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.config import SimulatedArea, SimulateSettings
+from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.ground import make_ground
+from sereno.pipeline.pairs import GridRecord
+from sereno.pipeline.radar import compute_backscatter
+from sereno.pipeline.simulate import simulate_world
+from sereno.pipeline.world import make_rng
+
+AREAS = {
+    "west": SimulatedArea(epsg=32632, west_m=498400, south_m=5040000, size_px=240, dialect="earth-search"),
+    "east": SimulatedArea(epsg=32633, west_m=442400, south_m=5040000, size_px=240, dialect="planetary-computer"),
+}
+SETTINGS = SimulateSettings(areas=AREAS, cloudy_dates=2, looks=400)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    output = tmp_path_factory.mktemp("simulate") / "world.json"
+    simulate_world(output, SETTINGS)
+    return output.parent, json.loads(output.read_text())
+
+
+def _read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+def _scene(world: tuple[Path, dict[str, Any]], area: str, role: str, index: int = 0) -> tuple[dict[str, Any], Path]:
+    root, content = world
+    fact = [f for f in content["areas"][area]["optical"] if f["role"] == role][index]
+    return fact, root / "assets" / area / fact["item"]
+
+
+def test_world_lists_every_file_with_its_checksum(world: tuple[Path, dict[str, Any]]) -> None:
+    root, content = world
+    present = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {"world.json"}
+    assert present == set(content["files"])
+    for name, digest in content["files"].items():
+        assert hashlib.sha256((root / name).read_bytes()).hexdigest() == digest
+
+
+def test_same_seed_gives_the_same_bytes_after_a_killed_job_and_another_seed_others(
+    world: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, content = world
+    (tmp_path / ".assets.partial" / "west").mkdir(parents=True)
+    (tmp_path / ".assets.partial" / "west" / "left.tif").write_bytes(b"half")
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "stale.tif").write_bytes(b"stale")
+    simulate_world(tmp_path / "world.json", SETTINGS)
+    assert json.loads((tmp_path / "world.json").read_text()) == content
+    assert not list(tmp_path.glob(".*"))
+    simulate_world(tmp_path / "world.json", SETTINGS.model_copy(update={"seed": 8, "areas": {"west": AREAS["west"]}}))
+    assert json.loads((tmp_path / "world.json").read_text())["files"] != content["files"]
+
+
+def test_catalogue_is_read_by_pystac_and_every_asset_is_there(world: tuple[Path, dict[str, Any]]) -> None:
+    root, content = world
+    items = list(pystac.Catalog.from_file(str(root / "catalog.json")).get_items(recursive=True))
+    expected = {fact["item"] for area in content["areas"].values() for fact in (*area["optical"], *area["sar"])}
+    assert expected < {item.id for item in items}
+    for item in items:
+        for asset in item.assets.values():
+            path = Path(asset.get_absolute_href() or "")
+            with rasterio.open(path) as file:
+                assert [file.height, file.width] == asset.extra_fields["proj:shape"]
+                assert list(file.transform)[:6] == asset.extra_fields["proj:transform"]
+
+
+def test_products_are_cloud_optimised_with_their_crs_and_nodata(world: tuple[Path, dict[str, Any]]) -> None:
+    cogeo = pytest.importorskip("rio_cogeo.cogeo")
+    _, folder = _scene(world, "west", "clear")
+    for band in SENTINEL2_BANDS:
+        if band.name in L2A_BANDS:
+            with rasterio.open(folder / f"{band.name}.tif") as file:
+                assert (file.crs.to_epsg(), file.nodata, file.dtypes[0], file.res[0]) == (32632, 0, "uint16", band.gsd_m)
+                assert file.bounds.left == 498400 - 240
+    assert cogeo.cog_validate(folder / "B02.tif", quiet=True)[0]
+
+
+@pytest.mark.parametrize("area", ["west", "east"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_where_the_sky_is_clear_the_product_shows_the_truth(world: tuple[Path, dict[str, Any]], area: str, index: int) -> None:
+    fact, folder = _scene(world, area, "cloudy", index)
+    root = world[0]
+    offset = 1000 if float(fact["processing_baseline"]) >= 4 else 0
+    cloud, shadow = _read(root / fact["cloud"])
+    truth = _read(root / fact["truth"]).astype(float)
+    seen = (cloud == 0) & (shadow == 0)
+    for name in ("B02", "B08"):
+        number = _read(folder / f"{name}.tif")[0, 24:-24, 24:-24].astype(float)
+        error = (number - offset - truth[L2A_BANDS.index(name)])[seen & (number > 0)]
+        assert error.size > 50
+        assert abs(error.mean()) < 8
+        assert error.std() < 40
+        assert np.all(number[(cloud > 250) & (number > 0)] - offset > 3000)
+
+
+def test_one_cloudy_scene_has_a_wedge_without_data_in_every_band(world: tuple[Path, dict[str, Any]]) -> None:
+    _, folder = _scene(world, "west", "cloudy", 1)
+    shares = [float((_read(folder / f"{name}.tif") == 0).mean()) for name in (*L2A_BANDS, "SCL")]
+    assert min(shares) > 0.02
+    assert max(shares) < 0.15
+    _, whole = _scene(world, "west", "cloudy", 0)
+    assert all((_read(whole / f"{name}.tif") > 0).all() for name in L2A_BANDS)
+
+
+def test_dark_water_is_valid_and_reaches_below_the_offset(world: tuple[Path, dict[str, Any]]) -> None:
+    scenes = [_scene(world, area, "clear") for area in AREAS]
+    _, folder = next(scene for scene in scenes if float(scene[0]["processing_baseline"]) >= 4)
+    number = _read(folder / "B12.tif")
+    assert 0 < number.min() < 1000
+
+
+def test_stated_cloud_cover_follows_the_role(world: tuple[Path, dict[str, Any]]) -> None:
+    for area in AREAS:
+        assert _scene(world, area, "clear")[0]["cloud_cover_pct"] < 3
+        assert 15 < _scene(world, area, "cloudy")[0]["cloud_cover_pct"] < 75
+        assert _scene(world, area, "overcast")[0]["cloud_cover_pct"] > 95
+
+
+def test_sar_has_zeros_outside_its_swath_although_another_nodata_value_is_declared(world: tuple[Path, dict[str, Any]]) -> None:
+    root, content = world
+    for fact in content["areas"]["west"]["sar"]:
+        with rasterio.open(root / "assets" / "west" / fact["item"] / "vv.tif") as file:
+            assert file.nodata == -32768
+            values = file.read(1)
+            assert file.bounds.left < 498400
+        assert (values == 0).any()
+        assert not (values == -32768).any()
+
+
+def test_sar_lies_where_world_says_it_lies(world: tuple[Path, dict[str, Any]]) -> None:
+    root, content = world
+    ground = make_ground(make_rng(SETTINGS.seed, "west", "ground"), (240 + 2 * 60,) * 2)
+    for fact in content["areas"]["west"]["sar"]:
+        moved = fact["displacement"]
+        power = compute_backscatter(ground, looks_right_deg=100 if fact["time"][11:13] == "17" else 260)[0]
+        with rasterio.open(root / "assets" / "west" / fact["item"] / "vv.tif") as file:
+            grid = GridRecord.model_validate(content["areas"]["west"]["grid"]).to_geobox()
+            assert isinstance(grid, GeoBox)
+            row, column = (round(v) for v in file.index(498405, grid.boundingbox.top - 5))
+            seen = file.read(1)[row + 60 : row + 180, column + 60 : column + 180]
+        errors = {}
+        for dy in np.arange(-4, 5):
+            for dx in np.arange(-4, 5):
+                errors[dy, dx] = np.mean((seen - power[120 - dy : 240 - dy, 120 - dx : 240 - dx]) ** 2)
+        best = min(errors, key=errors.__getitem__)
+        assert np.hypot(best[0] - moved["dy_px"], best[1] - moved["dx_px"]) < 0.8
+
+
+def test_partners_are_near_in_time_and_one_sar_scene_has_none(world: tuple[Path, dict[str, Any]]) -> None:
+    content = world[1]
+    for area in content["areas"].values():
+        times = {fact["item"]: np.datetime64(fact["time"][:19]) for fact in area["optical"]}
+        gaps = [abs(np.datetime64(f["time"][:19]) - times[f["partner"]]) for f in area["sar"] if f["partner"]]
+        assert len(gaps) == 2
+        assert max(gaps) <= np.timedelta64(36, "h")
+        assert sum(fact["partner"] is None for fact in area["sar"]) == 1
+
+
+def test_a_world_without_areas_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="areas"):
+        simulate_world(tmp_path / "world.json", SimulateSettings())

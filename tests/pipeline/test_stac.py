@@ -1,0 +1,78 @@
+from datetime import UTC, datetime
+
+import pystac
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from sereno.pipeline import stac
+from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
+
+GEOBOX = GeoBox((288, 288), Affine(10, 0, 498160, 0, -10, 5042640), "EPSG:32632")
+TIME = datetime(2021, 6, 3, 10, 20, 0, 24000, tzinfo=UTC)
+
+
+def _optical(dialect: stac.Dialect, baseline: str) -> dict:
+    product = stac.Product("ITEM", "west", TIME, GEOBOX, dialect)
+    return stac.to_optical_item(product, stac.OpticalFacts(baseline, 41.5, 2.0, 145.0, 62.0))
+
+
+@pytest.mark.parametrize(("baseline", "expected"), [("02.14", False), ("03.01", False), ("04.00", True), ("05.09", True)])
+def test_offset_begins_with_baseline_four(baseline: str, expected: bool) -> None:
+    assert stac.has_offset(baseline) is expected
+
+
+@pytest.mark.parametrize(
+    ("epsg", "left", "top", "code"),
+    [(32613, 399960, 4500000, "13TDE"), (32647, 399960, 9100020, "47XML"), (32632, 600000, 5400000, "32UPU")],
+)
+def test_grid_code_is_that_of_the_real_tile(epsg: int, left: float, top: float, code: str) -> None:
+    assert stac.to_grid_code(GeoBox((10980, 10980), Affine(10, 0, left, 0, -10, top), f"EPSG:{epsg}")) == code
+
+
+def test_earth_search_names_assets_by_colour_and_states_the_offset() -> None:
+    old, new = _optical("earth-search", "03.01"), _optical("earth-search", "05.00")
+    assert set(new["assets"]) == {band.common_name for band in SENTINEL2_BANDS if band.name in L2A_BANDS} | {"scl"}
+    assert new["assets"]["nir08"]["raster:bands"][0]["offset"] == -0.1
+    assert old["assets"]["nir08"]["raster:bands"][0]["offset"] == 0
+    assert new["properties"]["proj:code"] == "EPSG:32632"
+    assert "proj:epsg" not in new["properties"]
+
+
+def test_planetary_computer_names_assets_by_band_and_states_no_offset() -> None:
+    item = _optical("planetary-computer", "05.00")
+    assert set(item["assets"]) == {*L2A_BANDS, "SCL"}
+    assert not any("raster:bands" in asset for asset in item["assets"].values())
+    assert item["properties"]["proj:epsg"] == 32632
+    assert item["properties"]["s2:mean_solar_zenith"] == 28.0
+
+
+def test_assets_state_their_own_grid() -> None:
+    asset = _optical("earth-search", "05.00")["assets"]["coastal"]
+    assert asset["proj:shape"] == [48, 48]
+    assert asset["proj:transform"] == [60, 0, 498160, 0, -60, 5042640]
+
+
+@pytest.mark.parametrize("dialect", ["earth-search", "planetary-computer"])
+def test_items_are_read_by_pystac_and_bbox_encloses_the_outline(dialect: stac.Dialect) -> None:
+    product = stac.Product("ITEM", "west", TIME, GEOBOX, dialect)
+    for content in (_optical(dialect, "05.00"), stac.to_sar_item(product, stac.SarFacts("ascending", 15)), stac.to_dem_item(product)):
+        item = pystac.Item.from_dict(content)
+        assert item.datetime == TIME
+        west, south, east, north = item.bbox or ()
+        assert all(west <= x <= east and south <= y <= north for x, y in content["geometry"]["coordinates"][0])
+        assert 8.9 < west < east < 9.1
+        assert 45.4 < south < north < 45.6
+
+
+def test_sar_declares_the_nodata_value_of_planetary_computer() -> None:
+    item = stac.to_sar_item(stac.Product("S", "west", TIME, GEOBOX, "earth-search"), stac.SarFacts("descending", 66))
+    assert item["assets"]["vh"]["raster:bands"][0]["nodata"] == -32768
+    assert item["properties"]["sat:orbit_state"] == "descending"
+
+
+def test_collection_spans_its_items() -> None:
+    collection = stac.to_collection("sentinel-2-c1-l2a", [_optical("earth-search", "05.00")])
+    read = pystac.Collection.from_dict(collection)
+    assert read.extent.temporal.intervals[0][0] == TIME
+    assert [link.href for link in read.get_links("item")] == ["ITEM.json"]
