@@ -393,9 +393,9 @@ def describe_dataset(name: str, summary: Mapping[str, Any]) -> str:
 
 
 PROCESSING: Final = """\
-Offsets of the products are removed; negative reflectance is set to 0 and counted. SAR is gamma0 in hundredths of a decibel, laid onto the
-optical grid by a shift that was measured and accepted. Scene ids, offsets, shifts and mask settings of every pair are in `provenance.json`
-in the store."""
+Offsets of the products are removed; negative reflectance is set to 0 and counted. SAR is backscatter in hundredths of a decibel on the
+optical grid, moved by the measured shift where that was certain. Scene ids, offsets, shifts with their verdict, and mask settings of every
+pair are in `provenance.json` in the store."""
 KNOWN_LIMITS: Final = """\
 - Clear targets were taken on other days than the inputs: what changed between them is change of the ground, not cloud.
 - Cloud and shadow masks are estimates; thin cloud in a target may go unnoticed.

@@ -65,14 +65,15 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
     `resolution_m`, `layout`, `block_px` and `buffer_m`, the distance that windows of different blocks are sure to keep.
 
     Raises:
-        DataError: pair and masks lie on different grids, or the delivered windows do not fit the settings.
+        DataError: the masks are those of another pair or grid, or the delivered windows do not fit the settings.
         MissingError: the pair or its masks do not exist.
         StoreError: one of them is damaged, or the output cannot be written.
     """
     opened, found = open_dataset(pair, kind="pair"), open_dataset(masks, kind="mask")
-    geobox = geobox_of(opened)
-    if geobox_of(found) != geobox:
-        raise DataError(f"{masks} lies on another grid than {pair}: run `sereno mask` on this pair again")
+    geobox, provenance = geobox_of(opened), opened.attrs["provenance"]
+    made_for = found.attrs["provenance"]
+    if geobox_of(found) != geobox or any(made_for[key] != provenance[key] for key in ("area", "pair")):
+        raise DataError(f"{masks} was not made from {pair}: run `sereno mask` on this pair")
     windows = _list_windows(opened, geobox, settings)
     logger.info("patch %s: %d candidate windows of %d px", pair.stem, len(windows), settings.size_px)
     mask = _stack_mask(opened, found)
@@ -80,10 +81,9 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
     failed = [(window, next((limit for limit in limits if not limit.is_met), None)) for window, limits in measured]
     refused = [_describe_refusal(window, limit) for window, limit in failed if limit is not None]
     kept = [(window, limits) for window, limits in measured if all(limit.is_met for limit in limits)]
-    provenance = opened.attrs["provenance"]
     records = [_to_record(window, limits, provenance, (geobox, settings.size_px)) for window, limits in kept]
     patches = _to_patches(opened, mask, [window for window, _ in kept], settings.size_px)
-    patches.attrs["provenance"] = {**provenance, "masks": found.attrs["provenance"]["masks"]}
+    patches.attrs["provenance"] = {**provenance, "masks": made_for["masks"]}
     summary = _describe_cut(geobox, settings) | {
         "area": provenance["area"],
         "pair": provenance["pair"]["id"],

@@ -20,6 +20,7 @@ SETTINGS = PatchSettings(size_px=32, block_patches=2, buffer_px=16)
 SIDE = 240
 GRID = GeoBox((SIDE, SIDE), Affine(10, 0, 498_400, 0, -10, 5_040_000), "EPSG:32632")
 BANDS = ("B02", "B03", "B04")
+PAIR = {"id": "p1", "sar": "s", "cloudy": "c", "clear": "t", "sar_gap_days": -0.5, "clear_gap_days": 5.0}
 
 
 def make_pair(grid: GeoBox = GRID, windows: list[dict[str, Any]] | None = None) -> xr.Dataset:
@@ -35,7 +36,7 @@ def make_pair(grid: GeoBox = GRID, windows: list[dict[str, Any]] | None = None) 
         **{f"valid_{role}": (("y", "x"), valid.copy()) for role in ("sar", "cloudy", "clear")},
     }
     provenance = {
-        "pair": {"id": "p1", "sar": "s", "cloudy": "c", "clear": "t", "sar_gap_days": -0.5, "clear_gap_days": 5.0},
+        "pair": PAIR,
         "area": "west",
         "cloudy": {"item": "c", "sensor": "sentinel2-l2a", **({"windows": windows} if windows else {})},
     }
@@ -46,7 +47,7 @@ def make_pair(grid: GeoBox = GRID, windows: list[dict[str, Any]] | None = None) 
 def make_masks(grid: GeoBox = GRID) -> xr.Dataset:
     names = ("cloud_cloudy", "shadow_cloudy", "cloud_clear", "shadow_clear")
     variables = {name: (("y", "x"), np.zeros(grid.shape, np.uint8)) for name in names}
-    return with_grid(xr.Dataset(variables, attrs={"provenance": {"masks": {"method": "scl"}}}), grid)
+    return with_grid(xr.Dataset(variables, attrs={"provenance": {"area": "west", "pair": PAIR, "masks": {"method": "scl"}}}), grid)
 
 
 def run_patch(tmp_path: Path, pair: xr.Dataset, masks: xr.Dataset, settings: PatchSettings = SETTINGS) -> Path:
@@ -179,10 +180,14 @@ def test_delivered_windows_that_do_not_fit_are_refused(tmp_path: Path, windows: 
         run_patch(tmp_path, make_pair(windows=windows), make_masks(), SETTINGS.model_copy(update={"layout": "source"}))
 
 
-def test_masks_of_another_grid_are_refused(tmp_path: Path) -> None:
+def test_masks_of_another_grid_or_pair_are_refused(tmp_path: Path) -> None:
     other = GeoBox(GRID.shape, Affine(10, 0, 498_410, 0, -10, 5_040_000), "EPSG:32632")
-    with pytest.raises(DataError, match="another grid"):
+    with pytest.raises(DataError, match=r"mask\.json was not made from .*pair\.json"):
         run_patch(tmp_path, make_pair(), make_masks(other))
+    swapped = make_masks()
+    swapped.attrs["provenance"]["pair"] = {**PAIR, "id": "p2"}
+    with pytest.raises(DataError, match="was not made from"):
+        run_patch(tmp_path, make_pair(), swapped)
 
 
 def test_a_missing_pair_is_named(tmp_path: Path) -> None:
