@@ -1,0 +1,172 @@
+"""Where clouds and their shadows are: classes or reflectance in, probabilities out. Nothing here touches a file.
+
+Two ways lead to binary masks, the scene classification of L2A and spectral rules for L1C; one way leads from there to probabilities.
+Every threshold is absolute, so that a pixel's verdict depends on its surroundings within a stated reach and never on the crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from sereno.pipeline.scene import Bool2d
+
+Float2d = npt.NDArray[np.floating[Any]]
+
+VERSION: Final = 1
+"""Raised when the same image would get another mask."""
+SCL_CLOUD: Final = (8, 9, 10)
+"""Cloud of medium and high probability, thin cirrus (ESA, Sentinel-2 L2A product definition)."""
+SCL_SHADOW: Final = (3,)
+"""Cloud shadow."""
+FULL: Final = 255
+"""Stored probability of 1."""
+
+THRESHOLD_BANDS: Final = ("B02", "B03", "B04", "B08", "B10", "B11")
+"""Bands that the spectral rules need: B10 makes them rules for L1C only."""
+MIN_HAZE: Final = 0.095
+"""Cloud: blue minus half of red, the haze-optimised combination (Zhang et al. 2002; Zhu and Woodcock 2012 use 0.08 on Landsat).
+At the top of the atmosphere clear ground of the samples has 0.05 to 0.09, thick cloud 0.15 to 0.3."""
+MIN_BRIGHTNESS: Final = 0.12
+"""Cloud: mean reflectance of blue, green and red."""
+MAX_WHITENESS: Final = 0.6
+"""Cloud: summed deviation of blue, green and red from their mean, over the mean (Gomez-Chova et al. 2007; 0.7 in Zhu and Woodcock 2012)."""
+MIN_NIR_TO_SWIR: Final = 0.75
+"""Cloud: B08 over B11; bright rock, sand and roofs have less (Zhu and Woodcock 2012)."""
+MIN_CIRRUS: Final = 0.012
+"""Cloud whatever the rest says: B10 sees only what floats above most of the water vapour (Zhu et al. 2015 use 0.01)."""
+SNOW_NDSI: Final = 0.6
+"""Snow, not cloud: normalised difference of green and B11 above this ..."""
+SNOW_SWIR: Final = 0.15
+"""... with B11 below this: ice crystals on the ground are coarser and darker in SWIR than those of clouds."""
+SHADOW_NIR: Final = 0.18
+"""Shadow: B08 below this ..."""
+SHADOW_SWIR: Final = 0.09
+"""... and B11 below this ..."""
+WATER_NDWI: Final = 0.0
+"""... on ground that is not water: normalised difference of green and B08 below this (McFeeters 1996)."""
+SHADOW_REACH_M: Final = 1500.0
+"""Without the sun's place: a shadow lies within this distance of a cloud, metres."""
+CLOUD_HEIGHT_M: Final = 4000.0
+"""With the sun's place: shadows are cast from clouds up to this height, metres."""
+MAX_REACH_M: Final = 10_000.0
+"""A low sun casts shadows further than this; they are too soft to find."""
+
+
+class Sun(NamedTuple):
+    """Where the sun stands."""
+
+    azimuth_deg: float
+    """Degrees clockwise from north."""
+    elevation_deg: float
+    """Degrees above the horizon."""
+
+
+class CloudShadow(NamedTuple):
+    """Binary masks of one image."""
+
+    cloud: Bool2d
+    """(y, x), True = cloud."""
+    shadow: Bool2d
+    """(y, x), True = shadow of a cloud, not itself cloud."""
+
+
+def find_in_scl(scl: npt.NDArray[np.uint8]) -> CloudShadow:
+    """Cloud and shadow as the scene classification (y, x) states them."""
+    return CloudShadow(np.isin(scl, SCL_CLOUD), np.isin(scl, SCL_SHADOW))
+
+
+def find_by_thresholds(reflectance: Mapping[str, Float2d], *, sun: Sun | None, pixel_m: float) -> CloudShadow:
+    """Cloud and shadow by spectral rules on top-of-atmosphere reflectance: THRESHOLD_BANDS, each (y, x), to masks (y, x).
+
+    Cloud is hazy, bright, white and not snow, or seen by the cirrus band; specks thinner than three pixels are dropped. Shadow is dark in
+    NIR and SWIR, not water, and lies where the sun can cast it from a cloud; where the sun is not known, within SHADOW_REACH_M of one.
+    The ideas are those of Zhang et al. 2002, Zhu and Woodcock 2012 and Zhu et al. 2015; the thresholds are ours, set on the few samples
+    at hand, so this is a stand-in where no classification comes with the product, not a validated detector. Unlike the masks of DSen2-CR
+    (Meraner et al. 2020) no threshold is taken from the image itself. Known faults: white sand and roofs wider than 30 m; dark fields
+    near clouds.
+    """
+    cloud = _find_cloud(reflectance)
+    nir, swir = reflectance["B08"], reflectance["B11"]
+    dark = (nir < SHADOW_NIR) & (swir < SHADOW_SWIR) & (_divide(reflectance["B03"] - nir, reflectance["B03"] + nir) < WATER_NDWI)
+    castable = _reach_around(cloud, SHADOW_REACH_M / pixel_m) if sun is None else cast_shadow(cloud, sun, pixel_m)
+    shadow = ndimage.binary_opening(dark & castable & ~cloud, np.ones((3, 3), bool))
+    return CloudShadow(cloud, shadow)
+
+
+def _find_cloud(reflectance: Mapping[str, Float2d]) -> Bool2d:
+    blue, green, red = (reflectance[name] for name in ("B02", "B03", "B04"))
+    swir = reflectance["B11"]
+    mean = (blue + green + red) / 3
+    whiteness = _divide(abs(blue - mean) + abs(green - mean) + abs(red - mean), mean)
+    hazy = (blue - red / 2 > MIN_HAZE) & (mean > MIN_BRIGHTNESS) & (whiteness < MAX_WHITENESS)
+    snow = (_divide(green - swir, green + swir) > SNOW_NDSI) & (swir < SNOW_SWIR)
+    bright = hazy & ~snow & (reflectance["B08"] > MIN_NIR_TO_SWIR * swir)
+    cloud = ndimage.binary_opening(bright | (reflectance["B10"] > MIN_CIRRUS), np.ones((3, 3), bool))
+    closed: Bool2d = cloud | ndimage.binary_closing(cloud, np.ones((3, 3), bool))
+    return closed
+
+
+def cast_shadow(cloud: Bool2d, sun: Sun, pixel_m: float) -> Bool2d:
+    """Ground (y, x) that clouds up to CLOUD_HEIGHT_M shade: the mask `cloud` drawn out away from the sun, rows running south."""
+    elevation = np.deg2rad(max(sun.elevation_deg, 1.0))
+    length = min(CLOUD_HEIGHT_M / np.tan(elevation), MAX_REACH_M) / pixel_m
+    azimuth = np.deg2rad(sun.azimuth_deg)
+    # Doubling: after n rounds the mask covers 2**n steps of one pixel; the last round only fills up to the wanted length.
+    shaded, done = cloud.copy(), 1.0
+    while done < length:
+        step = min(done, length - done)
+        shaded |= _shift(shaded, round(step * np.cos(azimuth)), round(-step * np.sin(azimuth)))
+        done += step
+    grown: Bool2d = ndimage.binary_dilation(shaded, np.ones((5, 5), bool))
+    return grown
+
+
+def _shift(mask: Bool2d, rows: int, columns: int) -> Bool2d:
+    """`mask` moved down by `rows` and right by `columns`; what comes from outside is False."""
+    moved = np.zeros_like(mask)
+    height, width = mask.shape
+    if abs(rows) < height and abs(columns) < width:
+        moved[max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)] = mask[
+            max(-rows, 0) : height - max(rows, 0), max(-columns, 0) : width - max(columns, 0)
+        ]
+    return moved
+
+
+def _reach_around(mask: Bool2d, reach_px: float) -> Bool2d:
+    if not mask.any():
+        return mask
+    near: Bool2d = ndimage.distance_transform_edt(~mask) <= reach_px
+    return near
+
+
+def _divide(above: Float2d, below: Float2d) -> Float2d:
+    """`above / below`, 0 where `below` is not positive."""
+    ratio: Float2d = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return ratio
+
+
+def to_probability(mask: Bool2d, *, dilate_px: int, feather_px: float) -> npt.NDArray[np.uint8]:
+    """`mask` (y, x) as probability x 255: 1 up to `dilate_px` from it, falling to 0 over the next `feather_px`, uint8.
+
+    Distances are Euclidean between pixel centres, so growing by d is the dilation with a disk of radius d. The value of a pixel depends
+    on the mask within `dilate_px + feather_px` alone.
+    """
+    if not mask.any():
+        return np.zeros(mask.shape, np.uint8)
+    if dilate_px == 0 and feather_px == 0:
+        return mask.astype(np.uint8) * np.uint8(FULL)
+    beyond = np.maximum(ndimage.distance_transform_edt(~mask).astype(np.float32) - dilate_px, 0)
+    probability = (beyond == 0).astype(np.float32) if feather_px == 0 else np.maximum(1 - beyond / np.float32(feather_px), 0)
+    stored: npt.NDArray[np.uint8] = np.rint(probability * FULL).astype(np.uint8)
+    return stored
+
+
+def describe_cover(probability: npt.NDArray[np.uint8], valid: Bool2d) -> float:
+    """Share of the valid pixels with a probability of at least one half; 0 where nothing is valid."""
+    total = int(np.count_nonzero(valid))
+    return round(int(np.count_nonzero((probability >= FULL / 2) & valid)) / total, 6) if total else 0.0

@@ -1,0 +1,195 @@
+"""Clouds and shadows: grown by the stated radius, found by absolute thresholds, cast away from the sun."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from sereno.pipeline.bands import L1C_BANDS
+from sereno.pipeline.clouds import (
+    SHADOW_REACH_M,
+    THRESHOLD_BANDS,
+    CloudShadow,
+    Sun,
+    cast_shadow,
+    describe_cover,
+    find_by_thresholds,
+    find_in_scl,
+    to_probability,
+)
+
+SAMPLES = os.environ.get("SERENO_SAMPLES")
+needs_samples = pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
+
+SPECTRA = {
+    "forest": (0.08, 0.07, 0.05, 0.30, 0.001, 0.13),
+    "bare ground": (0.13, 0.14, 0.16, 0.24, 0.002, 0.32),
+    "sand": (0.26, 0.30, 0.36, 0.42, 0.003, 0.58),
+    "water": (0.09, 0.07, 0.04, 0.02, 0.001, 0.01),
+    "snow": (0.75, 0.74, 0.73, 0.70, 0.004, 0.08),
+    "thick cloud": (0.55, 0.53, 0.54, 0.62, 0.002, 0.45),
+    "cirrus over forest": (0.12, 0.11, 0.09, 0.32, 0.02, 0.16),
+    "shaded forest": (0.07, 0.05, 0.03, 0.12, 0.001, 0.05),
+}
+"""Typical reflectance at the top of the atmosphere in THRESHOLD_BANDS."""
+
+
+def paint(size: int = 60, **patches: tuple[slice, slice]) -> dict[str, npt.NDArray[np.float32]]:
+    """Forest with patches of other ground; keys are names of SPECTRA with `_` for spaces."""
+    image = np.empty((len(THRESHOLD_BANDS), size, size), np.float32)
+    image[:] = np.array(SPECTRA["forest"])[:, None, None]
+    for name, place in patches.items():
+        image[:, *place] = np.array(SPECTRA[name.replace("_", " ")])[:, None, None]
+    return dict(zip(THRESHOLD_BANDS, image, strict=True))
+
+
+def find(image: dict[str, Any], sun: Sun | None = None) -> CloudShadow:
+    return find_by_thresholds(image, sun=sun, pixel_m=10.0)
+
+
+def test_classes_of_scl_are_split_into_cloud_and_shadow() -> None:
+    found = find_in_scl(np.arange(12, dtype=np.uint8)[None])
+    assert np.flatnonzero(found.cloud).tolist() == [8, 9, 10]
+    assert np.flatnonzero(found.shadow).tolist() == [3]
+
+
+@given(st.integers(0, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_growing_without_feather_is_dilation_with_a_disk(radius: int, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((30, 40)) > 0.97
+    rows, columns = np.indices((2 * radius + 1, 2 * radius + 1)) - radius
+    disk = rows**2 + columns**2 <= radius**2
+    expected = ndimage.binary_dilation(mask, disk) if mask.any() else mask
+    np.testing.assert_array_equal(to_probability(mask, dilate_px=radius, feather_px=0) == 255, expected)
+
+
+def test_the_probability_falls_in_a_straight_line_over_the_feather() -> None:
+    mask = np.zeros((1, 20), bool)
+    mask[0, 0] = True
+    stored = to_probability(mask, dilate_px=3, feather_px=4.0)
+    assert stored[0].tolist() == [255] * 4 + [191, 128, 64] + [0] * 13
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_a_probability_depends_on_the_mask_within_its_reach_alone(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((60, 60)) > 0.995
+    whole = to_probability(mask, dilate_px=3, feather_px=3.0)
+    part = to_probability(mask[10:50, 10:50], dilate_px=3, feather_px=3.0)
+    np.testing.assert_array_equal(part[6:-6, 6:-6], whole[16:44, 16:44])
+
+
+def test_an_image_without_clouds_has_probability_zero() -> None:
+    assert not to_probability(np.zeros((5, 5), bool), dilate_px=3, feather_px=3.0).any()
+
+
+def test_cover_counts_probable_pixels_among_the_valid_ones() -> None:
+    probability = np.array([[255, 128, 127, 0, 255]], np.uint8)
+    assert describe_cover(probability, np.array([[True, True, True, True, False]])) == 0.5
+    assert describe_cover(probability, np.zeros((1, 5), bool)) == 0.0
+
+
+@pytest.mark.parametrize("ground", ["forest", "bare_ground", "sand", "water", "snow"])
+def test_clear_ground_is_neither_cloud_nor_shadow(ground: str) -> None:
+    found = find(paint(**{ground: (slice(10, 40), slice(10, 40))}))
+    assert not found.cloud.any()
+    assert not found.shadow.any()
+
+
+@pytest.mark.parametrize("cover", ["thick_cloud", "cirrus_over_forest"])
+def test_thick_cloud_and_cirrus_are_found_where_they_are(cover: str) -> None:
+    place = (slice(10, 40), slice(10, 40))
+    expected = np.zeros((60, 60), bool)
+    expected[place] = True
+    assert (find(paint(**{cover: place})).cloud != expected).mean() < 0.01
+
+
+def test_specks_of_two_pixels_are_no_cloud() -> None:
+    assert not find(paint(thick_cloud=(slice(10, 12), slice(10, 12)))).cloud.any()
+
+
+def test_dark_ground_is_shadow_only_near_a_cloud_and_water_never_is() -> None:
+    shade, lake = (slice(30, 40), slice(30, 40)), (slice(45, 55), slice(30, 40))
+    alone = find(paint(shaded_forest=shade))
+    near = find(paint(shaded_forest=shade, water=lake, thick_cloud=(slice(5, 20), slice(5, 20))))
+    assert not alone.shadow.any()
+    assert near.shadow[shade].all()
+    assert not near.shadow[lake].any()
+    assert not (near.shadow & near.cloud).any()
+
+
+@pytest.mark.parametrize(("azimuth_deg", "row", "column"), [(180, -1, 0), (90, 0, -1), (0, 1, 0), (135, -1, -1)])
+def test_shadows_lie_away_from_the_sun(azimuth_deg: float, row: int, column: int) -> None:
+    cloud = np.zeros((201, 201), bool)
+    cloud[98:103, 98:103] = True
+    shaded = cast_shadow(cloud, Sun(azimuth_deg, 80.0), 10.0)
+    rows, columns = np.nonzero(shaded & ~cloud)
+    assert np.sign(round(float(np.mean(rows)) - 100)) == row
+    assert np.sign(round(float(np.mean(columns)) - 100)) == column
+    # 4 km of cloud height under a sun 80 degrees high: 70.5 pixels, and the half-width of the cloud and of the growth
+    assert abs(np.hypot(rows - 100, columns - 100).max() - (70.5 + 4 * np.hypot(row, column))) < 2
+
+
+def test_with_the_sun_known_dark_ground_on_its_side_of_the_cloud_is_no_shadow() -> None:
+    image = paint(thick_cloud=(slice(25, 35), slice(25, 35)), shaded_forest=(slice(5, 20), slice(25, 35)))
+    assert find(image, Sun(180, 60)).shadow.any()
+    assert not find(image, Sun(0, 60)).shadow.any()
+
+
+def cut(image: dict[str, Any], place: tuple[slice, slice]) -> dict[str, Any]:
+    return {name: band[place] for name, band in image.items()}
+
+
+def test_a_verdict_does_not_depend_on_the_crop() -> None:
+    rng = np.random.default_rng(2)
+    image = paint(size=420, thick_cloud=(slice(190, 240), slice(200, 230)), shaded_forest=(slice(180, 300), slice(150, 180)))
+    image = {name: (band * rng.uniform(0.85, 1.15, band.shape)).astype(np.float32) for name, band in image.items()}
+    reach = round(SHADOW_REACH_M / 10) + 4
+    whole = find(image)
+    part = find(cut(image, (slice(20, 400), slice(15, 410))))
+    inner = (slice(20 + reach, 400 - reach), slice(15 + reach, 410 - reach))
+    np.testing.assert_array_equal(part.cloud[reach:-reach, reach:-reach], whole.cloud[inner])
+    np.testing.assert_array_equal(part.shadow[reach:-reach, reach:-reach], whole.shadow[inner])
+    assert whole.shadow[inner].any()
+
+
+def read_triplet(kind: str) -> dict[str, Any]:
+    with rasterio.open(Path(str(SAMPLES)) / "sen12mscr" / "glfcr" / kind / "ROIs1970_fall_139_p839.tif") as file:
+        return dict(zip(L1C_BANDS, file.read().astype(np.float32) / 10_000, strict=True))
+
+
+@pytest.mark.real
+@needs_samples
+def test_the_real_triplet_is_cloudy_where_the_eye_sees_cloud() -> None:
+    found = find(read_triplet("s2_cloudy"))
+    assert found.cloud[90:120, 120:170].all()  # the thick cloud in the middle
+    assert found.cloud[150:170, 170:220].mean() < 0.2  # green fields below it
+    assert found.cloud[200:215, 100:150].mean() < 0.05
+    assert found.shadow[10:30, 100:130].mean() > 0.4  # the dark patch between clouds at the top
+    assert 0.55 < found.cloud.mean() < 0.75
+    assert 0.01 < found.shadow.mean() < 0.08
+
+
+@pytest.mark.real
+@needs_samples
+def test_the_real_clear_image_is_clear() -> None:
+    found = find(read_triplet("s2_cloudfree"))
+    assert found.cloud.mean() < 0.003
+    assert not found.shadow.any()
+
+
+@pytest.mark.real
+@needs_samples
+def test_real_scenes_of_slovenia_are_told_apart() -> None:
+    scenes = np.load(Path(str(SAMPLES)) / "s2" / "eolearn" / "REFERENCE_SCENES.npy").transpose(0, 3, 1, 2)
+    covers = [float(find(dict(zip(L1C_BANDS, scene, strict=True))).cloud.mean()) for scene in scenes]
+    assert covers[0] > 0.95  # thick cloud
+    assert covers[1] > 0.2  # a thin veil, of which these rules miss most
+    assert max(covers[2:]) == 0.0
