@@ -317,6 +317,15 @@ def test_an_overlap_across_two_utm_zones_is_found_also_at_the_date_line(lonlat: 
     assert check_leakage([far, second], buffer_m=480).min_distance_m > 50_000  # type: ignore[operator]
 
 
+def test_patches_on_both_sides_of_the_date_line_meet() -> None:
+    first = at_lonlat("first", "train", (179.995, 62.0), "EPSG:32660")  # reaches across the line
+    second = at_lonlat("second", "test", (-179.97, 62.0), "EPSG:32601")  # lies wholly beyond it
+    with pytest.raises(DataError, match="overlap"):
+        check_leakage([first, second], buffer_m=0)
+    beyond = at_lonlat("beyond", "test", (-179.93, 62.0), "EPSG:32601")  # 0.075 degrees are 3.9 km here, the squares take 2.6 of them
+    assert check_leakage([first, beyond], buffer_m=480).min_distance_m == pytest.approx(1300, abs=150)
+
+
 def test_the_distance_across_zones_is_that_on_the_ground() -> None:
     # Two squares one after the other along the meridian 12 E: the gap between them is known from the ellipsoid.
     geod = CRS("EPSG:4326").proj.get_geod()
