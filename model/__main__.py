@@ -76,6 +76,7 @@ def report(
 def main() -> None:
     """Run the command line; a `SerenoError` becomes one line and its exit code, anything unforeseen keeps its traceback."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("rasterio").setLevel(logging.WARNING)  # GDAL's words come with our errors; here they would only repeat them
     try:
         app(prog_name="sereno")
     except SerenoError as error:
