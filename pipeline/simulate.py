@@ -28,7 +28,7 @@ from sereno.pipeline import stac
 from sereno.pipeline.atmosphere import Sky, Sun, apply_sky, classify_scene, compute_sun, make_sky
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
-from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import PIXEL_M, Ground, compute_shading, compute_spectra, make_ground
 from sereno.pipeline.noise import Image, average_blocks, blur_image
 from sereno.pipeline.pairs import GridRecord
@@ -104,7 +104,7 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
 
     Raises:
         ConfigError: no area is named.
-        StoreError: the files cannot be written.
+        StoreError: the files cannot be written, or another job wrote into the same folder meanwhile.
     """
     if not settings.areas:
         raise ConfigError("simulate: 'areas' is empty; name at least one area with epsg, west_m and south_m")
@@ -120,6 +120,7 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
             areas[name], new = _write_area(site)
             items += new
     _write_catalogue(root, items)
+    _check_complete(root, items)
     files = _hash_files(root, ("assets", "truth", "items", "catalog.json"))
     write_json(output, {"format": FORMAT, "seed": settings.seed, "areas": areas, "files": files})
     logger.info("simulate: %d items, %d files in %.1f s", len(items), len(files), time.perf_counter() - begin)
@@ -283,6 +284,14 @@ def _write_catalogue(root: Path, items: list[dict[str, Any]]) -> None:
             for item in members:
                 write_json(folder / name / f"{item['id']}.json", item)
     write_json(root / "catalog.json", stac.to_catalog(names))
+
+
+def _check_complete(root: Path, items: list[dict[str, Any]]) -> None:
+    """Refuse a world that lacks a file: two jobs at once in one folder remove each other's unfinished work."""
+    wanted = [root / asset["href"].removeprefix("../../") for item in items for asset in item["assets"].values()]
+    missing = [path for path in wanted if not path.is_file()]
+    if missing:
+        raise StoreError(f"{missing[0]} and {len(missing) - 1} more files are gone: is another job writing to {root}? Run again, alone")
 
 
 def _hash_files(root: Path, parts: Iterable[str]) -> dict[str, str]:

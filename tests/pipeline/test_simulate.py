@@ -9,9 +9,10 @@ import pytest
 import rasterio
 from odc.geo.geobox import GeoBox
 
+from sereno.pipeline import simulate
 from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
-from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import make_ground
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.radar import compute_backscatter
@@ -174,3 +175,16 @@ def test_partners_are_near_in_time_and_one_sar_scene_has_none(world: tuple[Path,
 def test_a_world_without_areas_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="areas"):
         simulate_world(tmp_path / "world.json", SimulateSettings())
+
+
+def test_a_world_whose_files_another_job_removed_is_not_declared_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = simulate._write_catalogue
+
+    def write_and_lose(root: Path, items: list[dict[str, Any]]) -> None:
+        write(root, items)
+        next(root.glob("assets/*/*/B02.tif")).unlink()
+
+    monkeypatch.setattr(simulate, "_write_catalogue", write_and_lose)
+    with pytest.raises(StoreError, match="another job"):
+        simulate_world(tmp_path / "world.json", SETTINGS.model_copy(update={"areas": {"west": AREAS["west"]}, "cloudy_dates": 1}))
+    assert not (tmp_path / "world.json").exists()
