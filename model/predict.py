@@ -51,6 +51,8 @@ CLOUDY_FROM: Final = 0.5
 """From this probability on it is the network's alone; between the two the share of the network grows evenly."""
 BLOCK_PX: Final = 512
 """Side of a block of the written image (the default of GDAL's COG driver)."""
+CACHE_BYTES: Final = 32 << 20
+"""What GDAL may keep in memory beside two rows of blocks; its own default is a share of the machine's memory."""
 
 Array = npt.NDArray[Any]
 
@@ -170,7 +172,7 @@ def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: P
     clear surroundings than the 128 of training; set `tile_px` to the crop size to rule the effect out.
 
     Raises:
-        DataError: bands of pair and checkpoint differ, or pair and masks lie on different grids.
+        DataError: bands of pair and checkpoint differ, or the masks are those of another pair or grid.
         MissingError: an input is not there.
         TrainingError: the checkpoint is unusable or gives values that are no numbers.
         StoreError: an input is damaged, or the image cannot be written or does not read back.
@@ -191,12 +193,12 @@ def open_scene(pair: Path, masks: Path) -> Scene:
 
     Raises:
         MissingError, StoreError: one of them is not there or damaged.
-        DataError: they lie on different grids.
+        DataError: the masks are those of another pair or grid.
     """
     opened, opened_masks = open_dataset(pair, kind="pair"), open_dataset(masks, kind="mask")
-    geobox, other = geobox_of(opened), geobox_of(opened_masks)
-    if geobox != other:
-        raise DataError(f"{masks} lies on another grid than {pair} ({other} against {geobox}): run `sereno mask` on this pair")
+    geobox, made_of, made_for = geobox_of(opened), opened.attrs["provenance"], opened_masks.attrs["provenance"]
+    if geobox_of(opened_masks) != geobox or any(made_for[key] != made_of[key] for key in ("area", "pair")):
+        raise DataError(f"{masks} was not made from {pair}: run `sereno mask` on this pair")
     return Scene(opened, opened_masks, geobox)
 
 
@@ -306,11 +308,13 @@ def write_cog(clearing: Clearing, path: Path, *, tags: dict[str, str]) -> None:
     work = path.with_name(f"{path.name}.work")
     remove(work)
     work.mkdir(parents=True)
+    row_of_blocks = BLOCK_PX * clearing.columns.extent * (len(clearing.loaded.bands) + 1) * 2
     try:
-        digests = _write_rows(clearing, work / "rows.tif", tags)
-        options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": BLOCK_PX, "OVERVIEW_RESAMPLING": "NEAREST"}
-        rasterio.shutil.copy(work / "rows.tif", work / "cog.tif", driver="COG", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", **options)
-        _check_rows(work / "cog.tif", digests)
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES + 2 * row_of_blocks):
+            digests = _write_rows(clearing, work / "rows.tif", tags)
+            options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": BLOCK_PX, "OVERVIEW_RESAMPLING": "NEAREST"}
+            rasterio.shutil.copy(work / "rows.tif", work / "cog.tif", driver="COG", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", **options)
+            _check_rows(work / "cog.tif", digests)
         (work / "cog.tif").replace(path)
     except (RasterioIOError, CPLE_BaseError) as error:  # copying lets GDAL's own errors through
         raise StoreError(f"cannot write {path} ({error}): free space or choose another folder, then run again") from error

@@ -80,7 +80,8 @@ def make_masks(pair: xr.Dataset, *, cloud: tuple[slice, slice] | None = (slice(3
     if cloud:
         masks["cloud_cloudy"][1][cloud] = 255
     geobox = GeoBox(shape, Affine(*pair.attrs["spatial:transform"]), pair.attrs["proj:code"])
-    return with_grid(xr.Dataset(masks, attrs={"provenance": {"masks": {"method": "scl"}}}), geobox)
+    made_for = {key: pair.attrs["provenance"][key] for key in ("area", "pair")}
+    return with_grid(xr.Dataset(masks, attrs={"provenance": {**made_for, "masks": {"method": "scl"}}}), geobox)
 
 
 def clear(pair: xr.Dataset, masks: xr.Dataset, loaded: Loaded, how: PredictSettings) -> tuple[Clearing, Any, Any]:
@@ -286,11 +287,14 @@ def test_other_bands_than_the_checkpoints_are_refused_by_name(tmp_path: Path) ->
         predict_scene(checkpoint, (pair_file, masks), tmp_path / "p1.tif", TILES)
 
 
-def test_masks_of_another_grid_are_refused(tmp_path: Path) -> None:
+def test_masks_of_another_grid_or_pair_are_refused(tmp_path: Path) -> None:
     checkpoint, pair, _ = save_inputs(tmp_path)
-    save_dataset(make_masks(make_pair(90, 90)), tmp_path / "other.json", kind="mask", summary={})
-    with pytest.raises(DataError, match="another grid"):
-        predict_scene(checkpoint, (pair, tmp_path / "other.json"), tmp_path / "p1.tif", TILES)
+    other_grid, other_pair = make_masks(make_pair(90, 90)), make_masks(make_pair())
+    other_pair.attrs["provenance"]["pair"] = {"id": "p2"}
+    for masks in (other_grid, other_pair):
+        save_dataset(masks, tmp_path / "other.json", kind="mask", summary={})
+        with pytest.raises(DataError, match="was not made from"):
+            predict_scene(checkpoint, (pair, tmp_path / "other.json"), tmp_path / "p1.tif", TILES)
 
 
 @pytest.mark.parametrize("largest_file", [20_000, 200_000])
