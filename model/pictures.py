@@ -201,7 +201,7 @@ class Bars(NamedTuple):
 
 def draw_bars(groups: Sequence[str], bars: Sequence[Bars], *, x_label: str, y_label: str, digits: int) -> str:
     """Grouped bars as a data URI: one group per entry of `groups`, one bar per method in it, its value above it."""
-    figure, axes = _start_chart(max(5.2, 1.4 + 0.42 * len(groups) * (len(bars) + 1)), 3.2)
+    figure, axes = _start_chart(9.0, 3.1)
     width = 0.84 / max(1, len(bars))
     for number, bar in enumerate(bars):
         places = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
@@ -213,7 +213,7 @@ def draw_bars(groups: Sequence[str], bars: Sequence[Bars], *, x_label: str, y_la
     axes.set_ylabel(y_label)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.14)
-    _add_legend(axes, len(bars))
+    _add_legend(axes, len(bars), columns=max(1, min(len(bars), 5)))
     return _finish_chart(figure)
 
 
@@ -297,15 +297,16 @@ def draw_arrows(fields: Sequence[Arrows], *, columns: int = 3) -> str:
 
 
 def _draw_field(axes: Axes, field: Arrows, longest: float) -> None:
-    """One field; an arrow of `longest` pixels is a seventh of the scene wide."""
+    """One field; an arrow of `longest` pixels is an eighth of the scene wide."""
     rows, columns = field.shape
     for inlier, colour in ((False, "#D55E00"), (True, "#0072B2")):
         chosen = [arrow for arrow in field.arrows if arrow.inlier is inlier]
         rows_at, columns_at = [arrow.row for arrow in chosen], [arrow.col for arrow in chosen]
         down, right = [arrow.dy for arrow in chosen], [arrow.dx for arrow in chosen]
-        scale = 7 * longest / max(field.shape)
+        scale = 8 * longest / max(field.shape)
         axes.quiver(columns_at, rows_at, right, down, color=colour, angles="xy", scale_units="xy", scale=scale, width=0.006, headwidth=4)
-    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[], yticks=[])
+    margin = max(field.shape) / 8
+    axes.set(xlim=(-margin, columns + margin), ylim=(rows + margin, -margin), aspect="equal", xticks=[], yticks=[])
     axes.set_title(field.title, fontsize=7.5, color=INK)
     axes.set_facecolor("#F6F7F8")
     for spine in axes.spines.values():
@@ -335,7 +336,7 @@ def _start_chart(width_in: float, height_in: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.grid(color=GRID_COLOUR, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=INK)
+    axes.tick_params(which="both", labelsize=8, colors=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("bottom", "left"):
@@ -345,9 +346,9 @@ def _start_chart(width_in: float, height_in: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _add_legend(axes: Axes, entries: int) -> None:
+def _add_legend(axes: Axes, entries: int, *, columns: int = 2) -> None:
     if entries:
-        axes.figure.legend(fontsize=8, frameon=False, ncols=min(entries, 4), loc="outside upper center")
+        axes.figure.legend(fontsize=8, frameon=False, ncols=columns, loc="outside upper center")
 
 
 def _finish_chart(figure: Figure) -> str:

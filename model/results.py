@@ -1,0 +1,160 @@
+"""What the other steps have left in the results folder, as one record for the report.
+
+The folder enters; `Results` leaves, with None or nothing where a step has not run. Scenes and pictures stay on disk.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sereno.pipeline.pairs import Lock
+from sereno.pipeline.store import read_json, read_manifest, store_of
+
+Array = npt.NDArray[Any]
+Json = dict[str, Any]
+Key = tuple[str, str]
+"""Area and pair id."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is there of one training run."""
+
+    name: str
+    """Its name."""
+    history: list[dict[str, str]]
+    """Rows of `history.csv`; empty if there is none."""
+    summary: Json | None
+    """`summary.json` of the evaluation; None if there is none."""
+    scores: list[dict[str, str]]
+    """Rows of `scores.csv`; empty if there are none."""
+    examples: Path | None
+    """`examples.npz`; None if there is none."""
+    predictions: dict[Key, Path]
+    """Records of the cleared scenes."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the other steps have left."""
+
+    folder: Path
+    """The results folder."""
+    locks: dict[str, Lock]
+    """By area."""
+    aligned: dict[Key, Json]
+    """Summaries of the pairs that are there."""
+    patched: dict[Key, Json]
+    """Summaries of the patch stores that are there."""
+    scenes: dict[Key, Json]
+    """Summaries of the ingested scenes that are there, by area and scene id."""
+    dataset: Json | None
+    """Summary of the packed dataset; None if there is none."""
+    dataset_sha256: str
+    """SHA-256 of its manifest; empty if there is none."""
+    records: list[dict[str, str]]
+    """Rows of `patches.csv`; empty if there is no dataset."""
+    runs: tuple[Run, ...]
+    """The runs to show."""
+    world: Json | None
+    """`world.json` of the simulation; None if the data is real."""
+
+    def manifest(self, step: str, key: Key) -> Path:
+        """Where `step` writes what belongs to `key`."""
+        return self.folder / step / key[0] / f"{key[1]}.json"
+
+
+def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
+    """What is there in the results folder.
+
+    Raises:
+        StoreError, ConfigError: a file that is there is damaged or of another kind.
+    """
+    locks = {lock.area: lock for lock in map(Lock.read, sorted(folder.glob("query/*.json")))}
+    pairs = [(area, pair.id) for area, lock in locks.items() for pair in lock.pairs]
+    scenes = [(area, scene) for area, lock in locks.items() for scene in sorted(lock.scenes)]
+    dataset, world = folder / "pack/dataset.json", folder / "simulate/world.json"
+    named = runs or tuple(path.parent.name for path in sorted(folder.glob("evaluate/*/scores.csv")))
+    return Results(
+        folder=folder,
+        locks=locks,
+        aligned=_read_summaries(folder / "align", pairs, "pair"),
+        patched=_read_summaries(folder / "patch", pairs, "patches"),
+        scenes=_read_summaries(folder / "ingest", scenes, "scene"),
+        dataset=read_manifest(dataset, kind="dataset")["summary"] if dataset.is_file() else None,
+        dataset_sha256=hashlib.sha256(dataset.read_bytes()).hexdigest() if dataset.is_file() else "",
+        records=_read_table(store_of(dataset) / "patches.csv") if dataset.is_file() else [],
+        runs=tuple(_read_run(folder, name) for name in named),
+        world=read_json(world) if world.is_file() else None,
+    )
+
+
+def _read_summaries(folder: Path, keys: Iterable[Key], kind: str) -> dict[Key, Json]:
+    paths = {(area, name): folder / area / f"{name}.json" for area, name in keys}
+    return {key: read_manifest(path, kind=kind)["summary"] for key, path in paths.items() if path.is_file()}
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    evaluated = folder / "evaluate" / name
+    summary, examples = evaluated / "summary.json", evaluated / "examples.npz"
+    predictions = sorted(folder.glob(f"predict/{name}/*/*.json"))
+    return Run(
+        name=name,
+        history=_read_table(folder / "train" / name / "history.csv"),
+        summary=read_json(summary) if summary.is_file() else None,
+        scores=_read_table(evaluated / "scores.csv"),
+        examples=examples if examples.is_file() else None,
+        predictions={(path.parent.name, path.stem): path for path in predictions if path.with_suffix(".tif").is_file()},
+    )
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file; none if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def list_cleared(results: Results) -> list[Key]:
+    """Pairs with a cleared scene whose pair is still there, in order."""
+    return sorted({key for run in results.runs for key in run.predictions if results.manifest("align", key).is_file()})
+
+
+def find_truth(results: Results, item: str) -> Path | None:
+    """The simulated image without clouds of an optical item, if there is one."""
+    for area in (results.world or {}).get("areas", {}).values():
+        for scene in area["optical"]:
+            if scene["item"] == item and scene["truth"]:
+                path = results.folder / "simulate" / scene["truth"]
+                return path if path.is_file() else None
+    return None
+
+
+def find_true_shifts(results: Results) -> dict[str, tuple[float, float]]:
+    """True shift (rows, columns) of simulated SAR items in pixels of the area's grid, by item id."""
+    shifts: dict[str, tuple[float, float]] = {}
+    for area, facts in (results.world or {}).get("areas", {}).items():
+        if area in results.locks:
+            ratio = facts["grid"]["transform"][0] / results.locks[area].grid.transform[0]
+            shifts |= {
+                scene["item"]: (scene["displacement"]["dy_px"] * ratio, scene["displacement"]["dx_px"] * ratio) for scene in facts["sar"]
+            }
+    return shifts
+
+
+def read_examples(run: Run) -> dict[str, Array]:
+    """The arrays of `examples.npz`; empty if there is no example."""
+    if run.examples is None:
+        return {}
+    with np.load(run.examples) as file:
+        arrays = {name: file[name] for name in file.files}
+    return arrays if len(arrays["id"]) else {}
