@@ -1,0 +1,76 @@
+"""The whole config file: overlays of runs, cross-checks, and the shipped files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sereno.model.config import Config, load_config
+from sereno.pipeline.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+AREA = {"query": {"areas": {"a": {"bbox": [1, 2, 3, 4]}}}}
+
+
+def merge(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What Snakemake makes of two config files."""
+    both = dict(base)
+    for key, value in other.items():
+        both[key] = merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+    return both
+
+
+def read(*names: str) -> Config:
+    values: dict[str, Any] = {}
+    for name in names:
+        values = merge(values, yaml.safe_load((ROOT / name).read_text()))
+    return load_config(values, where=" + ".join(names))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("config.yaml",),
+        ("config.yaml", "recipes/long.yaml"),
+        ("recipes/own-area.yaml",),
+        ("recipes/sen12mscr.yaml",),
+        ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
+    ],
+)
+def test_every_shipped_file_is_valid(names: tuple[str, ...]) -> None:
+    config = read(*names)
+    assert all(config.model.run_settings(run) for run in config.model.runs)
+
+
+def test_every_recipe_is_tried_above() -> None:
+    tried = {"long.yaml", "own-area.yaml", "sen12mscr.yaml", "overfit.yaml"}
+    assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == tried
+
+
+def test_the_longer_recipe_leaves_the_data_as_they_are() -> None:
+    assert read("config.yaml", "recipes/long.yaml").pipeline == read("config.yaml").pipeline
+
+
+def test_a_run_differs_from_the_base_only_where_it_says() -> None:
+    runs = {"base": {}, "bare": {"network": {"use_sar": False}, "lr": 0.5}}
+    config = load_config({"pipeline": AREA, "model": {"runs": runs, "train": {"network": {"width": 48, "head_dim": 16}}}})
+    bare = config.model.run_settings("bare")
+    assert (bare.lr, bare.network.use_sar, bare.network.width) == (0.5, False, 48)
+    assert config.model.run_settings("base") == config.model.train
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"train": {"network": {"width": 24, "head_dim": 16}}}, "'head_dim' 16 does not divide 'width' 24"),
+        ({"predict": {"tile_px": 64, "overlap_px": 40}}, "'overlap_px' may be at most half of 'tile_px'"),
+        ({"runs": {}}, "'runs' is empty"),
+        ({"runs": {"a": {"lr": "fast"}}}, "model.runs.a: 'lr'"),
+        ({"evaluate": {"split": "tset"}}, "'model.evaluate.split'"),
+    ],
+)
+def test_a_contradiction_is_named(model: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config({"pipeline": AREA, "model": model})
+    assert words in str(error.value)
