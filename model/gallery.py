@@ -37,8 +37,8 @@ from sereno.pipeline.store import open_dataset, read_json
 
 PICTURE_BUDGET_PX: Final = 4_000_000
 """Pixels of all scene pictures together, about 5 MB; where there are many, each becomes smaller."""
-MAX_COLUMNS: Final = 5
-"""Scene pictures side by side; more would be too small."""
+SCENE_COLUMNS: Final = 5
+"""Scene pictures side by side: one run's story in one row."""
 PATCH_PICTURE_PX: Final = 200
 """Longest side of an example patch."""
 SAMPLES_PER_PIXEL: Final = 4
@@ -119,7 +119,7 @@ def _describe_scene(results: Results, key: Key, look: Look) -> list[Block]:
             rows.append(_to_share_row(run, key, results.folder))
     truth = find_truth(results, str(provenance["cloudy"]["item"]))
     shots = [*_show_inputs(pair, look), *cleared, _show_target(pair, truth, look), *sources]
-    blocks: list[Block] = [Heading(f"{key[0]} · {key[1]}"), Shots(shots, "scene", min(MAX_COLUMNS, 3 + len(cleared)))]
+    blocks: list[Block] = [Heading(f"{key[0]} · {key[1]}"), Shots(shots, "scene", SCENE_COLUMNS)]
     blocks.append(Table(("run", "GeoTIFF", "observed", "reconstructed", "not observed"), rows, n_words=2))
     return blocks if truth is None else [*blocks, *_score_scene(results, key, truth)]
 

@@ -153,8 +153,8 @@ def describe_result(results: Results) -> list[Block]:
         blocks.append(Text("No run has scores yet: run `sereno evaluate`.", "missing"))
     for run in results.runs:
         blocks += _describe_run(run)
-    if len(results.runs) > 1:
-        blocks += _compare_runs(results.runs)
+    scored = [run for run in results.runs if run.scores and run.summary]
+    blocks += _compare_runs(scored) if len(scored) > 1 else []
     blocks += _describe_dataset(results)
     return blocks
 

@@ -75,3 +75,8 @@ def test_numbers_have_the_digits_and_the_sign_asked_for() -> None:
     assert page.show_number(1.2345, 1, sign=True) == "+1.2"
     assert page.show_range({"low": -0.5, "high": 2.0}, 1) == "-0.5 to +2.0"
     assert page.show_share(0.1234) == "12.3 %"
+
+
+def test_what_stands_between_backticks_is_shown_as_code() -> None:
+    text = page.render_page("t", [page.Section("s", "S", [page.Text("run `sereno <x>` now")])])
+    assert "run <code>sereno &lt;x&gt;</code> now" in text

@@ -338,9 +338,9 @@ def test_an_empty_folder_gives_a_page_that_says_what_to_run(tmp_path: Path) -> N
     (tmp_path / "results").mkdir()
     page = make_page(tmp_path / "results", tmp_path)
     for name, step in zip(SECTIONS[:6], ("evaluate", "predict", "evaluate", "evaluate", "train", "query"), strict=True):
-        assert f"run `sereno {step}`" in section(page, name), name
+        assert f"run <code>sereno {step}</code>" in section(page, name), name
     for step in ("query", "ingest", "patch", "align"):
-        assert f"run `sereno {step}`" in section(page, "left-out"), step
+        assert f"run <code>sereno {step}</code>" in section(page, "left-out"), step
 
 
 @pytest.mark.parametrize("step", ["query", "ingest", "align", "mask", "patch", "pack", "train", "evaluate", "predict"])
@@ -349,7 +349,7 @@ def test_a_missing_step_leaves_a_page_that_says_so(finished: Path, tmp_path: Pat
     shutil.rmtree(tmp_path / "results" / step)
     page = make_page(tmp_path / "results", tmp_path, runs=("afsst", "no-sar"))
     assert re.findall(r'<section id="([\w-]+)">', page) == list(SECTIONS)
-    assert f"run `sereno {step}`" in page
+    assert f"run <code>sereno {step}</code>" in page
 
 
 def test_no_example_patch_is_no_fault(change: Callable[..., str]) -> None:
@@ -357,7 +357,7 @@ def test_no_example_patch_is_no_fault(change: Callable[..., str]) -> None:
         for path in folder.glob("evaluate/*/examples.npz"):
             path.unlink()
 
-    assert "set `evaluate.examples` above 0" in change(edit, lambda results: describe_examples(results, choose_stretch(results)))
+    assert "set <code>evaluate.examples</code> above 0" in change(edit, lambda results: describe_examples(results, choose_stretch(results)))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
