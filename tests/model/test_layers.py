@@ -202,9 +202,22 @@ def test_fill_never_sees_what_it_replaces() -> None:
 
 
 def test_fill_of_a_constant_is_that_constant() -> None:
-    keep = torch.ones(1, 1, 64, 64)
+    image, keep = torch.full((1, 2, 64, 64), 0.3), torch.ones(1, 1, 64, 64)
     keep[..., 10:50, 5:60] = 0
-    torch.testing.assert_close(smooth_fill(torch.full((1, 2, 64, 64), 0.3), keep, torch.full((2,), 0.9)), torch.full((1, 2, 64, 64), 0.3))
+    torch.testing.assert_close(smooth_fill(image, keep), image)
+    torch.testing.assert_close(smooth_fill(image, keep, torch.tensor([0.3, 0.3])), image)
+
+
+def test_fill_leans_to_the_prior_the_more_the_larger_the_hole() -> None:
+    image, drawn = torch.full((1, 1, 64, 64), 0.3), []
+    for side in (4, 16, 32, 64):
+        keep = torch.ones(1, 1, 64, 64)
+        keep[..., 32 - side // 2 : 32 + side // 2, 32 - side // 2 : 32 + side // 2] = 0
+        drawn.append(smooth_fill(image, keep, torch.tensor([0.9]))[0, 0, 32, 32].item())
+    assert drawn == sorted(drawn)
+    assert drawn[0] == pytest.approx(0.3, abs=0.01)
+    assert drawn[1] < 0.35
+    assert drawn[-1] == pytest.approx(0.9)
 
 
 def test_fill_of_a_hole_in_a_ramp_stays_near_the_ramp_and_shows_no_blocks() -> None:
