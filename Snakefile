@@ -32,7 +32,7 @@ onstart:
 
 
 onsuccess:
-    print(f"done: open {flow.results}/report/index.html")
+    print(f"done: everything lies under {flow.results}, the page is report/index.html")
 
 
 onerror:

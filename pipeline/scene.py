@@ -2,7 +2,7 @@
 
 A scene holds one acquisition:
 
-    data   (band, y, x)   uint16 reflectance x 10000, or int16 centi-dB of gamma0
+    data   (band, y, x)   uint16 reflectance x 10000, or int16 centi-dB of backscatter
     valid  (y, x)         bool, True = usable
     scl    (y, x)         uint8 scene classes, only where the product has them
 
@@ -29,8 +29,8 @@ CENTI_DB: Final = 100
 """Stored backscatter is decibel times this."""
 OPTICAL_UNITS: Final = "reflectance x 10000"
 """`attrs["units"]` of optical values."""
-SAR_UNITS: Final = "gamma0 centi-dB"
-"""`attrs["units"]` of SAR values."""
+SAR_UNITS: Final = "backscatter centi-dB"
+"""`attrs["units"]` of SAR values; `provenance["calibration"]` says whether they are gamma0 (RTC) or sigma0 (SEN12MS-CR)."""
 MAX_REFLECTANCE: Final = 65_534
 """Largest stored optical value; 65535 stays free as the nodata value of written images."""
 
