@@ -132,7 +132,7 @@ def test_an_edit_in_the_model_reruns_no_data_step(project: Path) -> None:
 
 @pytest.mark.flow
 def test_an_edit_in_the_pipeline_reruns_from_that_step_on(project: Path) -> None:
-    edit(project / "installed/sereno/pipeline/clouds.py", "\ndef ", "\nEDITED = 1\n\n\ndef ")
+    edit(project / "installed/sereno/pipeline/mask.py", "\ndef ", "\nEDITED = 1\n\n\ndef ")
     assert set(planned(project)) == {"mask_pair", "patch_pair", "pack"} | MODEL_RULES
 
 
