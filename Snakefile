@@ -1,7 +1,8 @@
 """From catalogue to clear scene: one rule per step, nothing computed here.
 
 A verb alone is a target that stands for all its jobs (`snakemake align`, `snakemake train`); the rule that does
-one job bears the name of the function it calls (`align_pair`). Every path begins with the pathvar <results>.
+one job bears the name of the function it calls (`align_pair`). Every target asks for all locks as well: behind a
+checkpoint Snakemake would not see that an area is new. Every path begins with the pathvar <results>.
 """
 
 from pathlib import Path
@@ -44,24 +45,28 @@ onerror:
 
 localrules:
     all,
+    simulate,
     query,
     ingest,
     align,
     mask,
     patch,
+    pack,
     train,
     evaluate,
     predict,
+    report,
 
 
 rule all:
     input:
+        flow.locks,
         "<results>/report/index.html",
 
 
 if flow.world:
 
-    rule simulate:
+    rule simulate_world:
         output:
             "<results>/simulate/world.json",
         log:
@@ -81,6 +86,11 @@ if flow.world:
             "simulate a world with known truth"
         shell:
             "sereno simulate {output} --settings {params.settings:q} 2> {log}"
+
+
+rule simulate:
+    input:
+        flow.world,
 
 
 checkpoint query_area:
@@ -109,7 +119,7 @@ checkpoint query_area:
 
 rule query:
     input:
-        expand("<results>/query/{area}.json", area=flow.areas),
+        flow.locks,
 
 
 rule ingest_scene:
@@ -139,6 +149,7 @@ rule ingest_scene:
 
 rule ingest:
     input:
+        flow.locks,
         lambda _: flow.all_scenes(checkpoints),
 
 
@@ -170,6 +181,7 @@ rule align_pair:
 
 rule align:
     input:
+        flow.locks,
         lambda _: flow.all_pairs(checkpoints, "align"),
 
 
@@ -199,6 +211,7 @@ rule mask_pair:
 
 rule mask:
     input:
+        flow.locks,
         lambda _: flow.all_pairs(checkpoints, "mask"),
 
 
@@ -229,10 +242,11 @@ rule patch_pair:
 
 rule patch:
     input:
+        flow.locks,
         lambda _: flow.all_pairs(checkpoints, "patch"),
 
 
-rule pack:
+rule pack_patches:
     input:
         lambda _: flow.all_pairs(checkpoints, "patch"),
     output:
@@ -254,6 +268,12 @@ rule pack:
         "pack all patches into one dataset"
     shell:
         "sereno pack {input} {output} --settings {params.settings:q} 2> {log}"
+
+
+rule pack:
+    input:
+        flow.locks,
+        "<results>/pack/dataset.json",
 
 
 rule train_run:
@@ -284,6 +304,7 @@ rule train_run:
 
 rule train:
     input:
+        flow.locks,
         flow.all_runs("train", "checkpoint.safetensors"),
 
 
@@ -317,6 +338,7 @@ rule evaluate_run:
 
 rule evaluate:
     input:
+        flow.locks,
         flow.all_runs("evaluate", "scores.csv"),
 
 
@@ -350,12 +372,13 @@ rule predict_pair:
 
 rule predict:
     input:
+        flow.locks,
         lambda _: flow.all_predictions(checkpoints),
 
 
-rule report:
+rule write_report:
     input:
-        locks=expand("<results>/query/{area}.json", area=flow.areas),
+        locks=flow.locks,
         patches=lambda _: flow.all_pairs(checkpoints, "patch"),
         dataset="<results>/pack/dataset.json",
         history=flow.all_runs("train", "history.csv"),
@@ -382,3 +405,9 @@ rule report:
         "write the report"
     shell:
         "sereno report {params.results} {output} {params.runs} --settings {params.settings:q} 2> {log}"
+
+
+rule report:
+    input:
+        flow.locks,
+        "<results>/report/index.html",

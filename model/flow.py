@@ -45,6 +45,11 @@ class Flow:
         """The simulated world, if there is one."""
         return [f"{self.results}/simulate/world.json"] if self.config.pipeline.simulate else []
 
+    @property
+    def locks(self) -> list[str]:
+        """The lock of every area."""
+        return [f"{self.results}/query/{area}.json" for area in self.areas]
+
     def settings(self, step: str, **wildcards: str) -> str:
         """Settings of a step as JSON: only what that job uses."""
         if step == "query":

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DATA_RULES = {"simulate", "query_area", "ingest_scene", "align_pair", "mask_pair", "patch_pair", "pack"}
-MODEL_RULES = {"train_run", "evaluate_run", "predict_pair", "report"}
+MODEL_RULES = {"train_run", "evaluate_run", "predict_pair", "write_report"}
 
 STAND_IN = f"""#!{sys.executable}
 import json, sys
@@ -64,7 +63,7 @@ def planned(project: Path, *arguments: str) -> dict[str, int]:
         return {}
     table = text[text.index("Job stats:") :].split("\n\n")[0]
     counts = dict(re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE))
-    targets = {"total", "all", "query", "ingest", "align", "mask", "patch", "train", "evaluate", "predict"}
+    targets = {"total", "all", "simulate", "query", "ingest", "align", "mask", "patch", "pack", "train", "evaluate", "predict", "report"}
     return {rule: int(count) for rule, count in counts.items() if rule not in targets}
 
 
@@ -108,14 +107,14 @@ def test_a_finished_flow_has_nothing_to_do(project: Path) -> None:
 @pytest.mark.flow
 def test_a_new_learning_rate_reruns_the_model_steps_and_no_data_step(project: Path) -> None:
     edit(project / "config.yaml", "    steps: 600", "    steps: 600\n    lr: 0.0123")
-    assert planned(project) == {"train_run": 1, "evaluate_run": 1, "predict_pair": 2, "report": 1}
+    assert planned(project) == {"train_run": 1, "evaluate_run": 1, "predict_pair": 2, "write_report": 1}
     assert planned(project, "train") == {"train_run": 1}
 
 
 @pytest.mark.flow
 def test_a_new_patch_size_reruns_from_patch_on(project: Path) -> None:
     edit(project / "config.yaml", "model:", "  patch: {size_px: 128}\nmodel:")
-    assert set(planned(project)) == {"patch_pair", "pack"} | MODEL_RULES
+    assert set(planned(project)) == {"patch_pair", "pack_patches"} | MODEL_RULES
 
 
 @pytest.mark.flow
@@ -133,7 +132,7 @@ def test_an_edit_in_the_model_reruns_no_data_step(project: Path) -> None:
 @pytest.mark.flow
 def test_an_edit_in_the_pipeline_reruns_from_that_step_on(project: Path) -> None:
     edit(project / "installed/sereno/pipeline/mask.py", "\ndef ", "\nEDITED = 1\n\n\ndef ")
-    assert set(planned(project)) == {"mask_pair", "patch_pair", "pack"} | MODEL_RULES
+    assert set(planned(project)) == {"mask_pair", "patch_pair", "pack_patches"} | MODEL_RULES
 
 
 @pytest.mark.flow
@@ -145,11 +144,29 @@ def test_a_comment_or_docstring_reruns_nothing(project: Path) -> None:
 
 
 @pytest.mark.flow
-def test_a_new_area_leaves_the_others_as_they_are(project: Path) -> None:
+@pytest.mark.parametrize("target", ["all", "pack", "train"])
+def test_a_new_area_is_searched_and_the_others_stay_as_they_are(project: Path, target: str) -> None:
     edit(project / "config.yaml", "    start:", "      north: {bbox: [1, 2, 3, 4]}\n    start:")
-    plan = planned(project)
+    plan = planned(project, target)
     assert plan["query_area"] == 1
-    assert "simulate" not in plan
+    assert not {"simulate_world", "ingest_scene", "align_pair"} & set(plan), "what the new area needs is known once the checkpoint has run"
+    run = snakemake(project, target)
+    assert run.returncode == 0, run.stderr
+    assert (project / "results/patch/north/p1.json").is_file()
+    executed = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", run.stdout + run.stderr)
+    assert (executed.count("query_area"), executed.count("ingest_scene"), executed.count("pack_patches")) == (1, 3, 1)
+
+
+@pytest.mark.flow
+def test_a_new_pair_in_a_lock_is_worked_on(project: Path) -> None:
+    lock = project / "results/query/west.json"
+    content = json.loads(lock.read_text())
+    content["pairs"].append(content["pairs"][0] | {"id": "p2"})
+    lock.write_text(json.dumps(content))
+    plan = planned(project)
+    assert {rule: plan[rule] for rule in ("align_pair", "mask_pair", "patch_pair", "pack_patches")} == dict.fromkeys(
+        ("align_pair", "mask_pair", "patch_pair", "pack_patches"), 1
+    )
 
 
 @pytest.mark.flow
