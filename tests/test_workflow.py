@@ -185,3 +185,12 @@ def test_an_edited_lock_reruns_only_what_it_concerns(project: Path) -> None:
     content["scenes"]["s1"]["time"] = "2021-06-02T00:00:00Z"
     lock.write_text(json.dumps(content))
     assert planned(project, "ingest") == {"ingest_scene": 1}
+
+
+@pytest.mark.flow
+def test_a_dataset_made_elsewhere_can_be_trained_on(project: Path) -> None:
+    for step in ("simulate", "query", "ingest", "align", "mask", "patch", "train"):
+        shutil.rmtree(project / "results" / step)
+    run = snakemake(project, "results/train/afsst/checkpoint.safetensors", "--allowed-rules", "train_run")
+    assert run.returncode == 0, run.stderr
+    assert re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", run.stdout + run.stderr) == ["train_run"]
