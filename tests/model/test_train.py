@@ -77,6 +77,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), {"train": 6, "val": 2, "test": 0})
 
 
+@pytest.fixture(scope="module")
+def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "c.safetensors"
+    train_network(dataset, output, SETTINGS)
+    return output
+
+
 def read_history(folder: Path) -> list[dict[str, str]]:
     with (folder / "history.csv").open() as file:
         return list(csv.DictReader(file))
@@ -99,10 +107,9 @@ def train_until_killed(dataset: Path, output: Path, settings: TrainSettings, mon
 
 @pytest.mark.parametrize("after", [2, 6, 11])
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
 ) -> None:
-    whole, killed = tmp_path / "whole" / "c.safetensors", tmp_path / "killed" / "c.safetensors"
-    train_network(dataset, whole, SETTINGS)
+    killed = tmp_path / "c.safetensors"
     train_until_killed(dataset, killed, SETTINGS, monkeypatch, after=after)
     assert not killed.exists()
     caplog.clear()
@@ -113,10 +120,9 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     assert (killed.parent / "history.csv").read_bytes() == (whole.parent / "history.csv").read_bytes()
 
 
-def test_a_finished_run_leaves_checkpoint_and_history_and_nothing_else(dataset: Path, tmp_path: Path) -> None:
-    train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["c.safetensors", "history.csv"]
-    rows = read_history(tmp_path)
+def test_a_finished_run_leaves_checkpoint_and_history_and_nothing_else(whole: Path) -> None:
+    assert sorted(file.name for file in whole.parent.iterdir()) == ["c.safetensors", "history.csv"]
+    rows = read_history(whole.parent)
     assert [int(row["step"]) for row in rows] == [0, 5, 10, 12]
     assert all(row["val_loss"] and row["val_psnr_db"] for row in rows)
     assert all(row["total"] for row in rows[1:])
@@ -135,7 +141,7 @@ def test_other_settings_start_anew(
 
 
 def test_training_learns_what_sar_shows_under_the_cloud(dataset: Path, tmp_path: Path) -> None:
-    train_network(dataset, tmp_path / "c.safetensors", SETTINGS.model_copy(update={"steps": 150, "validate_every": 50, "lr": 1e-2}))
+    train_network(dataset, tmp_path / "c.safetensors", SETTINGS.model_copy(update={"steps": 100, "validate_every": 50, "lr": 1e-2}))
     rows = read_history(tmp_path)
     assert float(rows[-1]["val_psnr_db"]) > float(rows[0]["val_psnr_db"]) + 4
 
