@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
 
 from sereno.pipeline import stac
 from sereno.pipeline.atmosphere import Sky, Sun, apply_sky, classify_scene, compute_sun, make_sky
@@ -115,7 +115,7 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
     items: list[dict[str, Any]] = []
     areas: dict[str, Any] = {}
     with staged(root / "assets") as assets, staged(root / "truth") as truth:
-        for number, (name, area) in enumerate(settings.areas.items()):
+        for number, (name, area) in enumerate(sorted(settings.areas.items())):  # equal settings, whatever their order
             site = _open_site((name, number, area), settings, (assets, truth))
             areas[name], new = _write_area(site)
             items += new
@@ -254,8 +254,11 @@ def _write_dem(site: _Site, moment: datetime) -> dict[str, Any]:
 
 
 def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: float | None, names: tuple[str, ...]) -> None:
-    """Write `image` (band, y, x) as a cloud-optimised GeoTIFF; nothing in it depends on the moment of writing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `image` (band, y, x) as a cloud-optimised GeoTIFF; nothing in it depends on the moment of writing.
+
+    NOTE: GDAL builds it in memory, and Python writes the bytes: on a full disk GDAL's COG driver leaves a file that is cut short and
+    reports nothing, or an error without a name (measured with GDAL 3.10).
+    """
     resampling = Resampling.nearest if image.dtype == np.uint8 else Resampling.average
     options = {"compress": "DEFLATE", "level": 1, "predictor": "YES", "overview_resampling": resampling.name}
     profile = {
@@ -268,10 +271,13 @@ def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: f
         "transform": geobox.transform,
         "nodata": nodata,
     }
-    with rasterio.open(path, "w", **profile, **options) as file:
-        file.write(image)
-        for index, name in enumerate(names, start=1):
-            file.set_band_description(index, name)
+    with MemoryFile() as memory:
+        with memory.open(**profile, **options) as file:
+            file.write(image)
+            for index, name in enumerate(names, start=1):
+                file.set_band_description(index, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(memory.getbuffer())
 
 
 def _write_catalogue(root: Path, items: list[dict[str, Any]]) -> None:

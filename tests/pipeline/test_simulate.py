@@ -1,5 +1,7 @@
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,42 @@ def test_same_seed_gives_the_same_bytes_after_a_killed_job_and_another_seed_othe
     assert not list(tmp_path.glob(".*"))
     simulate_world(tmp_path / "world.json", SETTINGS.model_copy(update={"seed": 8, "areas": {"west": AREAS["west"]}}))
     assert json.loads((tmp_path / "world.json").read_text())["files"] != content["files"]
+
+
+FILL_DISK = """
+import resource, sys
+from pathlib import Path
+from sereno.pipeline.config import SimulateSettings, parse_settings
+from sereno.pipeline.errors import StoreError
+from sereno.pipeline.simulate import simulate_world
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    simulate_world(Path(sys.argv[1]), parse_settings(SimulateSettings, sys.argv[2]))
+except StoreError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("missing", [1, 5000])
+def test_a_product_that_the_disk_refuses_gives_one_line_and_is_never_cut_short(
+    world: tuple[Path, dict[str, Any]], tmp_path: Path, missing: int
+) -> None:
+    root, content = world
+    room = max((root / name).stat().st_size for name in content["files"]) - missing
+    command = [sys.executable, "-c", FILL_DISK, tmp_path / "world.json", SETTINGS.to_json(), str(room)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 6, run.stderr
+    assert run.stdout.count("\n") == 1
+    assert "File too large; free space or choose another folder" in run.stdout
+    assert not list(tmp_path.rglob("*.tif"))
+    assert not (tmp_path / "world.json").exists()
+
+
+def test_the_order_in_which_areas_are_named_changes_no_byte(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    turned = SETTINGS.model_copy(update={"areas": dict(reversed(AREAS.items()))})
+    simulate_world(tmp_path / "world.json", turned)
+    assert json.loads((tmp_path / "world.json").read_text()) == world[1]
 
 
 def test_catalogue_is_read_by_pystac_and_every_asset_is_there(world: tuple[Path, dict[str, Any]]) -> None:
