@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from sereno.pipeline.config import Settings, load_settings
+from sereno.pipeline.config import Settings, parse_settings
 from sereno.pipeline.errors import MissingError
 
 if TYPE_CHECKING:  # the Snakefile imports this file: the grid library alone would cost it half a second
@@ -133,11 +132,11 @@ class Lock(Settings):
 
         Raises:
             MissingError: there is no such file.
-            ConfigError: it is not a lock of this format.
+            ConfigError: it is not JSON, or not a lock of this format.
         """
         if not path.is_file():
             raise MissingError(f"lock {path} does not exist: run `sereno query` first")
-        return load_settings(cls, json.loads(path.read_text()), where=str(path))
+        return parse_settings(cls, path.read_text(), where=f"lock {path} (delete it and run `sereno query` again)")
 
     def scene(self, scene_id: str) -> SceneRecord:
         """The scene with that id.

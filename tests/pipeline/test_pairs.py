@@ -59,5 +59,11 @@ def test_a_missing_lock_says_which_step_writes_it(tmp_path: Path) -> None:
 
 def test_another_format_is_refused_with_the_files_name(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(LOCK.to_json().replace("sereno-lock/1", "sereno-lock/9"))
-    with pytest.raises(ConfigError, match=r"old\.json: 'format'.*sereno-lock/9"):
+    with pytest.raises(ConfigError, match=r"old\.json \(delete it and run `sereno query` again\): 'format'.*sereno-lock/9"):
         Lock.read(tmp_path / "old.json")
+
+
+def test_a_lock_that_was_cut_short_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "west.json").write_text(LOCK.to_json()[:-9])
+    with pytest.raises(ConfigError, match=r"west\.json \(delete it and run `sereno query` again\): not valid JSON"):
+        Lock.read(tmp_path / "west.json")
