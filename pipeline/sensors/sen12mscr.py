@@ -24,7 +24,7 @@ from sereno.pipeline.bands import L1C_BANDS, SAR_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.layouts import KINDS, Roi, find_sen12mscr_rois
-from sereno.pipeline.pairs import GridRecord, Lock, Pair, Refusal, Role, SceneRecord, Sensor
+from sereno.pipeline.pairs import GridRecord, Lock, Pair, Refusal, SceneRecord, Sensor
 from sereno.pipeline.radiometry import decibel_to_centi_db, to_stored_reflectance
 from sereno.pipeline.scene import Bool2d, to_scene
 from sereno.pipeline.sensors.assets import SNAP_PX, Asset, describe_item, open_raster, read_pixels, select_assets
@@ -37,7 +37,6 @@ SEASON_TIMES: Final = {
 }
 """Nominal times: the files carry none, and the dataset states only the season, of 2018."""
 SENSORS: Final[Mapping[str, Sensor]] = {"s1": "sen12mscr-s1", "s2_cloudy": "sen12mscr-s2", "s2": "sen12mscr-s2"}
-ROLES: Final[Mapping[str, Role]] = {"s1": "sar", "s2_cloudy": "cloudy", "s2": "clear"}
 COLLECTION: Final = "sen12mscr"
 WINDOW_SNAP_PX: Final = 0.01
 """Windows fit one grid if their corners lie within this many pixels of it; their origins are not round numbers of metres."""
@@ -105,7 +104,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
     assets = select_assets(record, tuple(record.assets), resolve, settings.attempts)
     mosaic = _join_windows(assets, geobox, SAR_BANDS if is_sar else L1C_BANDS)
     bands = SAR_BANDS if is_sar else settings.bands or L1C_BANDS
-    unknown = [band for band in bands if band not in (*SAR_BANDS, *L1C_BANDS)]
+    unknown = [] if is_sar else [band for band in bands if band not in L1C_BANDS]
     if unknown:
         raise MissingError(
             f"{record.item}: L1C has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(L1C_BANDS)}"

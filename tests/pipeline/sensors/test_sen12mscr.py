@@ -154,8 +154,8 @@ def test_a_file_with_other_bands_is_refused(folder: Path) -> None:
 def test_an_unknown_roi_and_an_unknown_band_are_named(folder: Path) -> None:
     with pytest.raises(MissingError, match="holds no complete window of ROI 'ROIs1970_fall_13'"):
         list_pairs(folder, "ROIs1970_fall_13")
-    with pytest.raises(MissingError, match="L1C has no band B13"):
-        read(folder, list_pairs(folder, AREA), "s2", IngestSettings(bands=("B13",)))
+    with pytest.raises(MissingError, match="L1C has no band B13, VV"):
+        read(folder, list_pairs(folder, AREA), "s2", IngestSettings(bands=("B13", "B02", "VV")))
 
 
 @pytest.mark.real
