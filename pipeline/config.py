@@ -181,7 +181,8 @@ class QuerySettings(Settings):
         low, high = self.cloudy_cover_pct
         if not 0 <= low <= high <= 100:
             raise ValueError("'cloudy_cover_pct' must be two ordered percentages")
-        if self.start and self.end and str(self.start) > str(self.end):
+        last = str(self.end) if isinstance(self.end, datetime) else f"{self.end} 24"  # a bare day means all of it
+        if self.start and self.end and str(self.start) > last:
             raise ValueError("'start' lies after 'end'")
         if self.source == "stac" and not self.areas:
             raise ValueError("'areas' is empty: name at least one area with its bbox")
@@ -264,7 +265,7 @@ class SplitSettings(Settings):
     """Share of the blocks for validation."""
     test: Share = 0.22
     """Share of the blocks for test."""
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0)] = 1
     """Seed of the draw."""
     file: Path | None = None
     """JSON with the lists `train`, `val` and `test`; needed with `list`."""
@@ -287,7 +288,7 @@ class PackSettings(Settings):
     """Patches per shard."""
     codec: Literal["lz4", "zstd"] = "lz4"
     """`lz4` for training from a local disk, `zstd` for archive and object stores; both with bitshuffle."""
-    seed: int = 2
+    seed: Annotated[int, Field(ge=0)] = 2
     """Seed of the order in which patches are stored."""
 
 

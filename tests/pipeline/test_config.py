@@ -80,6 +80,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(values: dict[str, An
         (PatchSettings, {"min_valid": 1.5}, r"'min_valid': .*less than or equal to 1"),
         (PackSettings, {"codec": "gzip"}, r"'codec': .*'lz4' or 'zstd'.*\(seen 'gzip'\)"),
         (PackSettings, {"shard_patches": 0}, r"'shard_patches': .*greater than or equal to 1"),
+        (PackSettings, {"seed": -1}, r"'seed': .*greater than or equal to 0"),
+        (PackSettings, {"split": {"seed": -1}}, r"'split.seed': .*greater than or equal to 0"),
         (PipelineSettings, {}, r"'query': Field required$"),
         (PatchSettings, [], r"'config': .*\(seen '\[\]'\)"),
         (QuerySettings, {"areas": {"a/b": AREA}}, r"a/b"),
@@ -109,6 +111,11 @@ def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values
 def test_settings_that_contradict_each_other_are_refused(kind: type[BaseModel], values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_settings(kind, values, where="x")
+
+
+def test_a_search_may_begin_on_the_day_that_it_ends() -> None:
+    day = load_settings(QuerySettings, {**QUERY, "start": "2021-06-01T12:00:00Z", "end": "2021-06-01"}, where="x")
+    assert day.end == date(2021, 6, 1)
 
 
 def test_all_faults_are_named_at_once() -> None:
