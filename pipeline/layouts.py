@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.errors import MissingError
 
 SEASON: Final = r"ROIs\d+_(?:spring|summer|fall|winter)"
 KINDS: Final = ("s1", "s2_cloudy", "s2")
@@ -26,7 +26,6 @@ _ROI_FOLDER = re.compile(rf"(?P<kind>{_KIND})_(?P<roi>\d+)")
 _PUBLISHED_FILE = re.compile(rf"(?P<season>{SEASON})_(?P<kind>{_KIND})_(?P<roi>\d+)_(?P<window>p\d+)\.tif")
 _SORTED_FILE = re.compile(rf"(?P<season>{SEASON})_(?P<roi>\d+)_(?P<window>p\d+)\.tif")
 _SPLIT_ENTRY = re.compile(rf"(?P<season>{SEASON})_(?P<kind>{_KIND})/(?P=kind)_(?P<roi>\d+)")
-_AREA = re.compile(rf"{SEASON}_\d+")
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,9 @@ def find_sen12mscr_rois(folder: Path) -> dict[str, Roi]:
 
 
 def area_of_split_entry(entry: str) -> str:
-    """The area that a line of a published split list names: `ROIs1970_fall_s1/s1_3` gives `ROIs1970_fall_3`; area names stay as they are.
-
-    Raises:
-        DataError: the line is neither.
-    """
-    if _AREA.fullmatch(entry):
-        return entry
+    """The area that a line of a published split list names: `ROIs1970_fall_s1/s1_3` gives `ROIs1970_fall_3`; all else names itself."""
     match = _SPLIT_ENTRY.fullmatch(entry)
-    if match is None:
-        raise DataError(f"split entry {entry!r} is neither like 'ROIs1970_fall_s1/s1_3' nor like 'ROIs1970_fall_3': correct the split file")
-    return f"{match['season']}_{match['roi']}"
+    return f"{match['season']}_{match['roi']}" if match else entry
 
 
 def _find_sorted(folder: Path) -> Iterator[_Found]:

@@ -163,7 +163,8 @@ def read_split_list(file: Path, areas: Collection[str]) -> dict[str, Split]:
     """The split of each of `areas` according to a JSON file with the lists `train`, `val` and `test`.
 
     An entry is the exact name of an area, or a line of a published list (`ROIs1970_fall_s1/s1_3`). Names are compared whole: the loader
-    published with SEN12MS-CR compares substrings and lets 60 % of the test patches into training.
+    published with SEN12MS-CR compares substrings and lets 60 % of the test patches into training. Areas of which nothing was kept may be
+    listed too.
 
     Raises:
         MissingError: there is no such file.
@@ -180,7 +181,7 @@ def read_split_list(file: Path, areas: Collection[str]) -> dict[str, Split]:
     found: defaultdict[str, set[Split]] = defaultdict(set)
     for split in SPLITS:
         for entry in lists[split]:
-            found[entry if entry in areas else area_of_split_entry(str(entry))].add(split)
+            found[area_of_split_entry(str(entry))].add(split)
     for area in sorted(areas):
         if len(found[area]) != 1:
             where = f"in the lists {' and '.join(sorted(found[area]))}" if found[area] else "in none of the lists"
