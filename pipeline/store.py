@@ -58,7 +58,7 @@ def staged(path: Path) -> Iterator[Path]:
     except OSError as error:
         with contextlib.suppress(OSError):
             remove(partial)
-        if isinstance(error, StoreError | MissingError) or error.errno is None:
+        if error.errno is None:  # ours, which says more already, or of a library that gives no cause
             raise
         raise StoreError(f"cannot write {path}: {error.strerror}; free space or choose another folder, then run again") from error
     except BaseException:
