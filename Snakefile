@@ -248,7 +248,8 @@ rule patch:
 
 rule pack_patches:
     input:
-        lambda _: flow.all_pairs(checkpoints, "patch"),
+        patches=lambda _: flow.all_pairs(checkpoints, "patch"),
+        splits=flow.config.pipeline.pack.split.file or [],
     output:
         "<results>/pack/dataset.json",
     log:
@@ -267,7 +268,7 @@ rule pack_patches:
     message:
         "pack all patches into one dataset"
     shell:
-        "sereno pack {input} {output} --settings {params.settings:q} 2> {log}"
+        "sereno pack {input.patches} {output} --settings {params.settings:q} 2> {log}"
 
 
 rule pack:

@@ -118,6 +118,17 @@ def test_a_new_patch_size_reruns_from_patch_on(project: Path) -> None:
 
 
 @pytest.mark.flow
+def test_an_edited_split_list_reruns_from_pack_on(project: Path) -> None:
+    (project / "lists.json").write_text('{"train": ["west"], "val": [], "test": ["east"]}')
+    edit(project / "config.yaml", "model:", "  pack: {split: {method: list, file: lists.json}}\nmodel:")
+    run = snakemake(project)
+    assert run.returncode == 0, run.stderr
+    assert planned(project) == {}
+    edit(project / "lists.json", "west", "east")
+    assert set(planned(project)) == {"pack_patches"} | MODEL_RULES
+
+
+@pytest.mark.flow
 def test_touching_the_readme_reruns_nothing(project: Path) -> None:
     edit(project / "README.md", "sereno", "Sereno")
     assert planned(project) == {}
