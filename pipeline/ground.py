@@ -80,7 +80,7 @@ KINDS: Final = (
     Kind("garden", 0, "soil", (1.1, 1.0, 0.9, 1.0), (90, 310, 0.65), 0.8, (-10.0, -16.5)),
 )
 """All kinds of cover. Backscatter lies within what C band shows over farmland (Ulaby & Dobson 1989); which crop has which value was
-chosen so that neither polarisation correlates with any band (|r| < 0.15 over the crops in June): who knows one learns nothing of the
+chosen so that neither polarisation correlates with any band (|r| < 0.2 over the crops in June): who knows one learns nothing of the
 other but through the table."""
 KIND_INDEX: Final = {kind.name: index for index, kind in enumerate(KINDS)}
 

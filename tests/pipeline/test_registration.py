@@ -1,4 +1,4 @@
-"""The shift of SAR relative to optical is found within a tenth of a pixel, or refused."""
+"""The shift of SAR relative to optical is found to a fraction of a pixel, or refused."""
 
 import json
 import os
