@@ -7,6 +7,7 @@ clear scene and taken out in the one interpolation that brings SAR onto the grid
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -48,6 +49,7 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
         MissingError: lock, pair or scene is not there, or no band is left that shows structure.
         DataError: a scene is not the one that the lock names, lies on another grid, or cloudy and clear do not belong together.
     """
+    started = time.monotonic()
     lock, pair_id = Lock.read(lock_and_pair[0]), lock_and_pair[1]
     pair, grid = lock.pair(pair_id), lock.grid.to_geobox()
     logger.info("align: %s/%s", lock.area, pair.id)
@@ -67,7 +69,8 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     }
     dataset = to_pair(opened, aligned, grid, provenance)
     save_dataset(dataset, output, kind="pair", summary=_summarise(dataset))
-    logger.info("align: %s/%s: shift %s, %s", lock.area, pair.id, registration.verdict, registration.reason)
+    seconds = time.monotonic() - started
+    logger.info("align: %s/%s: shift %s, %s, %.1f s", lock.area, pair.id, registration.verdict, registration.reason, seconds)
 
 
 def check_scenes(scenes: Scenes, lock: Lock, pair: Pair, manifests: tuple[Path, Path, Path]) -> None:

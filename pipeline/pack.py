@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import sys
+import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,6 +105,7 @@ def pack_patches(patches: Sequence[Path], output: Path, settings: PackSettings) 
         MissingError: a patch store or the split list does not exist.
         StoreError: a patch store is damaged, or the dataset cannot be written or does not read back as it was written.
     """
+    started = time.monotonic()
     logger.info("pack: joining %d patch stores", len(patches))
     sources = _read_sources(patches)
     entries = _arrange_patches(sources, settings)
@@ -120,7 +122,8 @@ def pack_patches(patches: Sequence[Path], output: Path, settings: PackSettings) 
     summary = _summarise(sources, records, settings.split, leakage) | {"training_mean": mean, "training_std": std}
     write_text(output.with_suffix(".md"), describe_dataset(store_of(output).name, summary))
     write_manifest(output, kind="dataset", summary=summary)
-    logger.info("pack: %s patches in %s", ", ".join(f"{summary['counts'][split]} {split}" for split in SPLITS), output)
+    counts = ", ".join(f"{summary['counts'][split]} {split}" for split in SPLITS)
+    logger.info("pack: %s patches in %s, %.1f s", counts, output, time.monotonic() - started)
 
 
 def _read_sources(manifests: Sequence[Path]) -> list[Source]:

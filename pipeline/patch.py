@@ -6,6 +6,7 @@ A pair and its masks enter; a small store of patches leaves, together with one r
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -69,6 +70,7 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
         MissingError: the pair or its masks do not exist.
         StoreError: one of them is damaged, or the output cannot be written.
     """
+    started = time.monotonic()
     opened, found = open_dataset(pair, kind="pair"), open_dataset(masks, kind="mask")
     geobox, provenance = geobox_of(opened), opened.attrs["provenance"]
     made_for = found.attrs["provenance"]
@@ -93,7 +95,7 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
         "refused": refused,
     }
     save_dataset(patches, output, kind="patches", summary=summary, chunks={"patch": 1})
-    logger.info("patch %s: %d kept, %d refused", pair.stem, len(kept), len(refused))
+    logger.info("patch %s: %d kept, %d refused, %.1f s", pair.stem, len(kept), len(refused), time.monotonic() - started)
 
 
 def _describe_cut(geobox: GeoBox, settings: PatchSettings) -> dict[str, Any]:

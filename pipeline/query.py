@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
         CatalogueError: the catalogue does not answer, or has none of the collections.
         MissingError: the catalogue's folder is not there, or nothing forms a pair.
     """
+    started = monotonic()
     logger.info("query %s: searching %s", area, settings.catalogue)
     if settings.source == "sen12mscr":
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
@@ -61,7 +63,8 @@ def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
     else:
         lock = _search_pairs(area, settings)
     store.write_json(output, lock.model_dump(mode="json"))
-    logger.info("query %s: %d pairs of %d scenes, %d candidates refused", area, len(lock.pairs), len(lock.scenes), len(lock.refused))
+    counts = f"{len(lock.pairs)} pairs of {len(lock.scenes)} scenes, {len(lock.refused)} candidates refused"
+    logger.info("query %s: %s, %.1f s", area, counts, monotonic() - started)
 
 
 def _search_pairs(area: str, settings: QuerySettings) -> Lock:

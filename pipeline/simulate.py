@@ -119,6 +119,7 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
             site = _open_site((name, number, area), settings, (assets, truth))
             areas[name], new = _write_area(site)
             items += new
+            logger.info("simulate: %s, area %d of %d, %.1f s", name, number + 1, len(settings.areas), time.perf_counter() - begin)
     _write_catalogue(root, items)
     _check_complete(root, items)
     files = _hash_files(root, ("assets", "truth", "items", "catalog.json"))
