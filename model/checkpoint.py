@@ -7,6 +7,7 @@ for, and what it was trained on.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -86,18 +87,6 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], meta: CheckpointM
     described = meta.model_copy(update={"weights_sha256": hash_weights(tensors)})
     with staged(path) as partial, partial.open("wb") as file:  # safetensors' own writer makes a file that only its owner may read
         file.write(save(tensors, metadata={METADATA_KEY: described.to_json()}))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_meta(path: Path) -> CheckpointMeta:
-    """What the checkpoint at `path` says about itself, without its weights.
-
-    Raises:
-        MissingError: there is no such file.
-        TrainingError: it is no checkpoint of ours, or damaged.
-    """
-    return _read(path)[0]
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Loaded:
@@ -167,11 +156,15 @@ def hash_file(path: Path) -> str:
 
 
 def save_state(path: Path, state: Mapping[str, Any], *, identity: str) -> None:
-    """Write what training needs to go on, whole or not at all; `identity` says for which settings and data it is good."""
-    with staged(path) as partial, partial.open("wb") as file:
-        torch.save({"identity": identity, "state": dict(state)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write what training needs to go on, whole or not at all; `identity` says for which code, settings and data it is good.
+
+    Raises:
+        StoreError: it cannot be written, for example because the disk is full.
+    """
+    content = io.BytesIO()  # NOTE: torch hides a full disk behind an error of its own, so it writes to memory
+    torch.save({"identity": identity, "state": dict(state)}, content)
+    with staged(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 def load_state(path: Path, *, identity: str) -> dict[str, Any] | None:

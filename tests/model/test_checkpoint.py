@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,12 @@ from sereno.model.checkpoint import (
     identify_run,
     load_checkpoint,
     load_state,
-    read_meta,
     save_checkpoint,
     save_state,
 )
 from sereno.model.config import NetworkSettings, TrainSettings
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
-from sereno.pipeline.errors import ConfigError, DataError, MissingError, TrainingError
+from sereno.pipeline.errors import ConfigError, DataError, MissingError, StoreError, TrainingError
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(network=NetworkSettings(width=8, head_dim=4, levels=2, blocks=1, window_px=4), steps=7)
@@ -61,7 +61,6 @@ def test_a_checkpoint_gives_back_the_network_and_what_it_says_of_itself(saved: P
     assert (loaded.settings, loaded.bands, loaded.sar_bands) == (SETTINGS, META.bands, META.sar_bands)
     assert loaded.training_mean.tolist() == pytest.approx(META.training_mean)
     assert loaded.meta.model_copy(update={"weights_sha256": ""}) == META
-    assert read_meta(saved) == loaded.meta
 
 
 def test_equal_content_gives_equal_bytes(saved: Path, tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_a_missing_checkpoint_names_the_remedy(tmp_path: Path) -> None:
 
 
 def test_any_tool_can_read_the_weights(saved: Path) -> None:
-    assert hash_weights(load_file(saved)) == read_meta(saved).weights_sha256
+    assert hash_weights(load_file(saved)) == load_checkpoint(saved, CPU).meta.weights_sha256
 
 
 def test_bands_must_be_those_of_training_in_their_order(saved: Path, tmp_path: Path) -> None:
@@ -147,6 +146,23 @@ def test_a_damaged_state_is_left_aside_and_said(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert load_state(path, identity="x") is None
     assert "starting anew" in caplog.text
+
+
+@pytest.mark.parametrize("largest_file", [0, 1000])
+def test_a_disk_that_takes_no_more_ends_in_one_line_and_keeps_the_last_state(tmp_path: Path, largest_file: int) -> None:
+    path = tmp_path / "state.pt"
+    save_state(path, {"step": 3}, identity="x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
+    try:
+        with pytest.raises(StoreError, match="free space"):
+            save_state(path, {"weights": torch.rand(10_000)}, identity="x")
+        with pytest.raises(StoreError, match="free space"):
+            save_checkpoint(tmp_path / "c.safetensors", make_network().state_dict(), META)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_state(path, identity="x") == {"step": 3}
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_no_code_runs_when_a_state_is_loaded(tmp_path: Path) -> None:
