@@ -23,6 +23,8 @@ CIRRUS: Final = (0.45, 0.45, 0.45, 0.45, 0.45, 0.45, 0.45, 0.45, 0.45, 0.40, 0.2
 """Reflectance that cirrus tends to as it gets thicker; ice crystals are large, so that it is grey until the short-wave infrared."""
 HAZE_EXPONENT: Final = 1.6
 """Fall of the optical thickness of small droplets and haze with wavelength (Angstrom 1929)."""
+HAZE_SEEN: Final = 1.4
+"""What thin cloud of optical thickness 1 counts in the classification: one that adds 0.05 in the blue is found, a thinner one missed."""
 SHADE_BLUE: Final = 0.45
 """Light left in a full shadow at 490 nm: the blue sky still shines there."""
 SHADE_NIR: Final = 0.22
@@ -148,7 +150,7 @@ def classify_scene(rng: np.random.Generator, clear: dict[str, Image], sky: Sky, 
     green, red, nir = (average_blocks(clear[name], 2) for name in ("B03", "B04", "B08"))
     thick, haze, cirrus, shadow = (average_blocks(part, 2) for part in (sky.thick, sky.haze, sky.cirrus, sky.shadow))
     doubt = np.float32(0.08) * make_noise(rng, green.shape, scale_px=6, roughness=1.3)
-    cloud = thick + np.float32(0.35) * haze + doubt * (thick + haze > 0.05)
+    cloud = thick + np.float32(HAZE_SEEN) * haze + doubt * (thick + haze > 0.05)
     classes = np.full(green.shape, 5, np.uint8)
     classes[nir - red > 0.35 * (nir + red)] = 4
     classes[(nir < 0.06) & (green < 0.05)] = 2
