@@ -178,14 +178,14 @@ def load_state(path: Path, *, identity: str) -> dict[str, Any] | None:
         logger.warning("starting anew: the saved state %s cannot be read (%s)", path, type(error).__name__)
         return None
     if content["identity"] != identity:
-        logger.warning("starting anew: the saved state %s belongs to other settings or another dataset", path)
+        logger.warning("starting anew: the saved state %s belongs to other settings, another dataset or other code", path)
         return None
     return state
 
 
-def identify_run(settings: TrainSettings, dataset_sha256: str) -> str:
-    """One text for settings, dataset and version: a saved state is good for no other."""
-    return json.dumps([settings.to_json(), dataset_sha256, version("sereno")])
+def identify_run(settings: TrainSettings, dataset_sha256: str, code: str) -> str:
+    """One text for settings, dataset and the fingerprint of the code: a saved state is good for no other."""
+    return json.dumps([settings.to_json(), dataset_sha256, code])
 
 
 def choose_device(name: str) -> torch.device:

@@ -29,6 +29,7 @@ from sereno.model.losses import compute_loss
 from sereno.model.metrics import masked_psnr
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
 from sereno.pipeline.errors import TrainingError
+from sereno.pipeline.fingerprint import fingerprint
 from sereno.pipeline.store import remove, write_text
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
         MissingError, StoreError: the dataset is unfinished or damaged.
         TrainingError: the training split is empty, or the loss is no longer finite.
     """
-    facts, identity, state_file = read_facts(dataset), identify_run(settings, hash_file(dataset)), output.with_name("state.pt")
+    facts, state_file = read_facts(dataset), output.with_name("state.pt")
+    identity = identify_run(settings, hash_file(dataset), fingerprint("sereno.model.train"))
     device = choose_device(settings.device)
     feed = PatchFeed(open_split(dataset, "train"), settings, facts.sar_bands)
     validation = open_split(dataset, "val")

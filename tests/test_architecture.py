@@ -41,8 +41,9 @@ MODEL_LANES = (
     {"__main__"},
 )
 CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "store"}
-"""What the model may know of the pipeline; `flow` also uses what the Snakefile needs, `__main__` joins the command lines."""
-EXCEPTIONS = {"flow": {"fingerprint", "layouts"}, "__main__": {"__main__"}}
+"""What the model may know of the pipeline; `flow` also uses what the Snakefile needs, `train` asks whether a saved state is of this code,
+`__main__` joins the command lines."""
+EXCEPTIONS = {"flow": {"fingerprint", "layouts"}, "train": {"fingerprint"}, "__main__": {"__main__"}}
 
 
 def room(module: str) -> str:

@@ -126,17 +126,18 @@ def test_a_network_without_sar_takes_any_sar(tmp_path: Path) -> None:
     check_bands(loaded, META.bands, [], where=tmp_path)
 
 
-def test_state_comes_back_for_the_same_settings_and_data_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, identity = tmp_path / "state.pt", identify_run(SETTINGS, "a" * 64)
+def test_state_comes_back_for_the_same_settings_data_and_code_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, identity = tmp_path / "state.pt", identify_run(SETTINGS, "a" * 64, "code")
     assert load_state(path, identity=identity) is None
     save_state(path, {"step": 3, "weights": {"w": torch.ones(2)}, "rows": [{"val": None}]}, identity=identity)
     state = load_state(path, identity=identity)
     assert state is not None
     assert (state["step"], state["rows"], state["weights"]["w"].tolist()) == (3, [{"val": None}], [1.0, 1.0])
     assert not caplog.records
-    for other in (identify_run(SETTINGS, "b" * 64), identify_run(SETTINGS.model_copy(update={"lr": 1e-5}), "a" * 64)):
-        assert load_state(path, identity=other) is None
-        assert "belongs to other settings or another dataset" in caplog.records[-1].message
+    others = ((SETTINGS, "b" * 64, "code"), (SETTINGS.model_copy(update={"lr": 1e-5}), "a" * 64, "code"), (SETTINGS, "a" * 64, "changed"))
+    for other in others:
+        assert load_state(path, identity=identify_run(*other)) is None
+        assert "belongs to other settings, another dataset or other code" in caplog.records[-1].message
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 broken"])

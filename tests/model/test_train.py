@@ -140,6 +140,18 @@ def test_other_settings_start_anew(
     assert other.read_bytes() == fresh.read_bytes()
 
 
+def test_a_state_of_other_code_is_not_gone_on_from(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed = tmp_path / "c.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fingerprint", lambda _: "before an edit")
+        train_until_killed(dataset, killed, SETTINGS, monkeypatch, after=9)
+    train_network(dataset, killed, SETTINGS)
+    assert "starting anew" in caplog.text
+    assert killed.read_bytes() == whole.read_bytes()
+
+
 def test_training_learns_what_sar_shows_under_the_cloud(dataset: Path, tmp_path: Path) -> None:
     train_network(dataset, tmp_path / "c.safetensors", SETTINGS.model_copy(update={"steps": 100, "validate_every": 50, "lr": 1e-2}))
     rows = read_history(tmp_path)
