@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
 
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import CatalogueError, DataError, MissingError
 from sereno.pipeline.pairs import SceneRecord, Sensor
 from sereno.pipeline.server import running_server
@@ -210,6 +211,7 @@ def to_scene_record(item: Json, *, base_url: str = "") -> SceneRecord:
     Raises:
         MissingError: an asset of a band or polarisation is missing.
         DataError: the item is not of a product that can be read, or contradicts itself.
+        ConfigError: a value of the item is of a wrong type.
     """
     for key in ("id", "properties", "assets", "bbox"):
         if not item.get(key):
@@ -219,23 +221,24 @@ def to_scene_record(item: Json, *, base_url: str = "") -> SceneRecord:
     bbox = item["bbox"]
     crs = _crs_of(properties) or _crs_of(next(iter(assets.values())))
     sun_zenith = properties.get("s2:mean_solar_zenith")
-    return SceneRecord(
-        id=re.sub(r"[^A-Za-z0-9._-]+", "-", item["id"]).lstrip("._-"),
-        item=item["id"],
-        collection=item.get("collection") or "",
-        sensor=sensor,
-        time=_time_of(item),
-        crs=crs,
-        bbox=(bbox[0], bbox[1], bbox[len(bbox) // 2], bbox[len(bbox) // 2 + 1]),
-        assets={name: _relative_to(base_url, _absolute(item, asset["href"])) for name, asset in assets.items()},
-        cloud_cover_pct=properties.get("eo:cloud_cover") if sensor == "sentinel2-l2a" else None,
-        processing_baseline=_baseline_of(item),
-        declared_offset=_offset_of(assets) if sensor == "sentinel2-l2a" else None,
-        offset_applied=properties.get("earthsearch:boa_offset_applied"),
-        sun_azimuth_deg=_first_of(properties, "view:sun_azimuth", "s2:mean_solar_azimuth"),
-        sun_elevation_deg=_first_of(properties, "view:sun_elevation") if sun_zenith is None else 90.0 - sun_zenith,
-        properties=_facts_of(properties),
-    )
+    facts = {
+        "id": re.sub(r"[^A-Za-z0-9._-]+", "-", item["id"]).lstrip("._-"),
+        "item": item["id"],
+        "collection": item.get("collection") or "",
+        "sensor": sensor,
+        "time": _time_of(item),
+        "crs": crs,
+        "bbox": (bbox[0], bbox[1], bbox[len(bbox) // 2], bbox[len(bbox) // 2 + 1]),
+        "assets": {name: _relative_to(base_url, _absolute(item, asset["href"])) for name, asset in assets.items()},
+        "cloud_cover_pct": properties.get("eo:cloud_cover") if sensor == "sentinel2-l2a" else None,
+        "processing_baseline": _baseline_of(item),
+        "declared_offset": _offset_of(assets) if sensor == "sentinel2-l2a" else None,
+        "offset_applied": properties.get("earthsearch:boa_offset_applied"),
+        "sun_azimuth_deg": _first_of(properties, "view:sun_azimuth", "s2:mean_solar_azimuth"),
+        "sun_elevation_deg": _first_of(properties, "view:sun_elevation") if sun_zenith is None else 90.0 - sun_zenith,
+        "properties": _facts_of(properties),
+    }
+    return load_settings(SceneRecord, facts, where="the item")
 
 
 def _first_of(properties: Json, *keys: str) -> Any:

@@ -173,6 +173,8 @@ class QuerySettings(Settings):
     """Smallest share of the area that each scene's footprint covers."""
     resolution_m: Annotated[float, Field(gt=0)] = 10.0
     """Pixel size of the common grid."""
+    exclude: tuple[str, ...] = ()
+    """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     max_pairs: Annotated[int, Field(ge=1)] | None = None
     """At most so many pairs per area, the smallest time gaps first; none means all."""
 

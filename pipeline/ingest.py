@@ -91,7 +91,7 @@ def check_valid(record: SceneRecord, facts: Mapping[str, Any], settings: IngestS
         lost = f" ({len(facts['lost'])} tiles cannot be read, the first: {facts['lost'][0]['reason']})" if facts["lost"] else ""
         raise DataError(
             f"scene {record.id}: {facts['valid_share']:.1%} of the ground is valid{lost}, pipeline.ingest.min_valid wants "
-            f"{settings.min_valid:.1%}: lower that, or raise pipeline.query.min_overlap and run the query step again"
+            f"{settings.min_valid:.1%}: lower that, or name {record.item} in pipeline.query.exclude"
         )
 
 

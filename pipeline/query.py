@@ -201,9 +201,11 @@ def _judge_items(found: Found, geobox: GeoBox, settings: QuerySettings) -> tuple
     refused: list[Refused] = []
     for item in found.items:
         try:
+            if item.get("id") in settings.exclude:
+                raise DataError("named in pipeline.query.exclude")
             scene = to_scene_record(item, base_url=found.base_url)
             candidates.append(Candidate(scene, compute_overlap(item.get("geometry"), geobox)))
-        except (DataError, MissingError) as error:
+        except (ConfigError, DataError, MissingError) as error:
             role: Role = "sar" if str(item.get("collection")) in settings.sar_collections else "cloudy"
             refused.append(Refused(Refusal(item=str(item.get("id")), role=role, reason=str(error)), Cause.ITEM))
     unique, duplicates = drop_duplicates(candidates, found.collections)

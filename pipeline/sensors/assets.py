@@ -107,7 +107,7 @@ def select_assets(record: SceneRecord, names: tuple[str, ...], resolve: Callable
     if missing:
         raise MissingError(
             f"item {record.item} of {record.collection} has no asset for {', '.join(missing)} (it has {', '.join(sorted(record.assets))}): "
-            "leave the scene out, or the band out of pipeline.ingest.bands"
+            "name the item in pipeline.query.exclude, or leave the band out of pipeline.ingest.bands"
         )
     return {name: Asset(f"item {record.item}, {name}", resolve(record.assets[name]), attempts) for name in names}
 
@@ -153,11 +153,11 @@ def open_raster(asset: Asset) -> DatasetReader:
         reason = _reason_of(error, asset)
         raise DataError(
             f"{asset.place} cannot be opened after {asset.attempts} attempts: {reason}; "
-            "check the address and the network, or leave the scene out"
+            "check the address and the network, or name the item in pipeline.query.exclude"
         ) from error
     if source.crs is None:
         source.close()
-        raise DataError(f"{asset.place} has no CRS, so its place on the ground is unknown; leave the scene out")
+        raise DataError(f"{asset.place} has no CRS, so its place on the ground is unknown: name the item in pipeline.query.exclude")
     return source
 
 

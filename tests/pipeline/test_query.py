@@ -137,13 +137,18 @@ def test_the_lock_names_no_port_and_no_time_of_search(lock_file: Path, tmp_path:
 
 def test_items_that_cannot_be_read_are_listed_and_do_not_stop_the_others(tmp_path: Path) -> None:
     broken, bare, lost = optical_item("broken", 9, 50), sar_item("bare", 9), optical_item("lost", 9, 50)
+    wordy, unwanted = optical_item("wordy", 9, 50), optical_item("unwanted", 9, 50)
+    wordy["properties"]["eo:cloud_cover"] = "half"
     del broken["assets"]["B04"], bare["assets"]["vh"]
     lost["geometry"] = {"type": "Polygon", "coordinates": [[[9, 45], [9, 45]]]}
-    world = {"sentinel-2-l2a": [*WORLD["sentinel-2-l2a"], broken], "sentinel-1-rtc": [*WORLD["sentinel-1-rtc"], bare]}
-    query_pairs("west", tmp_path / "west.json", to_settings(write_world(tmp_path / "world", world)))
+    world = {"sentinel-2-l2a": [*WORLD["sentinel-2-l2a"], broken, wordy, unwanted], "sentinel-1-rtc": [*WORLD["sentinel-1-rtc"], bare]}
+    query_pairs("west", tmp_path / "west.json", to_settings(write_world(tmp_path / "world", world), exclude=("unwanted",)))
     lock = Lock.read(tmp_path / "west.json")
     refused = {entry.item: (entry.role, entry.reason) for entry in lock.refused}
     assert len(lock.pairs) == 2
+    assert refused["unwanted"] == ("cloudy", "named in pipeline.query.exclude")
+    assert "'cloud_cover_pct'" in refused["wordy"][1]
+    assert "half" in refused["wordy"][1]
     assert refused["broken"][0] == "cloudy"
     assert refused["broken"][1].startswith("asset B04 or red or b04 is missing")
     assert refused["bare"] == ("sar", "asset VH or vh is missing; the item has vv")
