@@ -121,8 +121,21 @@ class SplitArrays(NamedTuple):
         return int(self.sar.shape[0])
 
     def read(self, start: int, stop: int) -> SplitArrays:
-        """Patches `start` to `stop` (exclusive) decoded into memory."""
-        return SplitArrays(*(np.asarray(array[start:stop]) for array in self))
+        """Patches `start` to `stop` (exclusive) decoded into memory.
+
+        Raises:
+            StoreError: what is stored cannot be decoded.
+        """
+        return SplitArrays(*(_decode(array, start, stop) for array in self))
+
+
+def _decode(array: Any, start: int, stop: int) -> Array:
+    try:
+        return np.asarray(array[start:stop])
+    except (RuntimeError, ValueError) as error:  # codecs raise the first, checksums the second
+        where = str(array.store_path).removeprefix("file://")
+        reason = f"patch {start} or one of the {stop - start} from there on is damaged ({error})"
+        raise StoreError(f"{where}: {reason}; `sereno verify` names the file: delete the manifest and run `sereno pack` again") from error
 
 
 class DatasetFacts(NamedTuple):
@@ -158,15 +171,17 @@ def open_split(manifest: Path, split: Split) -> SplitArrays:
 
     Raises:
         MissingError: there is no manifest, so the dataset is unfinished, or the split is not in it.
-        StoreError: the manifest is of another kind, or the arrays do not fit each other.
+        StoreError: the manifest is of another kind, a file of the split is missing or cut short, or the arrays do not fit each other.
     """
-    read_manifest(manifest, kind="dataset")
-    store = store_of(manifest)
+    files, store = read_manifest(manifest, kind="dataset")["files"], store_of(manifest)
     try:
         group = zarr.open_group(store, path=split, mode="r")
         arrays = SplitArrays(*(group[name] for name in PATCH_ARRAYS))
     except (FileNotFoundError, KeyError) as error:
         raise MissingError(f"{store} has no complete split {split!r} ({error}): run `sereno pack` again") from None
+    for name in (name for name in files if name.startswith(f"{split}/")):  # zarr reads zeros where a file is missing
+        if not (store / name).is_file() or (store / name).stat().st_size != files[name]["bytes"]:
+            raise StoreError(f"{store / name} is missing or cut short: delete {manifest} and run `sereno pack` again")
     if len({array.shape[0] for array in arrays}) != 1:
         raise StoreError(f"{store}/{split}: arrays hold {[a.shape[0] for a in arrays]} patches; run `sereno pack` again")
     return arrays

@@ -153,6 +153,34 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
         read_facts(manifest)
 
 
+def find_shard(manifest: Path, name: str) -> Path:
+    return store_of(manifest) / "train" / name / "c/1/0/0/0"
+
+
+def test_a_shard_that_is_gone_or_cut_short_is_never_read_as_zeros(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, {"train": 8, "val": 1})
+    shard = find_shard(manifest, "mask")
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(StoreError, match=r"train/mask/c/1/0/0/0 is missing or cut short: delete .*dataset\.json and run"):
+        open_split(manifest, "train")
+    shard.unlink()
+    with pytest.raises(StoreError, match=r"train/mask/c/1/0/0/0 is missing"):
+        open_split(manifest, "train")
+    assert open_split(manifest, "val").n_patches == 1
+
+
+@pytest.mark.parametrize("place", [20, -3])
+def test_a_flipped_byte_is_named_with_its_patches(tmp_path: Path, place: int) -> None:
+    manifest = write_dataset(tmp_path, {"train": 8})
+    shard = find_shard(manifest, "clear")
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match=r"dataset\.zarr/train/clear: patch 4 or one of the 4 .*sereno verify"):
+        open_split(manifest, "train").read(4, 8)
+
+
 def patches_of(feed: PatchFeed, batches: range) -> list[int]:
     return [patch for number in batches for patch in feed.draw(number).patches]
 
