@@ -56,6 +56,8 @@ class Flow:
             return self.config.pipeline.query.for_area(wildcards["area"]).to_json()
         if step == "train":
             return self.config.model.run_settings(wildcards["run"]).to_json()
+        if step == "predict":  # how many scenes are asked for changes none of them
+            return self.config.model.predict.model_copy(update={"pairs_per_area": None}).to_json()
         section: Any = getattr(self.config.pipeline, step, None) or getattr(self.config.model, step)
         return str(section.to_json())
 

@@ -35,6 +35,14 @@ def test_a_training_setting_is_in_no_data_job() -> None:
     assert before.settings("train", run="full") != after.settings("train", run="full")
 
 
+def test_asking_for_more_scenes_clears_none_of_them_again() -> None:
+    few, many, other = (
+        Flow({**VALUES, "model": {"predict": changed}}, results="r").settings("predict")
+        for changed in ({"pairs_per_area": 1}, {"pairs_per_area": None}, {"tile_px": 128})
+    )
+    assert few == many != other
+
+
 def test_a_fault_in_a_run_is_named() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'network.usesar', did you mean 'use_sar'\?"):
         Flow({**VALUES, "model": {"runs": {"x": {"network": {"usesar": False}}}}}, results="r")
