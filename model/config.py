@@ -65,6 +65,13 @@ class SarRange(Settings):
     vh_db: tuple[float, float] = (-32.5, 0.0)
     """Cross-polarised channels."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, (low, high) in {"vv_db": self.vv_db, "vh_db": self.vh_db}.items():
+            if low >= high:
+                raise ValueError(f"'{name}' must be two rising values in dB, not {low} and {high}")
+        return self
+
 
 class TrainSettings(Settings):
     """One training run."""

@@ -65,6 +65,7 @@ def test_a_run_differs_from_the_base_only_where_it_says() -> None:
     [
         ({"train": {"network": {"width": 24, "head_dim": 16}}}, "'head_dim' 16 does not divide 'width' 24"),
         ({"predict": {"tile_px": 64, "overlap_px": 40}}, "'overlap_px' may be at most half of 'tile_px'"),
+        ({"train": {"sar_range": {"vh_db": [0, -25]}}}, "'vh_db' must be two rising values in dB, not 0.0 and -25.0"),
         ({"runs": {}}, "'runs' is empty"),
         ({"runs": {"a": {"lr": "fast"}}}, "model.runs.a: 'lr'"),
         ({"evaluate": {"split": "tset"}}, "'model.evaluate.split'"),
