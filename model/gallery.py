@@ -31,7 +31,7 @@ from sereno.model.pictures import (
 )
 from sereno.model.results import Array, Key, Results, Run, find_truth, list_cleared, read_examples
 from sereno.pipeline.pairs import GridRecord
-from sereno.pipeline.patches import MASK_CHANNELS
+from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
 from sereno.pipeline.scene import REFLECTANCE_SCALE, bands_of, geobox_of
 from sereno.pipeline.store import open_dataset, read_json
 
@@ -49,8 +49,6 @@ STRETCH_SAMPLES_PX: Final = 600
 """They are thinned to about this side."""
 ERROR_TOP: Final = 0.1
 """Absolute error in reflectance that is shown brightest."""
-CLOUDY_FROM: Final = 128
-"""Stored probability from which a pixel counts as cloud or shadow: 0.5 x 255, rounded up."""
 NODATA: Final = 65_535
 """Stored value of pixels without an answer, in cleared scenes and in the simulated truth."""
 BASELINE_WORDS: Final = {"copy": "copy of the cloudy image", "mean": "training mean", "fill": "smooth fill"}

@@ -75,13 +75,13 @@ class SpectralAttention(nn.Module):
     depthwise 3x3. The norms are divided out of the small d x d product, and A is folded into W, so no copy of Q, K or A V is made.
     """
 
-    def __init__(self, width: int, head_dim: int, *, positional: bool = True) -> None:
+    def __init__(self, width: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.temperature = nn.Parameter(torch.ones(width // head_dim, 1, 1))
         self.project = nn.Linear(width, width)
-        self.positional = _PositionalBranch(width) if positional else None
+        self.positional = _PositionalBranch(width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Attended features, without the residual."""
@@ -92,10 +92,8 @@ class SpectralAttention(nn.Module):
         folded = torch.einsum("ohd,bhde->bohe", heads, weights).reshape(batch, width, width)
         mixed = torch.baddbmm(self.project.bias.expand(batch, 1, width), value, folded.transpose(1, 2))
         attended = to_features(mixed.reshape(batch, height, columns, width))
-        if self.positional is None:
-            return attended
-        branch: Tensor = self.positional(to_features(value.reshape(batch, height, columns, width)))
-        return attended + branch
+        branched: Tensor = attended + self.positional(to_features(value.reshape(batch, height, columns, width)))
+        return branched
 
     def _attend(self, query: Tensor, key: Tensor) -> Tensor:
         """Attention among the channels of each head: (B, N, C), (B, N, C) -> (B, heads, d, d), rows summing to one."""
@@ -277,26 +275,19 @@ def double(width: int, narrower: int) -> nn.ConvTranspose2d:
 
 
 @torch.no_grad()
-def smooth_fill(image: Tensor, keep: Tensor, prior: Tensor | None = None) -> Tensor:
+def smooth_fill(image: Tensor, keep: Tensor, prior: Tensor) -> Tensor:
     """`image` with its unwanted pixels filled smoothly from the wanted ones: (B, C, H, W), (B, 1, H, W), (C,) -> (B, C, H, W).
 
-    `keep` is 1 where a pixel stays exactly as it is, 0 where it is replaced, between them a blend. `prior` (per-band values in the units
-    of `image`) is what is expected of ground of which nothing is seen; None takes the mean of the image's wanted pixels.
+    `keep` is 1 where a pixel stays exactly as it is, 0 where it is replaced, between them a blend. `prior`, per-band values in the units of
+    `image`, is what is expected of ground of which nothing is seen.
 
     Pull-push (Gortler et al. 1996, section 3.4; Grossman and Dally 1998): weighted averages are pulled up a pyramid, then pushed down
     bilinearly to where nothing was. Ours: halving is by a cubic B-spline, so that no blocks show, and weights are averaged, not summed,
     so that what is known of half a surrounding counts half, and what no scale knows for sure leans to the prior: for patchy ground
     that is the better estimate (measured on simulated fields under clouds: 1.6 dB).
     """
-    fallback = _average_kept(image, keep) if prior is None else prior.to(image)[None, :, None, None]
-    filled = _pull_push(image, keep, fallback)
+    filled = _pull_push(image, keep, prior.to(image)[None, :, None, None])
     return keep * image + (1 - keep) * filled
-
-
-def _average_kept(image: Tensor, keep: Tensor) -> Tensor:
-    """Mean of the wanted pixels, or of all where none is wanted: (B, C, H, W), (B, 1, H, W) -> (B, C, 1, 1)."""
-    weight = torch.where(keep.amax(dim=(2, 3), keepdim=True) > 0, keep, torch.ones_like(keep))
-    return (image * weight).sum(dim=(2, 3), keepdim=True) / weight.sum(dim=(2, 3), keepdim=True)
 
 
 def _pull_push(known: Tensor, weight: Tensor, fallback: Tensor) -> Tensor:

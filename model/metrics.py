@@ -83,20 +83,11 @@ class Interval(NamedTuple):
     """Groups that were drawn as a whole."""
 
 
-def score_images(prediction: Tensor, target: Tensor, region: Tensor, *, usable: Tensor | None = None) -> dict[str, Tensor]:
-    """Score each image over its region: (B, C, H, W), (B, C, H, W), (B, H, W) bool -> METRICS and COUNTS, each (B,) float64.
-
-    Values are reflectance, 0..1 but not clipped. `usable` (B, H, W) bool marks the pixels that may enter an SSIM window; None means
-    all. Scores of a region without pixels are NaN; `sam_deg` also where no pixel has an angle, `ssim` where no window fits inside.
-    """
-    everything = torch.ones_like(region)
-    return average_maps(compute_error_maps(prediction, target, everything if usable is None else usable), region)
-
-
 def compute_error_maps(prediction: Tensor, target: Tensor, usable: Tensor) -> ErrorMaps:
     """Compare pixel by pixel, once for all regions: (B, C, H, W), (B, C, H, W), (B, H, W) bool -> maps.
 
-    Pixels that are not `usable` enter no SSIM window, whatever they hold; a region must leave them out.
+    Values are reflectance, 0..1 but not clipped. Pixels that are not `usable` enter no SSIM window, whatever they hold; a region must
+    leave them out.
     """
     difference = prediction - target
     angle_deg, has_angle = compute_angle_map(prediction, target)
@@ -114,6 +105,7 @@ def compute_error_maps(prediction: Tensor, target: Tensor, usable: Tensor) -> Er
 def average_maps(maps: ErrorMaps, region: Tensor) -> dict[str, Tensor]:
     """Average the maps over a region, image by image: maps, (B, H, W) bool -> METRICS and COUNTS, each (B,) float64.
 
+    Scores of a region without pixels are NaN; `sam_deg` also where no pixel has an angle, `ssim` where no window fits inside.
     ERGAS is 100 h/l sqrt(mean over bands of MSE / mean(target)^2) (Wald 2000) with the band means taken over the region.
     """
     squared = _average(maps.squared, region[:, None])

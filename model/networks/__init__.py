@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from sereno.model.config import NetworkSettings
 from sereno.model.networks.afsst import Afsst
@@ -15,15 +15,11 @@ class NetworkFactory(Protocol):
     """How every network is made."""
 
     def __call__(self, settings: NetworkSettings, *, sar_bands: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-        """A network with fresh weights; `mean` and `std` are per optical band, in reflectance."""
-        ...
+        """A network with fresh weights; `mean` and `std` are per optical band, in reflectance.
 
-
-class Network(Protocol):
-    """What every network of the task `cloud-removal` does."""
-
-    def __call__(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
-        """The cleared image: optical (B, C, H, W), SAR (B, S, H, W), cloud (B, 1, H, W) -> (B, C, H, W), scaled as in `Batch`."""
+        Called with optical (B, C, H, W), SAR (B, S, H, W) and cloud (B, 1, H, W) it gives the cleared image (B, C, H, W), all scaled as
+        in `Batch`.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ import rasterio
 import torch
 
 from sereno.model.gallery import NODATA, compare_images, mark_split, read_image
-from sereno.model.metrics import score_images
+from sereno.model.metrics import average_maps, compute_error_maps
 from sereno.pipeline.pairs import GridRecord
 
 GRID = GridRecord(crs="EPSG:32632", transform=(10, 0, 500_000, 0, -10, 5_000_000), shape=(12, 16))
@@ -50,7 +50,7 @@ def test_errors_are_those_of_the_metrics() -> None:
     ours, true = rng.integers(0, 9000, (2, 4, 16, 16)).astype(np.uint16)
     region = rng.random((16, 16)) < 0.4
     tensors = (torch.from_numpy(image[None].astype(np.float32) / 10_000) for image in (ours, true))
-    expected = score_images(*tensors, torch.from_numpy(region[None]))
+    expected = average_maps(compute_error_maps(*tensors, torch.ones(1, 16, 16, dtype=torch.bool)), torch.from_numpy(region[None]))
     psnr, mae = compare_images(ours, true, region)
     assert psnr == pytest.approx(expected["psnr"].item(), abs=1e-4)
     assert mae == pytest.approx(expected["mae"].item(), abs=1e-6)
