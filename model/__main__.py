@@ -85,8 +85,6 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         _fail(f"{error.filename or 'file system'}: {error.strerror}; free space or choose another folder, then run again", 6)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it was", 130)
 
 
 def _fail(message: str, code: int) -> None:
