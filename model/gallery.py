@@ -115,11 +115,20 @@ def _describe_scene(results: Results, key: Key, look: Look) -> list[Block]:
             cleared.append(Shot(image, f"cleared by {run.name}", "the cloudy date"))
             sources.append(Shot(where, f"provenance, {run.name}", "where each pixel comes from"))
             rows.append(_to_share_row(run, key, results.folder))
+    stale = [run.name for run in results.runs if key in run.predictions and _is_stale(run, key)]
     truth = find_truth(results, str(provenance["cloudy"]["item"]))
     shots = [*_show_inputs(pair, look), *cleared, _show_target(pair, truth, look), *sources]
     blocks: list[Block] = [Heading(f"{key[0]} · {key[1]}"), Shots(shots, "scene", SCENE_COLUMNS)]
     blocks.append(Table(("run", "GeoTIFF", "observed", "reconstructed", "not observed"), rows, n_words=2))
+    if stale:
+        blocks.append(Text(f"{', '.join(stale)}: cleared with other weights than those that are scored here: run `sereno predict`.", "bad"))
     return blocks if truth is None else [*blocks, *_score_scene(results, key, truth)]
+
+
+def _is_stale(run: Run, key: Key) -> bool:
+    """Whether a scene was cleared with other weights than those that were scored, as one left over from an earlier training is."""
+    cleared = read_json(run.predictions[key])["checkpoint"]["weights_sha256"]
+    return run.summary is not None and run.summary["checkpoint"]["weights_sha256"] != cleared
 
 
 def _show_inputs(pair: xr.Dataset, look: Look) -> list[Shot]:

@@ -208,7 +208,7 @@ def _judge(compared: Json) -> tuple[str, str]:
     said = [f"It is behind {'; and behind '.join(lost)}."] if lost else []
     said += [f"It beats {', '.join(won)}."] if won else []
     said += [f"It is ahead of {', '.join(unsure)}, but not clearly: the 95 % interval reaches zero or there is none."] if unsure else []
-    return " ".join(said), "bad" if lost else "good"
+    return " ".join(said), "bad" if lost else "plain" if unsure else "good"
 
 
 def _grade(interval: Json) -> str:

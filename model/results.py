@@ -39,7 +39,7 @@ class Run:
     examples: Path | None
     """`examples.npz`; None if there is none."""
     predictions: dict[Key, Path]
-    """Records of the cleared scenes."""
+    """Records of the cleared scenes whose pair is in a lock."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
         dataset=read_manifest(dataset, kind="dataset")["summary"] if dataset.is_file() else None,
         dataset_sha256=hashlib.sha256(dataset.read_bytes()).hexdigest() if dataset.is_file() else "",
         records=_read_table(store_of(dataset) / "patches.csv") if dataset.is_file() else [],
-        runs=tuple(_read_run(folder, name) for name in named),
+        runs=tuple(_read_run(folder, name, pairs) for name in named),
         world=read_json(world) if world.is_file() else None,
     )
 
@@ -102,17 +102,17 @@ def _read_summaries(folder: Path, keys: Iterable[Key], kind: str) -> dict[Key, J
     return {key: read_manifest(path, kind=kind)["summary"] for key, path in paths.items() if path.is_file()}
 
 
-def _read_run(folder: Path, name: str) -> Run:
+def _read_run(folder: Path, name: str, pairs: Iterable[Key]) -> Run:
     evaluated = folder / "evaluate" / name
     summary, examples = evaluated / "summary.json", evaluated / "examples.npz"
-    predictions = sorted(folder.glob(f"predict/{name}/*/*.json"))
+    predictions = {(area, pair): folder / "predict" / name / area / f"{pair}.json" for area, pair in pairs}
     return Run(
         name=name,
         history=_read_table(folder / "train" / name / "history.csv"),
         summary=read_json(summary) if summary.is_file() else None,
         scores=_read_table(evaluated / "scores.csv"),
         examples=examples if examples.is_file() else None,
-        predictions={(path.parent.name, path.stem): path for path in predictions if path.with_suffix(".tif").is_file()},
+        predictions={key: path for key, path in predictions.items() if path.is_file() and path.with_suffix(".tif").is_file()},
     )
 
 

@@ -250,6 +250,7 @@ def test_a_lead_within_its_interval_is_not_called_a_win(change: Callable[..., st
     said = change(edit, describe_result, runs=("afsst",))
     assert "It is ahead of the training mean by 0.5000 SSIM, but not clearly" in said
     assert "the training mean by 3.00 dB PSNR and" not in said
+    assert 'class="good"' not in said
 
 
 def test_scores_on_training_ground_are_not_called_held_out(change: Callable[..., str]) -> None:
@@ -284,6 +285,14 @@ def test_a_run_trained_on_another_dataset_is_pointed_out(change: Callable[..., s
         edit_json(folder / "evaluate/no-sar/summary.json", lambda summary: summary["checkpoint"].update(dataset_sha256="0" * 64))
 
     assert "no-sar: trained on another version of the dataset" in change(edit, describe_result)
+
+
+def test_a_scene_left_over_from_an_earlier_training_is_pointed_out(page: str, change: Callable[..., str]) -> None:
+    def edit(folder: Path) -> None:
+        edit_json(folder / "predict/no-sar/west/p1.json", lambda record: record["checkpoint"].update(weights_sha256="0" * 64))
+
+    assert "no-sar: cleared with other weights than those that are scored" in change(edit, show_scenes)
+    assert "other weights" not in page
 
 
 def test_the_copy_is_compared_with_the_truth_on_cloudy_pixels(finished: Path, page: str) -> None:

@@ -74,6 +74,9 @@ def test_a_cleared_scene_needs_its_image_its_record_and_its_pair(tmp_path: Path)
     write_json(tmp_path / "predict/a/west/p.json", {})
     assert list_cleared(read_results(tmp_path, ())) == []
     (tmp_path / "predict/a/west/p.tif").touch()
+    write_json(tmp_path / "predict/a/west/old.json", {})
+    (tmp_path / "predict/a/west/old.tif").touch()
+    write_store(tmp_path, "align/west/old.json", "pair", {"who": "left over from an earlier lock"})
     assert list_cleared(read_results(tmp_path, ())) == []
     write_store(tmp_path, "align/west/p.json", "pair", {})
     assert list_cleared(read_results(tmp_path, ())) == [("west", "p")]
