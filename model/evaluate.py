@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from sereno.model.checkpoint import Loaded, check_bands, choose_device, load_checkpoint
+from sereno.model.checkpoint import Loaded, check_bands, choose_device, hash_file, load_checkpoint
 from sereno.model.config import EvaluateSettings
 from sereno.model.data import Batch, SplitArrays, open_split, read_facts, read_records, to_batch
 from sereno.model.layers import smooth_fill
@@ -87,6 +87,10 @@ def evaluate_checkpoint(dataset: Path, checkpoint: Path, output: Path, settings:
     loaded = load_checkpoint(checkpoint, choose_device(settings.device))
     facts = read_facts(dataset)
     check_bands(loaded, facts.bands, facts.sar_bands, where=dataset)
+    if hash_file(dataset) != loaded.meta.dataset_sha256:
+        logger.warning(
+            "%s was trained on another dataset than %s: ground of this split may have been among its training", checkpoint, dataset
+        )
     arrays, records = open_split(dataset, settings.split), read_records(dataset, settings.split)
     check_split(records, arrays, settings, where=dataset)
     chosen = choose_examples([record.cloud_input_share for record in records], settings.examples)

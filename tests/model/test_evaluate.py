@@ -17,7 +17,7 @@ import torch
 import zarr
 
 from sereno.model import evaluate, metrics
-from sereno.model.checkpoint import CheckpointMeta, save_checkpoint
+from sereno.model.checkpoint import CheckpointMeta, hash_file, save_checkpoint
 from sereno.model.config import EvaluateSettings, NetworkSettings, TrainSettings
 from sereno.model.data import scale_optical
 from sereno.model.evaluate import METHODS, REGIONS, choose_examples, evaluate_checkpoint, mark_regions
@@ -92,13 +92,14 @@ def make_record(place: int, cover: float) -> PatchRecord:
     )
 
 
-def save_network(folder: Path, *, broken: bool = False) -> Path:
+def save_network(folder: Path, *, broken: bool = False, dataset_sha256: str = "0") -> Path:
     """A network that was never trained."""
     network = create_network(CLOUD_REMOVAL, TINY.network, Signature(BANDS, SAR, MEAN, STD), seed=1)
     weights = network.state_dict()
     if broken:
         weights = {name: torch.full_like(value, float("nan")) if value.is_floating_point() else value for name, value in weights.items()}
-    meta = CheckpointMeta(settings=TINY, bands=BANDS, sar_bands=SAR, training_mean=MEAN, training_std=STD, dataset_sha256="0", step=0)
+    facts = {"bands": BANDS, "sar_bands": SAR, "training_mean": MEAN, "training_std": STD, "dataset_sha256": dataset_sha256}
+    meta = CheckpointMeta(settings=TINY, **facts, step=0)
     save_checkpoint(folder / "checkpoint.safetensors", weights, meta)
     return folder / "checkpoint.safetensors"
 
@@ -251,6 +252,14 @@ def test_other_bands_than_the_checkpoints_are_refused_by_name(tmp_path: Path) ->
     dataset, checkpoint = save_dataset_of(make_arrays(), tmp_path, bands=("B02", "B03", "B08")), save_network(tmp_path)
     with pytest.raises(DataError, match=r"B08.*B04"):
         evaluate_checkpoint(dataset, checkpoint, tmp_path / "scores.csv", CPU)
+
+
+def test_a_checkpoint_of_another_dataset_is_scored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = save_dataset_of(make_arrays(), tmp_path)
+    for sha256, warned in (("0", True), (hash_file(dataset), False)):
+        caplog.clear()
+        evaluate_checkpoint(dataset, save_network(tmp_path, dataset_sha256=sha256), tmp_path / "out" / "scores.csv", CPU)
+        assert ("may have been among its training" in caplog.text) is warned
 
 
 def test_a_network_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
