@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ import rasterio.shutil
 import torch
 import xarray as xr
 from odc.geo.geobox import GeoBox
-from rasterio._err import CPLE_BaseError
+from rasterio._err import CPLE_BaseError  # what `rasterio.shutil.copy` lets through has no public name
 from rasterio.crs import CRS
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
@@ -316,7 +317,7 @@ def write_cog(clearing: Clearing, path: Path, *, tags: dict[str, str]) -> None:
             rasterio.shutil.copy(work / "rows.tif", work / "cog.tif", driver="COG", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", **options)
             _check_rows(work / "cog.tif", digests)
         (work / "cog.tif").replace(path)
-    except (RasterioIOError, CPLE_BaseError) as error:  # copying lets GDAL's own errors through
+    except (RasterioIOError, CPLE_BaseError) as error:
         raise StoreError(f"cannot write {path} ({error}): free space or choose another folder, then run again") from error
     finally:
         remove(work)
@@ -361,7 +362,7 @@ def describe_image(clearing: Clearing, checkpoint: Path) -> dict[str, str]:
         "scale": f"{1 / REFLECTANCE_SCALE}",
         "checkpoint": checkpoint.name,
         "weights_sha256": clearing.loaded.meta.weights_sha256,
-        "software": f"sereno {clearing.loaded.meta.sereno}",
+        "software": f"sereno {version('sereno')}",
         **items,
         **times,
     }
