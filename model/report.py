@@ -60,7 +60,7 @@ from sereno.pipeline.store import write_text
 logger = logging.getLogger(__name__)
 
 MAX_ROWS: Final = 60
-"""Longest list of refused candidates; how many more there are is said."""
+"""Longest list of what was refused or lost; how many more there are, and where they are listed, is said."""
 MAX_SHOWN: Final = 12
 """Maps and shift fields shown; how many more there are is said."""
 NARROW_SPACE: Final = "\u202f"
@@ -479,11 +479,15 @@ def _list_refused_scenes(results: Results) -> list[Block]:
     refused = [(area, entry) for area, lock in results.locks.items() for entry in lock.refused]
     if not refused:
         return [*blocks, Text("No candidate scene was refused." if results.locks else "There is no lock: run `sereno query`.")]
-    rows = [[Cell(word) for word in (area, entry.role, entry.item, entry.reason)] for area, entry in refused[:MAX_ROWS]]
-    blocks.append(Table(("area", "as", "item", "reason"), rows, n_words=4))
-    if len(refused) > MAX_ROWS:
-        blocks.append(Text(f"The first {MAX_ROWS} of {len(refused)} are shown; the locks in query/ list all.", "small"))
-    return blocks
+    rows = [(area, entry.role, entry.item, entry.reason) for area, entry in refused]
+    return [*blocks, *_show_first(("area", "as", "item", "reason"), rows, "the locks in query/")]
+
+
+def _show_first(head: Sequence[str], rows: Sequence[Sequence[str]], source: str) -> list[Block]:
+    """A table of words, and where all rows are if they are many."""
+    table = Table(head, [[Cell(word) for word in row] for row in rows[:MAX_ROWS]], n_words=len(head))
+    more = Text(f"The first {MAX_ROWS} of {len(rows)} are shown; {source} list all.", "small")
+    return [table, more] if len(rows) > MAX_ROWS else [table]
 
 
 def _list_lost_tiles(results: Results) -> list[Block]:
@@ -494,13 +498,7 @@ def _list_lost_tiles(results: Results) -> list[Block]:
         rows += [(area, scene, warning) for warning in facts.get("warnings", ())]
     if not rows:
         return [*blocks, Text(f"None in {len(results.scenes)} scenes." if results.scenes else "No scene was read: run `sereno ingest`.")]
-    table = Table(("area", "scene", "what"), [[Cell(word) for word in row] for row in rows[:MAX_ROWS]], n_words=3)
-    more = (
-        [Text(f"The first {MAX_ROWS} of {len(rows)} are shown; the manifests in ingest/ list all.", "small")]
-        if len(rows) > MAX_ROWS
-        else []
-    )
-    return [*blocks, table, *more]
+    return [*blocks, *_show_first(("area", "scene", "what"), rows, "the manifests in ingest/")]
 
 
 def _count_refused_windows(results: Results) -> list[Block]:

@@ -18,7 +18,7 @@ from sereno.model.evaluate import evaluate_checkpoint
 from sereno.model.gallery import choose_stretch, describe_examples, describe_scenes
 from sereno.model.page import Block, Section, render_page
 from sereno.model.predict import predict_scene
-from sereno.model.report import describe_pairs, describe_result, write_report
+from sereno.model.report import describe_losses, describe_pairs, describe_result, write_report
 from sereno.model.results import Results, read_results
 from sereno.model.train import train_network
 from sereno.pipeline.config import PackSettings, PatchSettings, load_settings
@@ -331,6 +331,16 @@ def test_what_was_left_out_is_listed_with_its_reason(page: str) -> None:
     said = section(page, "left-out")
     for words in ("OVERCAST", "B11: truncated at byte 17", "no baseline stated", "patch.min_valid 0.9", "windows disagree: 3 of 4"):
         assert words in said, words
+
+
+def test_a_long_list_is_cut_and_says_where_the_rest_is(change: Callable[..., str]) -> None:
+    def edit(folder: Path) -> None:
+        edit_json(folder / "query/west.json", lambda lock: lock.update(refused=70 * lock["refused"]))
+
+    said = change(edit, describe_losses)
+    assert "The first 60 of 70 are shown; the locks in query/ list all." in said
+    assert said.count("OVERCAST") == 60
+    assert "the manifests in ingest/" not in said
 
 
 def test_what_is_needed_to_make_it_again_is_there(finished: Path, page: str) -> None:
