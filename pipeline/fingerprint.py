@@ -59,8 +59,13 @@ def _closure(module: str) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += _imports(_tree(name))
+            waiting += _imported(name)
     return found
+
+
+@functools.cache
+def _imported(module: str) -> frozenset[str]:
+    return frozenset(_imports(_tree(module)))
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
