@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -184,18 +184,22 @@ def verify_store(manifest: Path) -> int:
         MissingError: there is no manifest.
         StoreError: files are missing, changed or unknown; the message names the first ones.
     """
-    content = read_manifest(manifest)
-    store = store_of(manifest)
+    content, store = read_manifest(manifest), store_of(manifest)
     present = {str(file.relative_to(store)) for file in store.rglob("*") if file.is_file()}
-    faults = [f"{name} is missing" for name in sorted(content["files"].keys() - present)]
-    faults += [f"{name} is not in the manifest" for name in sorted(present - content["files"].keys())]
-    for name in sorted(present & content["files"].keys()):
-        if _describe(store / name) != content["files"][name]:
+    _check_files(manifest, content, unknown=present - content["files"].keys())
+    return len(present)
+
+
+def _check_files(manifest: Path, content: Mapping[str, Any], *, unknown: Iterable[str] = ()) -> None:
+    store, faults = store_of(manifest), [f"{name} is not in the manifest" for name in sorted(unknown)]
+    for name, entry in sorted(content["files"].items()):
+        if not (store / name).is_file():
+            faults.append(f"{name} is missing")
+        elif _describe(store / name) != entry:
             faults.append(f"{name} has changed")
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
         raise StoreError(f"{store}: {'; '.join(faults[:3])}{more}; delete {manifest} and run the workflow again to rebuild it")
-    return len(present)
 
 
 def open_dataset(manifest: Path, *, kind: str | None = None) -> xr.Dataset:
@@ -203,15 +207,10 @@ def open_dataset(manifest: Path, *, kind: str | None = None) -> xr.Dataset:
 
     Raises:
         MissingError: there is no manifest, so the store is unfinished.
-        StoreError: a file is missing or has another size than the manifest says.
+        StoreError: a file is not as the manifest says; checked whole, since a flipped bit may well decode to wrong values.
     """
-    content = read_manifest(manifest, kind=kind)
-    store = store_of(manifest)
-    for name, entry in content["files"].items():
-        file = store / name
-        if not file.is_file() or file.stat().st_size != entry["bytes"]:
-            raise StoreError(f"{file} is missing or cut short: delete {manifest} and run the workflow again to rebuild it")
-    dataset = _open(store)
+    _check_files(manifest, read_manifest(manifest, kind=kind))
+    dataset = _open(store_of(manifest))
     names = {key.removeprefix("names:"): value for key, value in dataset.attrs.items() if key.startswith("names:")}
     for dim in names:
         del dataset.attrs[f"names:{dim}"]
