@@ -25,6 +25,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError  # what `rasterio.shutil.copy` lets through has no public name
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from rich.console import Console
@@ -52,6 +53,8 @@ CLOUDY_FROM: Final = 0.5
 """From this probability on it is the network's alone; between the two the share of the network grows evenly."""
 BLOCK_PX: Final = 512
 """Side of a block of the written image (the default of GDAL's COG driver)."""
+TRUE_COLOUR: Final = {"B04": ColorInterp.red, "B03": ColorInterp.green, "B02": ColorInterp.blue}
+"""What makes viewers such as QGIS open the image in true colour."""
 CACHE_BYTES: Final = 32 << 20
 """What GDAL may keep in memory beside two rows of blocks; its own default is a share of the machine's memory."""
 
@@ -332,6 +335,7 @@ def _write_rows(clearing: Clearing, path: Path, tags: dict[str, str]) -> dict[Wi
     digests: dict[Window, int] = {}
     with rasterio.open(path, "w", BIGTIFF="IF_SAFER", **profile, **grid) as image:
         image.descriptions = (*bands, "provenance")
+        image.colorinterp = [TRUE_COLOUR.get(band, ColorInterp.undefined) for band in (*bands, "provenance")]
         image.scales = (*[1 / REFLECTANCE_SCALE] * len(bands), 1.0)
         image.update_tags(**tags)
         image.update_tags(len(bands) + 1, values="0 nodata, 1 observed, 2 reconstructed")

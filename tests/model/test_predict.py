@@ -229,6 +229,7 @@ def test_the_image_is_a_valid_cog_that_lies_on_the_pair_and_names_its_bands(tmp_
         assert image.crs.to_epsg() == 32632
         assert tuple(image.bounds) == (498400, 5208000 - 7000, 498400 + 6000, 5208000)
         assert image.descriptions == (*BANDS, "provenance")
+        assert [colour.name for colour in image.colorinterp] == ["blue", "green", "red", "undefined"], "viewers show true colour"
         assert image.dtypes == ("uint16",) * 4
         assert image.nodata == NODATA
         assert image.scales == (1e-4, 1e-4, 1e-4, 1.0)
