@@ -7,8 +7,10 @@ checkpoint Snakemake would not see that an area is new. Every path begins with t
 
 from pathlib import Path
 
-from sereno.model.flow import Flow, hold_results
+from sereno.model.flow import Flow, hold_folder
+from sereno.pipeline.errors import SerenoError
 from snakemake.utils import min_version
+from snakemake_interface_common.exceptions import WorkflowError
 
 min_version("9.12")
 
@@ -18,7 +20,10 @@ if not workflow.overwrite_configfiles:
     configfile: str(Path(workflow.basedir, "config.yaml"))
 
 
-flow = Flow(config, results=workflow.pathvars.items["results"])
+try:
+    flow = Flow(config, results=workflow.pathvars.items["results"])
+except SerenoError as error:
+    raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
@@ -29,11 +34,12 @@ wildcard_constraints:
 
 
 onstart:
-    held = hold_results(Path(flow.results))
+    flow.held = hold_folder(Path(flow.results))
 
 
 onsuccess:
-    print(f"done: everything lies under {flow.results}, the page is report/index.html")
+    if Path(flow.results, "report/index.html").is_file():
+        print(f"done: open {flow.results}/report/index.html")
 
 
 onerror:
@@ -85,7 +91,7 @@ if flow.world:
         message:
             "simulate a world with known truth"
         shell:
-            "sereno simulate {output} --settings {params.settings:q} 2> {log}"
+            "sereno simulate {output:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule simulate:
@@ -114,7 +120,7 @@ checkpoint query_area:
     message:
         "search scenes and pair them: {wildcards.area}"
     shell:
-        "sereno query {output} --area {wildcards.area} --settings {params.settings:q} 2> {log}"
+        "sereno query {output:q} --area {wildcards.area:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule query:
@@ -144,7 +150,7 @@ rule ingest_scene:
     message:
         "read and calibrate: {wildcards.scene}"
     shell:
-        "sereno ingest {input.lock} {wildcards.scene} {output} --settings {params.settings:q} 2> {log}"
+        "sereno ingest {input.lock:q} {wildcards.scene:q} {output:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule ingest:
@@ -176,7 +182,7 @@ rule align_pair:
     message:
         "lay SAR onto optical: {wildcards.area} {wildcards.pair}"
     shell:
-        "sereno align {input.lock} {wildcards.pair} {input.scenes} {output} --settings {params.settings:q} 2> {log}"
+        "sereno align {input.lock:q} {wildcards.pair:q} {input.scenes:q} {output:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule align:
@@ -206,7 +212,7 @@ rule mask_pair:
     message:
         "find clouds and shadows: {wildcards.area} {wildcards.pair}"
     shell:
-        "sereno mask {input} {output} --settings {params.settings:q} 2> {log}"
+        "sereno mask {input:q} {output:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule mask:
@@ -237,7 +243,7 @@ rule patch_pair:
     message:
         "cut into patches: {wildcards.area} {wildcards.pair}"
     shell:
-        "sereno patch {input.pair} {input.masks} {output} --settings {params.settings:q} 2> {log}"
+        "sereno patch {input.pair:q} {input.masks:q} {output:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule patch:
@@ -268,7 +274,7 @@ rule pack_patches:
     message:
         "pack all patches into one dataset"
     shell:
-        "sereno pack {input.patches} {output} --settings {params.settings:q} 2> {log}"
+        "sereno pack {input.patches:q} {output:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule pack:
@@ -300,7 +306,7 @@ rule train_run:
     message:
         "train: {wildcards.run}"
     shell:
-        "sereno train {input} {output.checkpoint} --settings {params.settings:q} 2> {log}"
+        "sereno train {input:q} {output.checkpoint:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule train:
@@ -334,7 +340,7 @@ rule evaluate_run:
     message:
         "score patch by patch: {wildcards.run}"
     shell:
-        "sereno evaluate {input.dataset} {input.checkpoint} {output.scores} --settings {params.settings:q} 2> {log}"
+        "sereno evaluate {input.dataset:q} {input.checkpoint:q} {output.scores:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule evaluate:
@@ -368,7 +374,7 @@ rule predict_pair:
     message:
         "clear a scene: {wildcards.run} {wildcards.area} {wildcards.pair}"
     shell:
-        "sereno predict {input.checkpoint} {input.pair} {input.masks} {output.image} --settings {params.settings:q} 2> {log}"
+        "sereno predict {input.checkpoint:q} {input.pair:q} {input.masks:q} {output.image:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule predict:
@@ -405,7 +411,7 @@ rule write_report:
     message:
         "write the report"
     shell:
-        "sereno report {params.results} {output} {params.runs} --settings {params.settings:q} 2> {log}"
+        "sereno report {params.results:q} {output:q} {params.runs} --settings {params.settings:q} 2> {log:q}"
 
 
 rule report:

@@ -12,6 +12,9 @@ from pydantic import Field, model_validator
 
 from sereno.pipeline.config import Name, PipelineSettings, Settings, Share, load_settings
 
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+"""Where tensors live; `auto` takes a GPU if there is one."""
+
 
 class NetworkSettings(Settings):
     """Which network, and how large."""
@@ -104,9 +107,9 @@ class TrainSettings(Settings):
     """Steps between validations; the best is kept."""
     save_every: Annotated[int, Field(ge=1)] = 25
     """Steps between saved states, from which a killed run goes on."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, crops and order."""
 
 
@@ -117,7 +120,7 @@ class EvaluateSettings(Settings):
     """Split that is scored."""
     batch_size: Annotated[int, Field(ge=1)] = 4
     """Patches per forward pass."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     cloud_threshold: Share = 0.5
     """A pixel whose cloud or shadow probability is at least this counts as cloudy."""
@@ -138,7 +141,7 @@ class PredictSettings(Settings):
     """Tiles per forward pass."""
     keep_observed: bool = True
     """Clear input pixels are kept as they were observed; false takes the network's output everywhere."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
 
     @model_validator(mode="after")

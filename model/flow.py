@@ -28,6 +28,7 @@ class Flow:
         """
         self.config: Config = load_config(values)
         self.results = results
+        self.held: IO[str] | None = None
         self.runs: tuple[str, ...] = tuple(self.config.model.runs)
 
     @functools.cached_property
@@ -110,7 +111,7 @@ def _read_lock(path: Path, _modified_ns: int) -> Lock:
     return Lock.read(path)
 
 
-def hold_results(folder: Path) -> IO[str]:
+def hold_folder(folder: Path) -> IO[str]:
     """Keep other runs out of `folder` as long as the returned file is open, that is until this process ends, however it ends.
 
     Snakemake's own lock survives a killed run and then asks for `--unlock`; a lock of the kernel's does not.

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import rasterio
@@ -17,7 +17,7 @@ import xarray as xr
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from sereno.model.page import Block, Cell, Heading, Legend, Shot, Shots, Table, Text, mark_best, show_number, show_share
+from sereno.model.page import Block, Cell, Heading, Legend, Shot, Shots, Table, Text, mark_best, show_day, show_number, show_share
 from sereno.model.pictures import (
     PROVENANCE,
     Stretch,
@@ -136,8 +136,8 @@ def _show_inputs(pair: xr.Dataset, look: Look) -> list[Shot]:
     gap = show_number(provenance["pair"]["sar_gap_days"], 2, sign=True)
     sar = to_sar_composite(pair["sar"].values, pair["valid_sar"].values, sar_bands=bands_of(pair, "sar_band"))
     return [
-        Shot(_show_optical(pair, "cloudy", look), "cloudy", provenance["cloudy"]["time"][:10]),
-        Shot(encode_png(shrink_picture(sar, look.px)), "SAR", f"{provenance['sar']['time'][:10]}, {gap} days"),
+        Shot(_show_optical(pair, "cloudy", look), "cloudy", _show_day(provenance["cloudy"])),
+        Shot(encode_png(shrink_picture(sar, look.px)), "SAR", f"{_show_day(provenance['sar'])}, {gap} days"),
     ]
 
 
@@ -150,9 +150,9 @@ def _show_target(pair: xr.Dataset, truth: Path | None, look: Look) -> Shot:
     """The simulated truth of the cloudy date, or else the clear scene with its date."""
     provenance = pair.attrs["provenance"]
     if truth is not None:
-        return Shot(_show_prediction(truth, look)[0], "true", f"{provenance['cloudy']['time'][:10]}, simulated without clouds")
+        return Shot(_show_prediction(truth, look)[0], "true", f"{_show_day(provenance['cloudy'])}, simulated without clouds")
     gap = show_number(provenance["pair"]["clear_gap_days"], 1, sign=True)
-    return Shot(_show_optical(pair, "clear", look), "clear", f"{provenance['clear']['time'][:10]}, {gap} days: another day")
+    return Shot(_show_optical(pair, "clear", look), "clear", f"{_show_day(provenance['clear'])}, {gap} days: another day")
 
 
 def _show_prediction(path: Path, look: Look) -> tuple[str, str]:
@@ -292,3 +292,7 @@ def _show_scores(arrays: Mapping[str, Array], place: int, method: str) -> str:
     scores = arrays["scores"][place, methods.index(method), regions.index("cloudy")]
     psnr, ssim = (float(scores[columns.index(key)]) for key in ("psnr", "ssim"))
     return "no cloudy pixel" if math.isnan(psnr) else f"{show_number(psnr, 1)} dB, {show_number(ssim, 3)}"
+
+
+def _show_day(scene: Mapping[str, Any]) -> str:
+    return show_day(scene["time"], scene.get("properties", {}))

@@ -132,6 +132,11 @@ def show_number(value: float | None, digits: int, *, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
+def show_day(time: str, properties: Mapping[str, str]) -> str:
+    """The day of a time, marked where the product states none and the reader's nominal one stands for it."""
+    return f"{time[:10]} (nominal)" if properties.get("time", "").startswith("nominal") else time[:10]
+
+
 def show_range(interval: Mapping[str, Any], digits: int) -> str:
     """The ends `low` and `high` of an interval in words, or that there are too few groups for one."""
     low, high = interval["low"], interval["high"]

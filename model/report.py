@@ -34,6 +34,7 @@ from sereno.model.page import (
     Text,
     mark_best,
     render_page,
+    show_day,
     show_number,
     show_range,
 )
@@ -405,12 +406,12 @@ def _to_pair_row(results: Results, key: Key) -> list[Cell]:
     cloudy, clear, sar = lock.scene(pair.cloudy), lock.scene(pair.clear), lock.scene(pair.sar)
     words = [
         *key,
-        cloudy.time[:10],
+        show_day(cloudy.time, cloudy.properties),
         show_number(cloudy.cloud_cover_pct, 0),
-        clear.time[:10],
+        show_day(clear.time, clear.properties),
         show_number(pair.clear_gap_days, 1, sign=True),
     ]
-    words += [sar.time[:10], show_number(pair.sar_gap_days, 1, sign=True)]
+    words += [show_day(sar.time, sar.properties), show_number(pair.sar_gap_days, 1, sign=True)]
     if key in results.patched:
         kept, refused = len(results.patched[key]["patches"]), len(results.patched[key]["refused"])
         words += [str(kept), str(kept + refused)]

@@ -1,7 +1,8 @@
 """Train a network: the loop in plain sight.
 
-A packed dataset enters; a checkpoint and `history.csv` leave. Beside them lies `state.pt` while training runs: a killed run goes on
-from it and ends with the same bytes as one that was not killed (on one machine, with as many threads).
+A packed dataset enters; a checkpoint and `history.csv` leave. Beside them lies `state.pt`: a killed run goes on from it and ends with
+the same bytes as one that was not killed (on one machine, with as many threads). It stays: a finished run that is asked for again with
+the same data, settings and code is written again in seconds instead of trained again; without `state.pt` it is trained from the start.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from torch.func import functional_call
 from sereno.model.checkpoint import CheckpointMeta, choose_device, hash_file, identify_run, load_state, save_checkpoint, save_state
 from sereno.model.config import TrainSettings
 from sereno.model.data import Batch, DatasetFacts, Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records, to_batch
+from sereno.model.flow import hold_folder
 from sereno.model.losses import compute_loss
 from sereno.model.metrics import masked_psnr
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
 from sereno.pipeline.errors import TrainingError
 from sereno.pipeline.fingerprint import fingerprint
-from sereno.pipeline.store import remove, write_text
+from sereno.pipeline.store import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +105,14 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
 
     Raises:
         ConfigError: the network does not fit the dataset, or the device is not there.
-        MissingError, StoreError: the dataset is unfinished or damaged.
+        MissingError, StoreError: the dataset is unfinished or damaged, or another process is training to the same place.
         TrainingError: the training split is empty, or the loss is no longer finite.
     """
+    with hold_folder(output.parent):
+        _train_alone(dataset, output, settings)
+
+
+def _train_alone(dataset: Path, output: Path, settings: TrainSettings) -> None:
     facts, state_file = read_facts(dataset), output.with_name("state.pt")
     identity = identify_run(settings, hash_file(dataset), fingerprint("sereno.model.train"))
     device = choose_device(settings.device)
@@ -134,7 +141,6 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
                 _log_progress(run)
             progress.update(bar, completed=run.step)
     _save_run(run, dataset, output, facts)
-    remove(state_file)
     logger.info("trained %s: %d steps in %.0f s, kept step %d", output, run.step, time.monotonic() - started, _best_of(run).step)
 
 

@@ -66,10 +66,11 @@ def _describe_fault(kind: type[BaseModel], fault: Any) -> str:
     key = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         known = _known_keys(kind, path[:-1])
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
         hint = f", did you mean '{near[0]}'?" if near else f"; known here: {', '.join(sorted(known))}"
         return f"unknown key '{key}'{hint}"
-    seen = "" if fault["type"] == "missing" else f" (seen {str(fault['input'])[:60]!r})"
+    whole = fault["type"] == "missing" or isinstance(fault["input"], dict | BaseModel)  # too long to show, and named by its key anyway
+    seen = "" if whole else f" (seen {str(fault['input'])[:60]!r})"
     return f"'{key or 'config'}': {fault['msg'].removeprefix('Value error, ')}{seen}"
 
 
@@ -130,7 +131,7 @@ class SimulatedArea(Settings):
 class SimulateSettings(Settings):
     """A small world with known truth."""
 
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0)] = 7
     """Same seed, same bytes."""
     areas: dict[Name, SimulatedArea] = Field(default_factory=dict)
     """The ground squares, by name."""

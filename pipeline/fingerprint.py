@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 PACKAGES: Final = ("sereno.pipeline", "sereno.model")
-WITHOUT_RESULTS: Final = frozenset({"sereno.pipeline.config", "sereno.model.config", "sereno.pipeline.errors"})
-"""Modules that cannot change what a step writes, other than through its settings."""
+WITHOUT_RESULTS: Final = frozenset({"sereno.pipeline.config", "sereno.model.config", "sereno.pipeline.errors", "sereno.model.flow"})
+"""Modules that cannot change what a step writes, other than through its settings; nor can what only they import."""
 
 
 def fingerprint(module: str) -> str:
     """Sixteen hex digits that change when `module`, or anything of ours that it imports, changes in substance."""
     digest = hashlib.sha256()
-    for name in sorted(_closure(module) - WITHOUT_RESULTS):
+    for name in sorted(_closure(module)):
         digest.update(f"{name}:{_substance(name)}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -57,7 +57,7 @@ def _closure(module: str) -> set[str]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in found and name not in WITHOUT_RESULTS:
             found.add(name)
             waiting += _imported(name)
     return found

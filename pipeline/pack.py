@@ -403,6 +403,7 @@ KNOWN_LIMITS: Final = """\
 - Clear targets were taken on other days than the inputs: what changed between them is change of the ground, not cloud.
 - Cloud and shadow masks are estimates; thin cloud in a target may go unnoticed.
 - SAR and input were taken on other days too; `sar_gap_days` and `clear_gap_days` in `patches.csv` say how many.
+- SEN12MS-CR states no times: what stands for them is the season of the ROI, and its gaps of 0 days mean nothing.
 - Patches of one ground block on different dates show the same ground: they always share a split, but are not independent samples."""
 
 

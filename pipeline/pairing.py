@@ -27,7 +27,7 @@ SENSED: Final = re.compile(r"_S(\d{8}T\d{6})(_|$)")
 class Cause(Enum):
     """Why a candidate was refused; the value says what to change for more pairs."""
 
-    ITEM = "choose other collections: these items cannot be read"
+    ITEM = "choose other collections, or items that have what is needed"
     OVERLAP = "lower pipeline.query.min_overlap or make the area smaller"
     DUPLICATE = "lengthen start..end: these are the same acquisitions processed again"
     COVER = "widen pipeline.query.cloudy_cover_pct or raise clear_cover_pct"

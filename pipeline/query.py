@@ -232,8 +232,9 @@ def _describe_failure(area: str, counts: dict[str, int], refused: list[Refused])
     found = f"area {area!r}: no pair among {counts['optical']} optical and {counts['sar']} SAR items"
     if not refused:
         return f"{found}: widen the area or start..end"
-    # What was merely not needed follows from the other refusals, so it is blamed only if nothing else is there.
+    # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
     causes: Counter[Cause] = Counter(entry.cause for entry in refused)
-    cause, count = max(causes.items(), key=lambda entry: (entry[0] is not Cause.UNUSED, entry[1]))
+    partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
+    cause, count = max(causes.items(), key=lambda entry: (entry[0] is not Cause.UNUSED, entry[1], entry[0] in partner))
     example = next(entry.refusal for entry in refused if entry.cause is cause)
     return f"{found}; {count} refused for one cause, for example {example.item}: {example.reason}; {cause.value}"

@@ -24,6 +24,8 @@ from zarr.codecs import BloscCodec, BloscShuffle
 from sereno.pipeline.errors import MissingError, StoreError
 
 FORMAT: Final = "sereno-store/1"
+WRITERS: Final = {"scene": "ingest", "pair": "align", "mask": "mask", "patches": "patch", "dataset": "pack"}
+"""The step that writes each kind of store; as a target it makes what is missing, which the final page would not ask for."""
 TILE: Final = 512
 """Rows and columns of a chunk in scene and pair stores."""
 SYNC_THREADS: Final = 16
@@ -172,6 +174,8 @@ def read_manifest(manifest: Path, *, kind: str | None = None) -> dict[str, Any]:
     content = read_json(manifest)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise StoreError(f"{manifest} is not a {FORMAT} manifest")
+    if not {"kind", "store", "files", "summary"} <= content.keys():
+        raise StoreError(f"{manifest} lacks a part of a manifest: delete it and run the step that writes it again")
     if kind is not None and content["kind"] != kind:
         raise StoreError(f"{manifest} describes a {content['kind']!r}, expected a {kind!r}")
     return content
@@ -199,7 +203,11 @@ def _check_files(manifest: Path, content: Mapping[str, Any], *, unknown: Iterabl
             faults.append(f"{name} has changed")
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise StoreError(f"{store}: {'; '.join(faults[:3])}{more}; delete {manifest} and run the workflow again to rebuild it")
+        raise StoreError(f"{store}: {'; '.join(faults[:3])}{more}; delete {manifest} and rebuild it with `{_remedy(content)}`")
+
+
+def _remedy(content: Mapping[str, Any]) -> str:
+    return f"snakemake {WRITERS.get(content['kind'], '')}".strip()
 
 
 def open_dataset(manifest: Path, *, kind: str | None = None) -> xr.Dataset:

@@ -163,7 +163,7 @@ def test_verify_finds_a_harmed_shard(undisturbed: Path, tmp_path: Path, harm: st
         content = bytearray(shard.read_bytes())
         content[len(content) // 2] ^= 1
         shard.write_bytes(content)
-    one_line(sereno(tmp_path, "verify", "pack/dataset.json"), shard.name, "run the workflow again")
+    one_line(sereno(tmp_path, "verify", "pack/dataset.json"), shard.name, "rebuild it with `snakemake pack`")
 
 
 def test_killed_jobs_are_done_again_and_nothing_differs(undisturbed: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ ROOT = Path(__file__).parent.parent
 MODEL_RULES = {"train_run", "evaluate_run", "predict_pair", "write_report"}
 
 STAND_IN = f"""#!{sys.executable}
-import json, sys
+import json, os, sys, time
 from pathlib import Path
 verb, *arguments = sys.argv[1:]
+time.sleep(float(os.environ.get("STAND_IN_SECONDS", 0)))
 options, places, skip = {{}}, [], False
 for index, word in enumerate(arguments):
     if skip:
@@ -44,14 +46,17 @@ for path in (output, *(output.with_name(name) for name in names.get(verb, []))):
 """
 
 
-def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
+def to_environment(project: Path) -> dict[str, str]:
+    return os.environ | {
         "PATH": f"{project / 'bin'}:{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
         "PYTHONPATH": str(project / "installed"),
         "XDG_CACHE_HOME": str(project / "cache"),
     }
+
+
+def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", *arguments]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, cwd=project, env=to_environment(project), capture_output=True, text=True, check=False, timeout=300)
 
 
 def planned(project: Path, *arguments: str) -> dict[str, int]:
@@ -186,6 +191,7 @@ def test_a_misspelt_key_stops_the_parse_and_names_the_nearest(project: Path) -> 
     run = snakemake(project, "-n")
     assert run.returncode != 0
     line = next(line for line in (run.stdout + run.stderr).splitlines() if "stepps" in line)
+    assert "Traceback" not in run.stdout + run.stderr
     assert "unknown key 'model.train.stepps', did you mean 'steps'?" in line
 
 
@@ -205,3 +211,25 @@ def test_a_dataset_made_elsewhere_can_be_trained_on(project: Path) -> None:
     run = snakemake(project, "results/train/afsst/checkpoint.safetensors", "--allowed-rules", "train_run")
     assert run.returncode == 0, run.stderr
     assert re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", run.stdout + run.stderr) == ["train_run"]
+
+
+@pytest.mark.flow
+def test_a_second_run_in_the_same_results_is_refused_as_long_as_the_first_works(project: Path) -> None:
+    command = [sys.executable, "-m", "snakemake", "--forcerun", "pack_patches", "write_report"]
+    first = subprocess.Popen(command, cwd=project, env=to_environment(project) | {"STAND_IN_SECONDS": "8"}, stderr=subprocess.DEVNULL)
+    running = project / "results/.running"
+    while first.poll() is None and running.read_text() != str(first.pid):
+        time.sleep(0.05)
+    second = snakemake(project, "--forcerun", "write_report")
+    assert first.poll() is None, "the first must still be at work"
+    assert second.returncode != 0
+    assert f"process {first.pid} is already at work in results" in second.stdout + second.stderr
+    assert first.wait() == 0
+
+
+@pytest.mark.flow
+def test_results_may_lie_in_a_folder_with_a_space(project: Path) -> None:
+    edit(project / "config.yaml", "pipeline:", "pathvars:\n  results: some place/results\npipeline:")
+    run = snakemake(project)
+    assert run.returncode == 0, run.stderr
+    assert (project / "some place/results/report/index.html").is_file()

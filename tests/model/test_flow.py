@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sereno.model.flow import Flow, hold_results
+from sereno.model.flow import Flow, hold_folder
 from sereno.pipeline.errors import ConfigError, StoreError
 
 VALUES = {
@@ -49,8 +49,8 @@ def test_a_fault_in_a_run_is_named() -> None:
 
 
 def test_only_one_flow_works_in_a_folder(tmp_path: Path) -> None:
-    first = hold_results(tmp_path)
+    first = hold_folder(tmp_path)
     with pytest.raises(StoreError, match=r"is already at work in"):
-        hold_results(tmp_path)
+        hold_folder(tmp_path)
     first.close()
-    hold_results(tmp_path).close()
+    hold_folder(tmp_path).close()

@@ -80,3 +80,8 @@ def test_numbers_have_the_digits_and_the_sign_asked_for() -> None:
 def test_what_stands_between_backticks_is_shown_as_code() -> None:
     text = page.render_page("t", [page.Section("s", "S", [page.Text("run `sereno <x>` now")])])
     assert "run <code>sereno &lt;x&gt;</code> now" in text
+
+
+def test_a_nominal_day_is_marked() -> None:
+    assert page.show_day("2018-10-01T00:00:00Z", {"time": "nominal: the season of the ROI"}) == "2018-10-01 (nominal)"
+    assert page.show_day("2021-06-08T10:20:07Z", {}) == "2021-06-08"

@@ -16,8 +16,9 @@ import zarr
 from sereno.model import train
 from sereno.model.checkpoint import load_checkpoint
 from sereno.model.config import NetworkSettings, TrainSettings
+from sereno.model.flow import hold_folder
 from sereno.model.train import compute_rate, train_network
-from sereno.pipeline.errors import ConfigError, MissingError, TrainingError
+from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS, PatchRecord
 from sereno.pipeline.store import store_of, write_manifest
 
@@ -120,12 +121,29 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     assert (killed.parent / "history.csv").read_bytes() == (whole.parent / "history.csv").read_bytes()
 
 
-def test_a_finished_run_leaves_checkpoint_and_history_and_nothing_else(whole: Path) -> None:
-    assert sorted(file.name for file in whole.parent.iterdir()) == ["c.safetensors", "history.csv"]
+def test_a_finished_run_leaves_checkpoint_history_and_state(whole: Path) -> None:
+    assert sorted(file.name for file in whole.parent.glob("[!.]*")) == ["c.safetensors", "history.csv", "state.pt"]
     rows = read_history(whole.parent)
     assert [int(row["step"]) for row in rows] == [0, 5, 10, 12]
     assert all(row["val_loss"] and row["val_psnr_db"] for row in rows)
     assert all(row["total"] for row in rows[1:])
+
+
+def test_a_finished_run_that_is_asked_for_again_is_not_trained_again(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = tmp_path / "again" / whole.name
+    again.parent.mkdir()
+    (again.parent / "state.pt").write_bytes((whole.parent / "state.pt").read_bytes())
+    monkeypatch.setattr(train, "_take_step", lambda *_: pytest.fail("a step was taken"))
+    train_network(dataset, again, SETTINGS)
+    assert again.read_bytes() == whole.read_bytes()
+    assert (again.parent / "history.csv").read_bytes() == (whole.parent / "history.csv").read_bytes()
+
+
+def test_two_do_not_train_to_one_place(dataset: Path, tmp_path: Path) -> None:
+    with hold_folder(tmp_path), pytest.raises(StoreError, match="is already at work in"):
+        train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
 
 
 def test_other_settings_start_anew(

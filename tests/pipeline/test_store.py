@@ -115,7 +115,7 @@ def test_verify_names_every_kind_of_harm(tmp_path: Path, harm: Any, words: str) 
     manifest = save(tmp_path)
     assert verify_store(manifest) == len(read_manifest(manifest)["files"])
     harm(chunk_of(manifest))
-    with pytest.raises(StoreError, match=f"{words}; delete .*scene.json and run") as caught:
+    with pytest.raises(StoreError, match=f"{words}; delete .*scene.json and rebuild it with `snakemake ingest`") as caught:
         verify_store(manifest)
     assert "\n" not in str(caught.value)
 
