@@ -107,46 +107,35 @@ class Afsst(nn.Module):
         return F.pad(image, (0, missing[1], 0, missing[0]), mode=mode).contiguous(memory_format=torch.channels_last)
 
 
-class SpectralBlock(nn.Module):
-    """SpeTB, spectral attention and feed-forward, each with norm before and residual around: (B, C, H, W) -> (B, C, H, W)."""
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, each with norm before and residual around: (B, C, H, W) -> (B, C, H, W).
 
-    def __init__(self, width: int, settings: NetworkSettings) -> None:
+    SpeTB of the notes with attention among channels, SpaTB with attention inside windows.
+    """
+
+    def __init__(self, width: int, attend: SpectralAttention | WindowAttention, expansion: int) -> None:
         super().__init__()
         self.norm = ChannelNorm(width)
-        self.attend = SpectralAttention(width, settings.head_dim)
+        self.attend = attend
         self.norm_mix = ChannelNorm(width)
-        self.mix = FeedForward(width, settings.expansion)
+        self.mix = FeedForward(width, expansion)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features refined among channels."""
-        attended: Tensor = features + self.attend(self.norm(features))
-        refined: Tensor = attended + self.mix(self.norm_mix(attended))
-        return refined
-
-
-class SpatialBlock(nn.Module):
-    """SpaTB, window attention and feed-forward, each with norm before and residual around: (B, C, H, W) -> (B, C, H, W)."""
-
-    def __init__(self, width: int, settings: NetworkSettings, *, shifted: bool) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(width)
-        self.attend = WindowAttention(width, settings.head_dim, settings.window_px, shifted=shifted)
-        self.norm_mix = ChannelNorm(width)
-        self.mix = FeedForward(width, settings.expansion)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features refined inside windows."""
+        """Refined features."""
         attended: Tensor = features + self.attend(self.norm(features))
         refined: Tensor = attended + self.mix(self.norm_mix(attended))
         return refined
 
 
 def _spectral_stage(width: int, settings: NetworkSettings) -> nn.Sequential:
-    return nn.Sequential(*(SpectralBlock(width, settings) for _ in range(settings.blocks)))
+    attentions = (SpectralAttention(width, settings.head_dim) for _ in range(settings.blocks))
+    return nn.Sequential(*(TransformerBlock(width, attend, settings.expansion) for attend in attentions))
 
 
 def _spatial_stage(width: int, settings: NetworkSettings) -> nn.Sequential:
-    return nn.Sequential(*(SpatialBlock(width, settings, shifted=bool(number % 2)) for number in range(settings.blocks)))
+    shifts = (bool(number % 2) for number in range(settings.blocks))
+    attentions = (WindowAttention(width, settings.head_dim, settings.window_px, shifted=shifted) for shifted in shifts)
+    return nn.Sequential(*(TransformerBlock(width, attend, settings.expansion) for attend in attentions))
 
 
 def _restoring_convolution(width: int, bands: int, stem_px: int) -> nn.Conv2d:
