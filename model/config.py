@@ -6,9 +6,9 @@ Only pydantic is imported here, since the Snakefile reads this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from sereno.pipeline.config import Name, PipelineSettings, Settings, Share, load_settings
 
@@ -16,29 +16,92 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 """Where tensors live; `auto` takes a GPU if there is one."""
 
 
-class NetworkSettings(Settings):
-    """Which network, and how large."""
+class ClearingSettings(Settings):
+    """What every network of ours for cloud removal has in common."""
 
-    name: Literal["afsst"] = "afsst"
-    """A network of `model/networks/`."""
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
-    """Channels at full resolution; each deeper level doubles them, up to four times."""
-    head_dim: Annotated[int, Field(ge=4)] = 16
-    """Channels per attention head; must divide `width`."""
-    stem_px: Literal[1, 2, 4] = 1
-    """Side of the square of pixels that becomes one token; 1 as in the notes, 2 costs a quarter of the time."""
-    levels: Annotated[int, Field(ge=1, le=4)] = 3
-    """Encoder levels."""
-    blocks: Annotated[int, Field(ge=1)] = 2
-    """Transformer blocks per level and stream."""
-    window_px: Annotated[int, Field(ge=2, multiple_of=2)] = 8
-    """Side of an attention window."""
-    expansion: Annotated[int, Field(ge=1)] = 2
-    """Hidden width of the feed-forward layers as a multiple of the width."""
     use_sar: bool = True
     """False trains the same network without SAR."""
     base: Literal["cloudy", "filled"] = "filled"
     """What the network adds to: the cloudy input as in the notes, or the input with its clouds filled smoothly."""
+    stem_px: Literal[1, 2, 4] = 1
+    """Side of the square of pixels that becomes one token; 1 as in the notes, 2 costs a quarter of the time."""
+
+
+SIZES: Final = {"S": (32, 2), "M": (32, 6), "L": (64, 3)}
+"""Width and blocks of AFSST by preset."""
+
+
+class AfsstSettings(ClearingSettings):
+    """The dual-stream spectral-spatial transformer, and every ablation of it."""
+
+    name: Literal["afsst"] = "afsst"
+    """A network of `model/networks/`."""
+    size: Literal["S", "M", "L"] = "S"
+    """Preset of width and blocks: about 1.5, 3.1 and 7.3 million parameters."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    """Channels at full resolution, doubled at each deeper level up to four times; none takes the preset's."""
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    """Transformer blocks per level and stream; none takes the preset's."""
+    head_dim: Annotated[int, Field(ge=4)] = 32
+    """Channels per attention head; must divide the width."""
+    levels: Annotated[int, Field(ge=1, le=4)] = 3
+    """Encoder levels."""
+    window_px: Annotated[int, Field(ge=2, multiple_of=2)] = 8
+    """Side of an attention window in tokens."""
+    expansion: Annotated[int, Field(ge=1)] = 2
+    """Hidden width of the feed-forward layers as a multiple of the width."""
+    optical_attention: Literal["spectral", "spatial", "parallel"] = "spectral"
+    """Attention of the optical stream: among channels as in the notes, in windows (the ablation afsst-spa), or both side by side."""
+    sar_features: Literal["msfem", "convolution"] = "msfem"
+    """How SAR enters: edges at several kernel sizes as in the notes, or one convolution (the ablation without MSFEM)."""
+    msfem_alpha: Literal["channel", "scalar", "fixed"] = "channel"
+    """The factor of the Sobel edges: learnt per channel, learnt as one number, or fixed at 1."""
+    fusion: Literal["pixel", "global", "concat"] = "pixel"
+    """How the streams merge: weights per channel and pixel that see the cloud probability, weights per channel as in the notes, or
+    concatenation (the ablation without TFusion)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.channels % self.head_dim:
+            raise ValueError(f"'head_dim' {self.head_dim} does not divide 'width' {self.channels}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels at full resolution."""
+        return self.width or SIZES[self.size][0]
+
+    @property
+    def depth(self) -> int:
+        """Transformer blocks per level and stream."""
+        return self.blocks or SIZES[self.size][1]
+
+
+class S2TransformerSettings(ClearingSettings):
+    """The mask-aware S2-Transformer in cloud mode: the mask is the clear-sky confidence."""
+
+    name: Literal["s2transformer"]
+    """A network of `model/networks/`."""
+    width: Annotated[int, Field(ge=8)] = 60
+    """Channels everywhere."""
+    head_dim: Annotated[int, Field(ge=4)] = 10
+    """Channels per attention head, spatial and spectral; must divide the width."""
+    stages: Annotated[int, Field(ge=1)] = 4
+    """Residual groups of blocks, each of which gives an intermediate image."""
+    blocks: Annotated[int, Field(ge=1)] = 6
+    """Blocks per stage."""
+    window_px: Annotated[int, Field(ge=2, multiple_of=2)] = 8
+    """Side of an attention window in tokens."""
+    expansion: Annotated[int, Field(ge=1)] = 4
+    """Hidden width of the feed-forward layers as a multiple of the width."""
+    order: Literal["parallel-concat", "parallel-sum", "spatial-spectral", "spectral-spatial", "spatial", "spectral"] = "parallel-concat"
+    """How spatial and spectral attention are combined in a block."""
+    mask_to: Literal["query-key", "query", "key", "value", "none"] = "query-key"
+    """What of the spatial attention is multiplied by the embedded mask."""
+    spectral_windows: bool = False
+    """True attends among channels inside each window, as the notes say; false over the whole image, as the authors' code does."""
+    drop_path: Share = 0.0
+    """Chance that the last block is skipped in training, rising linearly from 0 at the first; the authors use 0.1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -47,17 +110,84 @@ class NetworkSettings(Settings):
         return self
 
 
+class UnetSettings(ClearingSettings):
+    """A plain convolutional U-Net, the yardstick."""
+
+    name: Literal["unet"]
+    """A network of `model/networks/`."""
+    width: Annotated[int, Field(ge=8)] = 24
+    """Channels at full resolution, doubled at each deeper level; 24 has about as many parameters as AFSST S."""
+    levels: Annotated[int, Field(ge=1, le=5)] = 4
+    """Encoder levels."""
+
+
+class CustomSettings(Settings):
+    """A network of your own, or of a paper: trained, scored and used like ours."""
+
+    name: Literal["custom"]
+    """A network of `model/networks/`."""
+    source: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
+    """`path/to/file.py:function`; called as a `NetworkFactory` is. Its code runs whenever the network is made."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Handed to that function as keyword arguments."""
+    use_sar: bool = True
+    """False says that the network does not look at SAR."""
+
+
+def _tag_network(value: Any) -> str:
+    return f"name={value.get('name', 'afsst') if isinstance(value, Mapping) else getattr(value, 'name', None)}"
+
+
+NetworkSettings = Annotated[
+    Annotated[AfsstSettings, Tag("name=afsst")]
+    | Annotated[S2TransformerSettings, Tag("name=s2transformer")]
+    | Annotated[UnetSettings, Tag("name=unet")]
+    | Annotated[CustomSettings, Tag("name=custom")],
+    Discriminator(
+        _tag_network,
+        custom_error_type="unknown_network",
+        custom_error_message="'name' must be afsst, s2transformer, unet or custom",
+    ),
+]
+"""Which network, and how large; without a name it is AFSST."""
+
+
 class LossSettings(Settings):
-    """Weights of the parts of the loss; zero switches a part off."""
+    """Weights of the parts of the loss, and how much each pixel counts; a part of weight zero is not computed."""
 
     pixel: Annotated[float, Field(ge=0)] = 1.0
     """Mean absolute difference."""
+    charbonnier: Annotated[float, Field(ge=0)] = 0.0
+    """Absolute difference, smooth at zero."""
     spatial: Annotated[float, Field(ge=0)] = 0.2
     """Difference of neighbouring pixels."""
     spectral: Annotated[float, Field(ge=0)] = 0.2
     """Difference of neighbouring bands."""
+    sam: Annotated[float, Field(ge=0)] = 0.0
+    """Angle between the spectra, in radians."""
+    carl: Annotated[float, Field(ge=0)] = 0.0
+    """Target under clouds, input where it is clear, and target everywhere (DSen2-CR)."""
+    amplitude: Annotated[float, Field(ge=0)] = 0.0
+    """Amplitude of the Fourier transform."""
+    phase: Annotated[float, Field(ge=0)] = 0.0
+    """Phase of the Fourier transform, on the circle."""
+    stages: Annotated[float, Field(ge=0)] = 0.0
+    """All of the above for the intermediate images of a network that has them, their mean."""
+    weighting: Literal["static", "learned"] = "static"
+    """How a pixel's weight follows from the clouds of the input: from the mask, or from what a small network learnt of the mask."""
     cloud_emphasis: Annotated[float, Field(ge=0)] = 3.0
     """Lambda: how much more a cloudy input pixel weighs than a clear one."""
+    encoding_steps: Annotated[int, Field(ge=0)] = 200
+    """Steps of the small network of learned weighting before training begins; then it is frozen."""
+    max_weight: Annotated[float, Field(gt=1)] = 10.0
+    """Largest weight that learned weighting gives before it is normalised."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        parts = ("pixel", "charbonnier", "spatial", "spectral", "sam", "carl", "amplitude", "phase")
+        if not any(getattr(self, part) for part in parts):
+            raise ValueError(f"every part of the loss has weight zero: give one of {', '.join(parts)} a weight")
+        return self
 
 
 class SarRange(Settings):
@@ -79,38 +209,73 @@ class SarRange(Settings):
 class TrainSettings(Settings):
     """One training run."""
 
-    network: NetworkSettings = NetworkSettings()
+    network: NetworkSettings = AfsstSettings()
     """Which network, and how large."""
     loss: LossSettings = LossSettings()
     """What is minimised."""
     sar_range: SarRange = SarRange()
     """Scaling of SAR (the convention of GLF-CR and of TCRNet)."""
+    start_from: str | None = None
+    """Checkpoint whose weights training starts from; none starts from random ones."""
     steps: Annotated[int, Field(ge=1)] = 600
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=1)] = 4
-    """Crops per step."""
+    """Crops per step, of all processes together."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts into which each process cuts its share of a batch to save memory; the result is the same."""
     crop_px: Annotated[int, Field(ge=16, multiple_of=8)] = 128
     """Side of the random crops."""
     crops_per_patch: Annotated[int, Field(ge=1)] = 4
     """Crops taken from a patch each time it is decoded."""
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    """AdamW decays weights apart from the gradient, Adam through it."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the optimiser's averages of the gradient and of its square."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Weight decay of AdamW."""
+    """Weight decay."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """After the warm-up the rate falls along a cosine to zero, or in steps, or stays."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
-    """Linear warm-up, after which the rate falls along a cosine to zero."""
+    """Linear warm-up."""
+    step_every: Annotated[int, Field(ge=1)] = 50_000
+    """Schedule `step`: steps after which the rate falls."""
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Schedule `step`: what it is then multiplied by (TCRNet: 0.2 every 50 epochs)."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
+    divergence: Annotated[float, Field(gt=1)] | None = 20.0
+    """Training stops when its smoothed loss is so many times the lowest it was; none never stops for that."""
     ema: Share = 0.99
     """Decay of the averaged weights that are validated and saved; 0 switches averaging off."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network; weights, loss and averages stay in fp32."""
+    compile: bool = False
+    """True compiles the network with torch.compile: minutes at first, then faster."""
     validate_every: Annotated[int, Field(ge=1)] = 100
     """Steps between validations; the best is kept."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Validations without a better one after which training stops early; none trains all steps."""
     save_every: Annotated[int, Field(ge=1)] = 25
     """Steps between saved states, from which a killed run goes on."""
+    pictures: Annotated[int, Field(ge=0)] = 4
+    """Validation patches that are drawn at each validation, always the same ones."""
+    tensorboard: bool = False
+    """True also writes the history for TensorBoard (needs the extra `tensorboard`)."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes that share each batch, started by torchrun, one per GPU."""
     device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, crops and order."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_size % (self.processes * self.accumulate):
+            parts = f"{self.processes} 'processes' times {self.accumulate} in 'accumulate'"
+            raise ValueError(f"'batch_size' {self.batch_size} cannot be shared evenly among {parts}")
+        return self
 
 
 class EvaluateSettings(Settings):
@@ -192,7 +357,8 @@ class ModelSettings(Settings):
 
 
 def _overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+    """`base` with `changes` laid over it, mapping by mapping; another network's settings replace those of the base's network."""
+    merged = {} if changes.get("name", base.get("name")) != base.get("name") else dict(base)
     for key, value in changes.items():
         old = merged.get(key)
         merged[key] = _overlay(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value

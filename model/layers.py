@@ -1,4 +1,4 @@
-"""Building blocks of the networks: attention over channels, attention inside windows, SAR edges, fusion gates, smooth filling.
+"""Building blocks of the networks: norms, feed-forward layers, SAR edges, fusion gates, smooth filling.
 
 Features enter and leave as (B, C, H, W). Inside they are read as tokens (B, H, W, C), which in channels-last memory is the same
 bytes, so that 1x1 convolutions are matrix products and nothing is copied. All code is written from the cited equations.
@@ -16,8 +16,6 @@ SOBEL: Final = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 """Horizontal derivative kernel (Sobel and Feldman 1968); its transpose is the vertical one."""
 EDGE_EPS: Final = 1e-6
 """Added under the root of the edge magnitude: the derivative of a root at zero is infinite."""
-NORM_EPS: Final = 1e-6
-"""Smallest norm that queries and keys are divided by."""
 BINOMIAL: Final = (0.125, 0.375, 0.375, 0.125)
 """Cubic B-spline halving filter, separable."""
 
@@ -67,132 +65,21 @@ class FeedForward(nn.Module):
         return mixed
 
 
-class SpectralAttention(nn.Module):
-    """Attend among channels, each channel being one token as long as the image: (B, C, H, W) -> (B, C, H, W).
-
-    Per head with d channels and N pixels: `A = softmax(s K Q^T)` in R^(d x d) with L2-normalised rows of K and Q and a learnable
-    temperature s, output `W A V + PE(V)` (Cai et al. 2022, MST, eq. 5-7; Zamir et al. 2022, Restormer). PE is depthwise 3x3, GELU,
-    depthwise 3x3. The norms are divided out of the small d x d product, and A is folded into W, so no copy of Q, K or A V is made.
-    """
-
-    def __init__(self, width: int, head_dim: int) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.temperature = nn.Parameter(torch.ones(width // head_dim, 1, 1))
-        self.project = nn.Linear(width, width)
-        self.positional = _PositionalBranch(width)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Attended features, without the residual."""
-        batch, width, height, columns = features.shape
-        query, key, value = self.qkv(to_tokens(features)).reshape(batch, height * columns, 3, width).unbind(2)
-        weights = self._attend(query, key)
-        heads = self.project.weight.reshape(width, -1, self.head_dim)
-        folded = torch.einsum("ohd,bhde->bohe", heads, weights).reshape(batch, width, width)
-        mixed = torch.baddbmm(self.project.bias.expand(batch, 1, width), value, folded.transpose(1, 2))
-        attended = to_features(mixed.reshape(batch, height, columns, width))
-        branched: Tensor = attended + self.positional(to_features(value.reshape(batch, height, columns, width)))
-        return branched
-
-    def _attend(self, query: Tensor, key: Tensor) -> Tensor:
-        """Attention among the channels of each head: (B, N, C), (B, N, C) -> (B, heads, d, d), rows summing to one."""
-        query_heads = query.reshape(*query.shape[:2], -1, self.head_dim).transpose(1, 2)
-        key_heads = key.reshape(*key.shape[:2], -1, self.head_dim).transpose(1, 2)
-        gram = key_heads.transpose(2, 3) @ query_heads
-        query_norm = torch.linalg.vector_norm(query_heads, dim=2, keepdim=True).clamp_min(NORM_EPS)
-        key_norm = torch.linalg.vector_norm(key_heads, dim=2).unsqueeze(3).clamp_min(NORM_EPS)
-        return torch.softmax(self.temperature * gram / (key_norm * query_norm), dim=3)
-
-
-class _PositionalBranch(nn.Module):
-    """What neighbours add to a channel: depthwise 3x3, GELU, depthwise 3x3."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
-        self.second = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
-
-    def forward(self, value: Tensor) -> Tensor:
-        branch: Tensor = self.second(F.gelu(self.first(value)))
-        return branch
-
-
-class WindowAttention(nn.Module):
-    """Attend among the pixels of each window: (B, C, H, W) -> (B, C, H, W); H and W are multiples of `window_px`.
-
-    `softmax(Q K^T / sqrt(d) + R) V` with a learnable relative position bias R; with `shifted` the windows lie half a window further
-    and pixels from opposite borders do not see each other (Liu et al. 2021, Swin, section 3.2).
-    """
-
-    relative: Tensor
-
-    def __init__(self, width: int, head_dim: int, window_px: int, *, shifted: bool) -> None:
-        super().__init__()
-        self.head_dim, self.window_px = head_dim, window_px
-        self.shift = window_px // 2 if shifted else 0
-        self.qkv = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-        self.bias = nn.Parameter(torch.zeros(width // head_dim, (2 * window_px - 1) ** 2))
-        self.register_buffer("relative", relative_index(window_px), persistent=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Attended features, without the residual."""
-        tokens = to_tokens(features)
-        batch, height, columns, width = tokens.shape
-        if self.shift:
-            tokens = tokens.roll((-self.shift, -self.shift), dims=(1, 2))
-        side, rows, cols = self.window_px, height // self.window_px, columns // self.window_px
-        windows = self.qkv(tokens).reshape(batch, rows, side, cols, side, 3, width // self.head_dim, self.head_dim)
-        query, key, value = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, rows * cols, -1, side * side, self.head_dim)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=self._bias_of(rows, cols))
-        attended = attended.reshape(batch, rows, cols, -1, side, side, self.head_dim).permute(0, 1, 4, 2, 5, 3, 6)
-        mixed: Tensor = self.project(attended.reshape(batch, height, columns, width))
-        return to_features(mixed.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else mixed)
-
-    def _bias_of(self, rows: int, cols: int) -> Tensor:
-        """What is added to the logits: (windows or 1, heads, M*M, M*M)."""
-        bias = self.bias[:, self.relative].unsqueeze(0)
-        if not self.shift:
-            return bias
-        return bias + shift_mask((rows, cols), self.window_px, self.shift, bias).unsqueeze(1)
-
-
-def relative_index(window_px: int) -> Tensor:
-    """Place in the bias table of each pair of pixels of a window: (M*M, M*M) int64 in 0..(2M-1)^2-1."""
-    axis = torch.arange(window_px)
-    row, col = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))
-    span = 2 * window_px - 1
-    return (row[:, None] - row[None, :] + window_px - 1) * span + (col[:, None] - col[None, :] + window_px - 1)
-
-
-def shift_mask(grid: tuple[int, int], window_px: int, shift: int, like: Tensor) -> Tensor:
-    """Minus infinity between pixels that only the roll made neighbours: (windows, M*M, M*M), of `like`'s dtype and device."""
-    sides = []
-    for count in grid:
-        rolled = torch.zeros(count * window_px, device=like.device, dtype=torch.int64)
-        rolled[-shift:] = 1
-        sides.append(rolled.reshape(count, window_px))
-    label = sides[0][:, None, :, None] * 2 + sides[1][None, :, None, :]
-    label = label.reshape(grid[0] * grid[1], window_px * window_px)
-    apart = label[:, :, None] != label[:, None, :]
-    return torch.zeros(apart.shape, device=like.device, dtype=like.dtype).masked_fill(apart, float("-inf"))
-
-
 class SobelEdges(nn.Module):
     """Edge strength of each channel: (B, C, H, W) -> (B, C, H, W), at least sqrt(EDGE_EPS).
 
-    `sqrt((a Kx * B)^2 + (a Ky * B)^2 + eps)` with fixed Sobel kernels and one learnable factor a per channel, 1 at first
-    (the device of EDCNN, Liang et al. 2020). Borders are replicated, so a constant has no edge anywhere.
+    `sqrt((a Kx * B)^2 + (a Ky * B)^2 + eps)` with fixed Sobel kernels and a learnable factor a, 1 at first (the device of EDCNN, Liang
+    et al. 2020). Borders are replicated, so a constant has no edge anywhere.
     """
 
     kernel: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, alpha: str = "channel") -> None:
+        """`alpha`: the factor is learnt per `channel`, as one `scalar`, or `fixed`."""
         super().__init__()
         horizontal = torch.tensor(SOBEL)
         self.register_buffer("kernel", torch.stack([horizontal, horizontal.T]).unsqueeze(1), persistent=False)
-        self.alpha = nn.Parameter(torch.ones(width))
+        self.alpha = nn.Parameter(torch.ones(width if alpha == "channel" else 1), requires_grad=alpha != "fixed")
 
     def forward(self, features: Tensor) -> Tensor:
         """Edge strengths."""
@@ -207,21 +94,22 @@ class SobelEdges(nn.Module):
 class MultiscaleSar(nn.Module):
     """Features of SAR with its edges at three kernel sizes: (B, S, H, W) -> (B, C, H/stem, W/stem).
 
-    `B = BN(conv(S))`, `E = B + edges(B)`, `W1 E + sigmoid(W3 * E) + DW5(W1 E)`: MSFEM as the notes describe it.
+    `B = conv(S)`, `E = B + edges(B)`, `W1 E + sigmoid(W3 * E) + DW5(W1 E)`: MSFEM as the notes describe it, without their batch norm
+    after the convolution: SAR comes scaled already, and without it an image's features depend on nothing but the image, however a batch is
+    shared among processes. A norm over channels in its stead loses the level of backscatter, and with it most of what SAR tells.
     """
 
-    def __init__(self, bands: int, width: int, stem_px: int) -> None:
+    def __init__(self, bands: int, width: int, stem_px: int, alpha: str = "channel") -> None:
         super().__init__()
         self.embed = embed_pixels(bands, width, stem_px)
-        self.norm = nn.BatchNorm2d(width)
-        self.edges = SobelEdges(width)
+        self.edges = SobelEdges(width, alpha)
         self.point = PixelLinear(width, width)
         self.gate = nn.Conv2d(width, width, 3, padding=1)
         self.wide = nn.Conv2d(width, width, 5, padding=2, groups=width)
 
     def forward(self, sar: Tensor) -> Tensor:
         """SAR features."""
-        embedded = self.norm(self.embed(sar))
+        embedded = self.embed(sar)
         edged = embedded + self.edges(embedded)
         point = self.point(edged)
         features: Tensor = point + torch.sigmoid(self.gate(edged)) + self.wide(point)
@@ -232,15 +120,15 @@ class FusionGate(nn.Module):
     """Merge the streams: optical (B, C, H, W), SAR (B, C, H, W), cloud (B, 1, H, W) -> (B, C, H, W).
 
     TFusion of the notes: a small network makes the pair of weights from the features themselves, a softmax over the two modalities
-    makes them sum to one, `F = O + conv(b_O O + b_S S)`. Ours: its logits are the sum of a part per channel (from the means of both
-    streams, as in the notes) and a part per pixel that also sees the cloud probability, since a global weight cannot prefer SAR
-    under clouds alone.
+    makes them sum to one, `F = O + conv(b_O O + b_S S)`. Ours, with `per_pixel`: its logits are the sum of a part per channel (from the
+    means of both streams, as in the notes) and a part per pixel that also sees the cloud probability, since a global weight cannot
+    prefer SAR under clouds alone.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, per_pixel: bool = True) -> None:
         super().__init__()
         self.channel = nn.Sequential(nn.Linear(2 * width, width // 2), nn.ReLU(), nn.Linear(width // 2, 2 * width))
-        self.pixel = PixelLinear(2 * width + 1, 2)
+        self.pixel = PixelLinear(2 * width + 1, 2) if per_pixel else None
         self.merge = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
@@ -250,13 +138,30 @@ class FusionGate(nn.Module):
         return merged
 
     def weights_of(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
-        """Weights of optical and SAR: (B, 2, C, H, W), in (0, 1), summing to one over the second axis."""
+        """Weights of optical and SAR: (B, 2, C, H, W), or (B, 2, C, 1, 1) if global; in (0, 1), summing to one over the second axis."""
         means = torch.cat([optical.mean(dim=(2, 3)), sar.mean(dim=(2, 3))], dim=1)
-        channel = self.channel(means).reshape(len(means), 2, -1, 1, 1)
-        pixel = self.pixel(torch.cat([optical, sar, cloud], dim=1)).unsqueeze(2)
-        logits = channel + pixel
+        logits = self.channel(means).reshape(len(means), 2, -1, 1, 1)
+        if self.pixel is not None:
+            logits = logits + self.pixel(torch.cat([optical, sar, cloud], dim=1)).unsqueeze(2)
         optical_weight = torch.sigmoid(logits[:, 0] - logits[:, 1])
         return torch.stack([optical_weight, 1 - optical_weight], dim=1)
+
+
+class ConcatFusion(nn.Module):
+    """Merge the streams without weights: optical (B, C, H, W), SAR (B, C, H, W), cloud (unused) -> (B, C, H, W).
+
+    `F = O + conv(W [O ; S])`, the ablation without TFusion; its size is about that of the gate.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = PixelLinear(2 * width, width)
+        self.merge = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:  # noqa: ARG002 - called as the gate is
+        """Merged features."""
+        merged: Tensor = optical + self.merge(self.mix(torch.cat([optical, sar], dim=1)))
+        return merged
 
 
 def embed_pixels(bands: int, width: int, stem_px: int) -> nn.Conv2d:

@@ -29,7 +29,7 @@ class Task(NamedTuple):
     """Names of the networks that serve it."""
 
 
-CLOUD_REMOVAL: Final = Task("cloud-removal", ("optical", "sar", "cloud"), "target", ("afsst",))
+CLOUD_REMOVAL: Final = Task("cloud-removal", ("optical", "sar", "cloud"), "target", ("afsst", "custom", "s2transformer", "unet"))
 """A clear optical image from a cloudy one, SAR of about the same day, and the cloud probability."""
 TASKS: Final = {task.name: task for task in (CLOUD_REMOVAL,)}
 """Tasks by name."""

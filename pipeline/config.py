@@ -10,7 +10,7 @@ import json
 import types
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,6 +33,8 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=BaseModel)
+ARM: Final = "name="
+"""How the tag of one arm of a union begins that is told apart by the arms' `name`."""
 
 
 def load_settings(kind: type[S], values: object, *, where: str) -> S:
@@ -62,8 +64,8 @@ def parse_settings(kind: type[S], text: str, *, where: str = "--settings") -> S:
 
 
 def _describe_fault(kind: type[BaseModel], fault: Any) -> str:
-    path = [part for part in fault["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tagged-")))]
-    key = ".".join(str(part) for part in path)
+    path = [part for part in fault["loc"] if not str(part).startswith("function-")]
+    key = ".".join(str(part) for part in path if not str(part).startswith(ARM))
     if fault["type"] == "extra_forbidden":
         known = _known_keys(kind, path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
@@ -78,15 +80,34 @@ def _known_keys(kind: type[BaseModel], path: list[Any]) -> list[str]:
     """Field names of the record that `path` leads to, seen from `kind`."""
     current: Any = kind
     for part in path:
-        if isinstance(current, type) and issubclass(current, BaseModel):
+        if _is_record(current):
             field = current.model_fields.get(str(part))
             current = field.annotation if field else None
+        elif str(part).startswith(ARM):
+            current = next((arm for arm in _arms_of(current) if _is_record(arm) and _tag_of(arm) == part), None)
+            continue
         else:  # a key of a mapping or a place in a list
             current = get_args(current)[-1] if get_args(current) else None
-        while get_origin(current) in (Union, types.UnionType, Annotated):
-            arms = [arm for arm in get_args(current) if arm is not type(None)]
-            current = arms[0] if arms else None
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        if len(_arms_of(current)) == 1:
+            current = _arms_of(current)[0]
+    return list(current.model_fields) if _is_record(current) else []
+
+
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _arms_of(kind: Any) -> list[Any]:
+    """The types that `kind` joins, itself if it joins none."""
+    if get_origin(kind) is Annotated:
+        return _arms_of(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [arm for member in get_args(kind) if member is not type(None) for arm in _arms_of(member)]
+    return [kind]
+
+
+def _tag_of(record: type[BaseModel]) -> str:
+    return ARM + str(get_args(record.model_fields["name"].annotation)[0])
 
 
 class Area(Settings):

@@ -22,12 +22,12 @@ from sereno.model.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from sereno.model.config import NetworkSettings, TrainSettings
+from sereno.model.config import AfsstSettings, TrainSettings
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
 from sereno.pipeline.errors import ConfigError, DataError, MissingError, StoreError, TrainingError
 
 CPU = torch.device("cpu")
-SETTINGS = TrainSettings(network=NetworkSettings(width=8, head_dim=4, levels=2, blocks=1, window_px=4), steps=7)
+SETTINGS = TrainSettings(network=AfsstSettings(width=8, head_dim=4, levels=2, blocks=1, window_px=4), steps=7)
 META = CheckpointMeta(
     settings=SETTINGS,
     bands=("B02", "B03", "B04"),

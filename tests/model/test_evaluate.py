@@ -18,7 +18,7 @@ import zarr
 
 from sereno.model import evaluate, metrics
 from sereno.model.checkpoint import CheckpointMeta, hash_file, save_checkpoint
-from sereno.model.config import EvaluateSettings, NetworkSettings, TrainSettings
+from sereno.model.config import AfsstSettings, EvaluateSettings, TrainSettings
 from sereno.model.data import scale_optical
 from sereno.model.evaluate import METHODS, REGIONS, choose_examples, evaluate_checkpoint, mark_regions
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
@@ -31,7 +31,7 @@ MEAN, STD = (0.08, 0.1, 0.12), (0.03, 0.03, 0.05)
 COVERS = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)  # the second is wide enough to reach beyond the frame without SSIM
 SIDE = 48
 CPU = EvaluateSettings(device="cpu", examples=3)
-TINY = TrainSettings(network=NetworkSettings(width=8, head_dim=8, levels=1, blocks=1, window_px=8))
+TINY = TrainSettings(network=AfsstSettings(width=8, head_dim=8, levels=1, blocks=1, window_px=8))
 
 
 def make_arrays() -> dict[str, np.ndarray[Any, Any]]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sereno.model import predict
 from sereno.model.checkpoint import CheckpointMeta, Loaded, hash_file, save_checkpoint
-from sereno.model.config import NetworkSettings, PredictSettings, TrainSettings
+from sereno.model.config import AfsstSettings, PredictSettings, TrainSettings
 from sereno.model.predict import NODATA, Axis, Clearing, RowBlender, predict_scene
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
 from sereno.pipeline.errors import DataError, StoreError, TrainingError
@@ -30,7 +30,7 @@ from sereno.pipeline.store import save_dataset
 
 BANDS, SAR = ("B02", "B03", "B04"), ("VV", "VH")
 ROWS, COLUMNS = 150, 210
-TINY = TrainSettings(network=NetworkSettings(width=8, head_dim=8, levels=1, blocks=1, window_px=8))
+TINY = TrainSettings(network=AfsstSettings(width=8, head_dim=8, levels=1, blocks=1, window_px=8))
 TILES = PredictSettings(tile_px=64, overlap_px=16, batch_size=3, device="cpu")
 ALL = TILES.model_copy(update={"keep_observed": False})
 

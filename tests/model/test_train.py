@@ -15,7 +15,7 @@ import zarr
 
 from sereno.model import train
 from sereno.model.checkpoint import load_checkpoint
-from sereno.model.config import NetworkSettings, TrainSettings
+from sereno.model.config import AfsstSettings, TrainSettings
 from sereno.model.flow import hold_folder
 from sereno.model.train import compute_rate, train_network
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
@@ -23,7 +23,7 @@ from sereno.pipeline.patches import MASK_CHANNELS, PatchRecord
 from sereno.pipeline.store import store_of, write_manifest
 
 SETTINGS = TrainSettings(
-    network=NetworkSettings(width=8, head_dim=4, levels=1, blocks=1, window_px=4, stem_px=2),
+    network=AfsstSettings(width=8, head_dim=4, levels=1, blocks=1, window_px=4, stem_px=2),
     steps=12,
     batch_size=2,
     crop_px=16,

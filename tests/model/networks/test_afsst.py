@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from sereno.model.config import LossSettings, NetworkSettings
+from sereno.model.config import AfsstSettings, LossSettings
 from sereno.model.data import Batch
 from sereno.model.layers import smooth_fill
 from sereno.model.losses import compute_loss
 from sereno.model.networks.afsst import Afsst
 
-SMALL = NetworkSettings(width=8, head_dim=4, levels=2, blocks=2, window_px=4)
+SMALL = AfsstSettings(width=8, head_dim=4, levels=2, blocks=2, window_px=4)
 
 
-def make(settings: NetworkSettings = SMALL, *, bands: int = 5, sar_bands: int = 2) -> Afsst:
+def make(settings: AfsstSettings = SMALL, *, bands: int = 5, sar_bands: int = 2) -> Afsst:
     torch.manual_seed(0)
     return Afsst(settings, sar_bands=sar_bands, mean=[0.2] * bands, std=[0.1] * bands)
 
@@ -49,7 +49,7 @@ def test_training_starts_at_the_base(base: str) -> None:
 
 
 def test_size_is_that_of_the_notes() -> None:
-    network = Afsst(NetworkSettings(width=32, head_dim=32), sar_bands=2, mean=[0.2] * 13, std=[0.1] * 13)
+    network = Afsst(AfsstSettings(width=32, head_dim=32), sar_bands=2, mean=[0.2] * 13, std=[0.1] * 13)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert abs(count - 1.45e6) < 0.1e6, "reading notes, section 1.3: about 1.45 M at width 32 and expansion 2"
 

@@ -1,0 +1,92 @@
+"""What every network for cloud removal does around its figure: a base to add to, values of one size, edges, tokens.
+
+Ours: the notes let the network add to the cloudy input (`base: cloudy`). With `base: filled` it sees and adds to the input whose clouds
+are filled smoothly; bands are centred and scaled by their training mean and standard deviation, and compressed by asinh, since a cloud
+is many deviations bright; with `stem_px` above 1 several pixels make one token.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor, nn
+
+from sereno.model.config import ClearingSettings
+from sereno.model.layers import smooth_fill
+
+NEAR_ZERO: Final = 1e-2
+"""Factor on the first weights of the last convolution, so that training starts at the base."""
+SAR_CENTRE: Final = 0.5
+"""Middle of scaled backscatter."""
+SAR_SPREAD: Final = 0.2
+"""About the standard deviation of scaled backscatter over land."""
+SMALLEST_STD: Final = 1e-4
+"""Reflectance; a band that never varies is scaled by this."""
+
+
+class ClearingNetwork(nn.Module, ABC):
+    """Clear an image: optical (B, C, H, W), SAR (B, S, H, W), cloud (B, 1, H, W) -> (B, C, H, W), all reflectance and SAR as in `Batch`.
+
+    Any number of bands and any size is taken: edges are reflected up to a multiple of `step_px` and cut off again. A network fills in
+    `restore`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: ClearingSettings, *, step_px: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        """`step_px`: what height and width must be a multiple of. `mean`, `std`: of clear training pixels, stored with the weights."""
+        super().__init__()
+        self.base, self.stem_px, self.step_px = settings.base, settings.stem_px, step_px
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp_min(SMALLEST_STD))
+
+    @abstractmethod
+    def restore(self, images: Tensor, sar: Tensor, cloud: Tensor) -> list[Tensor]:
+        """What the base lacks, in standard deviations: each (B, C * stem_px^2, H / stem_px, W / stem_px), the final one first.
+
+        `images` (B, `count_images(...)`, H, W) are the normalised input, the normalised base where that differs, and the cloud
+        probability; `sar` (B, S, H, W) is centred and scaled; `cloud` (B, 1, H, W) is as in `Batch`. All are padded.
+        """
+
+    def forward(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
+        """The cleared image."""
+        return self.forward_stages(optical, sar, cloud)[0]
+
+    def forward_stages(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> list[Tensor]:
+        """The cleared image, then the intermediate ones of a network that has them."""
+        base = smooth_fill(optical, 1 - cloud, self.mean) if self.base == "filled" else optical
+        seen = [self._normalise(optical), cloud] if base is optical else [self._normalise(optical), self._normalise(base), cloud]
+        changes = self.restore(self._pad(torch.cat(seen, dim=1)), self._pad((sar - SAR_CENTRE) / SAR_SPREAD), self._pad(cloud))
+        return [base + self.std[:, None, None] * self._cut(change.float(), optical) for change in changes]
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        return torch.asinh((image - self.mean[:, None, None]) / self.std[:, None, None])
+
+    def _pad(self, image: Tensor) -> Tensor:
+        """`image` reflected to a size that the network divides (replicated where it is too small to be reflected)."""
+        missing = [-extent % self.step_px for extent in image.shape[2:]]
+        mode = "reflect" if all(gap < extent for gap, extent in zip(missing, image.shape[2:], strict=True)) else "replicate"
+        return F.pad(image, (0, missing[1], 0, missing[0]), mode=mode).contiguous(memory_format=torch.channels_last)
+
+    def _cut(self, change: Tensor, like: Tensor) -> Tensor:
+        """Pixels from tokens, without the padding."""
+        return F.pixel_shuffle(change, self.stem_px)[:, :, : like.shape[2], : like.shape[3]]
+
+
+def count_images(bands: int, settings: ClearingSettings) -> int:
+    """Channels of the images that `restore` is given."""
+    return (2 if settings.base == "filled" else 1) * bands + 1
+
+
+def make_last(width: int, bands: int, stem_px: int) -> nn.Conv2d:
+    """The last convolution, 3x3 to `stem_px`^2 pixels per token, with weights so small that training starts at the base."""
+    last = nn.Conv2d(width, bands * stem_px**2, 3, padding=1)
+    with torch.no_grad():
+        last.weight.mul_(NEAR_ZERO)
+        last.bias.zero_()  # type: ignore[union-attr]
+    return last
