@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor
@@ -79,6 +83,46 @@ def test_memory_layout_changes_nothing() -> None:
     plain = network(*inputs)
     network.to(memory_format=torch.channels_last)
     torch.testing.assert_close(network(*inputs), plain, atol=1e-5, rtol=1e-4)
+
+
+def load_naive() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("naive", Path(__file__).parent.parent / "naive.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def randomise(network: Afsst) -> Afsst:
+    """Weights under which no part is zero or one, the output is of the input's size, and betas differ."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.ndim < 2 or "bias" in name else 0.03))
+    return network
+
+
+NAIVE = [
+    {},
+    {"stem_px": 2},
+    {"optical_attention": "spatial"},
+    {"optical_attention": "spatial", "stem_px": 2},
+    {"fusion": "global", "msfem_alpha": "scalar"},
+    {"fusion": "concat", "sar_features": "convolution", "base": "cloudy"},
+    {"use_sar": False, "levels": 3, "blocks": 3},
+]
+
+
+@pytest.mark.parametrize("changes", NAIVE, ids=str)
+def test_the_whole_network_and_its_gradients_equal_the_naive_reference(changes: dict[str, object]) -> None:
+    network = randomise(make(SMALL.model_copy(update=changes)))
+    inputs = images(size=(19, 26))
+    fast, naive = network(*inputs), load_naive().naive_forward(network, *inputs)
+    assert fast.std() > 0.1
+    torch.testing.assert_close(fast, naive, atol=1e-5, rtol=1e-5)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    pairs = zip(torch.autograd.grad(fast.square().mean(), trained), torch.autograd.grad(naive.square().mean(), trained), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item() + 1e-9, rtol=1e-3)
 
 
 def test_training_statistics_travel_with_the_weights() -> None:

@@ -1,0 +1,184 @@
+"""AFSST as its equations read, with a copy at every step: the oracle of the tests and the yardstick of `benchmarks/step.py`.
+
+It shares nothing with the network but the weights: 1x1 convolutions over (B, C, H, W), windows cut out by copying, queries and keys that
+are normalised before their product, explicit masks and softmax. Gradients flow through it. For a fair time give it a network in plain
+memory order (`network.to(memory_format=torch.contiguous_format)`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor, nn
+
+from sereno.model.attention import SpectralAttention, TransformerBlock, TransformerStage, WindowAttention
+from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, SobelEdges, smooth_fill
+from sereno.model.networks.afsst import Afsst
+
+
+def naive_forward(network: Afsst, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
+    """What `network(optical, sar, cloud)` gives: (B, C, H, W)."""
+    mean, std = network.mean[None, :, None, None], network.std[None, :, None, None]
+    rows, columns = optical.shape[2:]
+    filled = smooth_fill(optical, 1 - cloud, network.mean) if network.base == "filled" else optical
+    seen = [torch.asinh((optical - mean) / std)]
+    if network.base == "filled":
+        seen.append(torch.asinh((filled - mean) / std))
+    images, echo, sky = (pad(part, network.step_px) for part in (torch.cat([*seen, cloud], dim=1), (sar - 0.5) / 0.2, cloud))
+    change = F.pixel_shuffle(restore(network, images, echo, sky), network.stem_px)
+    return filled + std * change[:, :, :rows, :columns]
+
+
+def pad(image: Tensor, step_px: int) -> Tensor:
+    down, across = (-extent % step_px for extent in image.shape[2:])
+    mode = "reflect" if down < image.shape[2] and across < image.shape[3] else "replicate"
+    return F.pad(image, (0, across, 0, down), mode=mode).contiguous()
+
+
+def restore(network: Afsst, images: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
+    stream, levels, skies = network.embed(images), [], [F.avg_pool2d(cloud, network.stem_px)]
+    echo = embed_sar(network.embed_sar, sar) if network.embed_sar is not None else None
+    for level, stage in enumerate(network.optical):
+        if level:
+            stream = network.optical_down[level - 1](stream)
+            skies.append(F.avg_pool2d(skies[-1], 2))
+        stream = pass_stage(stage, stream)
+        if echo is not None:
+            echo = network.sar_down[level - 1](echo) if level else echo
+            echo = pass_stage(network.sar[level], echo)
+            stream = fuse(network.fuse[level], stream, echo, skies[level])
+        levels.append(stream)
+    for level in range(len(levels) - 2, -1, -1):
+        stream = mix_channels(network.join[level], torch.cat([network.up[level](stream), levels[level]], dim=1))
+        stream = pass_stage(network.decode[level], stream)
+    return network.last(stream)
+
+
+def mix_channels(layer: nn.Linear, features: Tensor) -> Tensor:
+    return F.conv2d(features, layer.weight[:, :, None, None], layer.bias)
+
+
+def normalise(layer: nn.LayerNorm, features: Tensor) -> Tensor:
+    tokens = features.flatten(2).transpose(1, 2).contiguous()
+    tokens = F.layer_norm(tokens, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    return tokens.transpose(1, 2).contiguous().reshape(features.shape)
+
+
+def pass_stage(stage: TransformerStage, features: Tensor) -> Tensor:
+    for block in stage.blocks:
+        features = pass_block(block, features)
+    return features
+
+
+def pass_block(block: TransformerBlock, features: Tensor) -> Tensor:
+    seen = normalise(block.norm, features)
+    is_spectral = isinstance(block.attend, SpectralAttention)
+    features = features + (attend_channels(block.attend, seen) if is_spectral else attend_windows(block.attend, seen))
+    return features + feed_forward(block.mix, normalise(block.norm_mix, features))
+
+
+def feed_forward(layer: nn.Module, features: Tensor) -> Tensor:
+    return mix_channels(layer.contract, F.gelu(layer.near(F.gelu(mix_channels(layer.expand, features)))))
+
+
+def attend_channels(layer: SpectralAttention, features: Tensor) -> Tensor:
+    """MST: `softmax(s norm(K) norm(Q)^T) V` among the channels of each head, then the projection, then the positional branch."""
+    batch, width, rows, columns = features.shape
+    query, key, value = (part.contiguous() for part in mix_channels(layer.qkv, features).chunk(3, dim=1))
+    query_heads, key_heads, value_heads = (
+        part.reshape(batch, width // layer.head_dim, layer.head_dim, rows * columns) for part in (query, key, value)
+    )
+    query_heads, key_heads = F.normalize(query_heads, dim=3, eps=1e-6), F.normalize(key_heads, dim=3, eps=1e-6)
+    weights = (key_heads @ query_heads.transpose(2, 3) * layer.temperature).softmax(dim=3)
+    attended = mix_channels(layer.project, (weights @ value_heads).reshape(features.shape))
+    return attended + layer.positional.second(F.gelu(layer.positional.first(value)))
+
+
+def attend_windows(layer: WindowAttention, features: Tensor) -> Tensor:
+    """Swin: roll, cut windows, `softmax(Q K^T / sqrt(d) + R + mask) V`, put windows back, roll back."""
+    batch, width, rows, columns = features.shape
+    side, shift, depth = layer.window_px, layer.shift, layer.head_dim
+    if shift:
+        features = torch.roll(features, (-shift, -shift), dims=(2, 3))
+    windows = cut_windows(features, side).flatten(2).transpose(1, 2)
+    query, key, value = (
+        part.reshape(len(windows), side * side, width // depth, depth).transpose(1, 2).contiguous()
+        for part in F.linear(windows, layer.qkv.weight, layer.qkv.bias).chunk(3, dim=2)
+    )
+    logits = query @ key.transpose(2, 3) / math.sqrt(depth) + bias_of(layer)
+    if shift:
+        apart = part_windows((rows, columns), side, shift).to(features.device).repeat(batch, 1, 1)
+        logits = logits.masked_fill(apart[:, None], float("-inf"))
+    mixed = F.linear((logits.softmax(dim=3) @ value).transpose(1, 2).reshape(windows.shape), layer.project.weight, layer.project.bias)
+    put_back = join_windows(mixed.transpose(1, 2).reshape(-1, width, side, side), batch, rows, columns)
+    return torch.roll(put_back, (shift, shift), dims=(2, 3)) if shift else put_back
+
+
+def cut_windows(features: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B * windows, C, M, M), a copy."""
+    batch, width, rows, columns = features.shape
+    cut = features.reshape(batch, width, rows // side, side, columns // side, side)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, width, side, side).contiguous()
+
+
+def join_windows(windows: Tensor, batch: int, rows: int, columns: int) -> Tensor:
+    """(B * windows, C, M, M) -> (B, C, H, W), a copy."""
+    width, side = windows.shape[1:3]
+    grid = windows.reshape(batch, rows // side, columns // side, width, side, side)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, width, rows, columns).contiguous()
+
+
+def bias_of(layer: WindowAttention) -> Tensor:
+    """The bias of each pair of pixels, from how far apart they lie: (heads, M*M, M*M)."""
+    side = layer.window_px
+    place = torch.arange(side * side, device=layer.bias.device)
+    row, column = place // side, place % side
+    down, across = row[:, None] - row[None, :] + side - 1, column[:, None] - column[None, :] + side - 1
+    return layer.bias[:, down * (2 * side - 1) + across]
+
+
+def part_windows(size: tuple[int, int], side: int, shift: int) -> Tensor:
+    """True between pixels that the roll brought together from opposite borders: (windows, M*M, M*M)."""
+    regions = torch.zeros(1, 1, *size)
+    regions[:, :, -shift:] += 1
+    regions[:, :, :, -shift:] += 2
+    label = cut_windows(regions, side).flatten(1)
+    return label[:, :, None] != label[:, None, :]
+
+
+def embed_sar(layer: nn.Module, sar: Tensor) -> Tensor:
+    if not isinstance(layer, MultiscaleSar):
+        return layer(sar)
+    embedded = layer.embed(sar)
+    edged = embedded + find_edges(layer.edges, embedded)
+    point = mix_channels(layer.point, edged)
+    return point + torch.sigmoid(layer.gate(edged)) + layer.wide(point)
+
+
+def find_edges(layer: SobelEdges, features: Tensor) -> Tensor:
+    """`sqrt((a Kx * B)^2 + (a Ky * B)^2 + eps)`, the factor inside the kernel."""
+    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=features.device)
+    padded = F.pad(features, (1, 1, 1, 1), mode="replicate")
+    width = features.shape[1]
+    factor = layer.alpha.expand(width).reshape(width, 1, 1, 1)
+    gradients = [F.conv2d(padded, factor * kernel, groups=width) for kernel in (sobel, sobel.T)]
+    return torch.sqrt(gradients[0] ** 2 + gradients[1] ** 2 + 1e-6)
+
+
+def fuse(layer: nn.Module, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
+    if isinstance(layer, ConcatFusion):
+        return optical + layer.merge(mix_channels(layer.mix, torch.cat([optical, sar], dim=1)))
+    beta_optical, beta_sar = weigh_streams(layer, optical, sar, cloud)
+    return optical + layer.merge(beta_optical * optical + beta_sar * sar)
+
+
+def weigh_streams(layer: FusionGate, optical: Tensor, sar: Tensor, cloud: Tensor) -> tuple[Tensor, Tensor]:
+    """The betas, a softmax over the two streams."""
+    means = torch.cat([F.adaptive_avg_pool2d(optical, 1), F.adaptive_avg_pool2d(sar, 1)], dim=1).flatten(1)
+    logits = layer.channel(means).reshape(len(means), 2, -1, 1, 1)
+    if layer.pixel is not None:
+        logits = logits + mix_channels(layer.pixel, torch.cat([optical, sar, cloud], dim=1))[:, :, None]
+    betas = logits.softmax(dim=1)
+    return betas[:, 0], betas[:, 1]
