@@ -1,4 +1,4 @@
-"""Attention among channels, attention inside windows, and the transformer block around them.
+"""Attention among channels, attention inside windows, both together, and the transformer block around them.
 
 Features enter and leave as (B, C, H, W), read as tokens (B, H, W, C) inside (see `sereno.model.layers`). All code is written from the
 cited equations.
@@ -6,7 +6,8 @@ cited equations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
@@ -17,27 +18,42 @@ from sereno.model.layers import ChannelNorm, FeedForward, PixelLinear, to_featur
 
 NORM_EPS: Final = 1e-6
 """Smallest norm that queries and keys are divided by."""
+MASKED: Final = {
+    "query-key": (True, True, False),
+    "query": (True, False, False),
+    "key": (False, True, False),
+    "value": (False, False, True),
+    "none": (False, False, False),
+}
+"""Which of queries, keys and values are multiplied by the embedded mask, by the name of the choice."""
 
 
 class TransformerBlock(nn.Module):
     """Attention and feed-forward, each with norm before and residual around: (B, C, H, W) -> (B, C, H, W).
 
-    SpeTB of the notes with attention among channels, SpaTB with attention inside windows.
+    SpeTB of the notes with attention among channels, SpaTB with attention inside windows. Attention made of two attentions has a norm for
+    each of them, and then none stands here. `drop` is the chance that a residual is left out for an image in training, by torch's own
+    random numbers, the others being scaled up by as much (stochastic depth, Huang et al. 2016).
     """
 
-    def __init__(self, width: int, attend: nn.Module, expansion: int) -> None:
+    def __init__(self, width: int, attend: nn.Module, mix: nn.Module, *, drop: float = 0.0) -> None:
         super().__init__()
-        self.norm = ChannelNorm(width)
+        self.norm = nn.Identity() if isinstance(attend, ParallelAttention | SequentialAttention) else ChannelNorm(width)
         self.attend = attend
         self.norm_mix = ChannelNorm(width)
-        self.mix = FeedForward(width, expansion)
+        self.mix = mix
+        self.drop = drop
 
     def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
         """Refined features; `clear` (B, 1, H, W), 1 where the sky is clear, is for attention that takes a mask."""
-        seen = self.norm(features)
-        attended: Tensor = features + (self.attend(seen, clear) if isinstance(self.attend, ParallelAttention) else self.attend(seen))
-        refined: Tensor = attended + self.mix(self.norm_mix(attended))
+        attended: Tensor = features + self._keep(self.attend(self.norm(features), clear))
+        refined: Tensor = attended + self._keep(self.mix(self.norm_mix(attended)))
         return refined
+
+    def _keep(self, change: Tensor) -> Tensor:
+        if not (self.drop and self.training):
+            return change
+        return change * F.dropout(change.new_ones(len(change), 1, 1, 1), self.drop)
 
 
 class TransformerStage(nn.Module):
@@ -45,7 +61,7 @@ class TransformerStage(nn.Module):
 
     def __init__(self, width: int, attentions: Iterable[nn.Module], expansion: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(TransformerBlock(width, attend, expansion) for attend in attentions)
+        self.blocks = nn.ModuleList(TransformerBlock(width, attend, FeedForward(width, expansion)) for attend in attentions)
 
     def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
         """Refined features."""
@@ -55,21 +71,44 @@ class TransformerStage(nn.Module):
 
 
 class ParallelAttention(nn.Module):
-    """Attend in windows and among channels side by side: (B, C, H, W), clear sky (B, 1, H, W) or None -> (B, C, H, W).
+    """Attend in two ways side by side: (B, C, H, W), clear sky (B, 1, H, W) or None -> (B, C, H, W).
 
-    `W_r [WMSA x ; SpeMSA x]` (S2-Transformer, parallel-concat).
+    `W_r [WMSA(LN1 x) ; SpeMSA(LN2 x)]` without bias, the block of the S2-Transformer (Wang et al. 2025, parallel-concat); without
+    `concat` the sum of the two instead (parallel-sum). Both attentions are called as `WindowAttention` is.
     """
 
-    def __init__(self, width: int, head_dim: int, window_px: int, *, shifted: bool) -> None:
+    def __init__(self, width: int, spatial: nn.Module, spectral: nn.Module, *, concat: bool = True) -> None:
         super().__init__()
-        self.spatial = WindowAttention(width, head_dim, window_px, shifted=shifted)
-        self.spectral = SpectralAttention(width, head_dim)
-        self.join = PixelLinear(2 * width, width, bias=False)
+        self.norm_spatial, self.spatial = ChannelNorm(width), spatial
+        self.norm_spectral, self.spectral = ChannelNorm(width), spectral
+        self.join = PixelLinear(2 * width, width, bias=False) if concat else None
 
-    def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
         """Attended features, without the residual."""
-        joined: Tensor = self.join(torch.cat([self.spatial(features), self.spectral(features)], dim=1))
+        near: Tensor = self.spatial(self.norm_spatial(features), clear)
+        among: Tensor = self.spectral(self.norm_spectral(features), clear)
+        if self.join is None:
+            return near + among
+        joined: Tensor = self.join(torch.cat([near, among], dim=1))
         return joined
+
+
+class SequentialAttention(nn.Module):
+    """Attend in two ways, one after the other: (B, C, H, W), clear sky (B, 1, H, W) or None -> (B, C, H, W).
+
+    Each has its norm and its residual: `y = first(LN1 x)`, output `y + second(LN2 (x + y))`, the residual around both being the block's.
+    """
+
+    def __init__(self, width: int, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.norm_first, self.first = ChannelNorm(width), first
+        self.norm_second, self.second = ChannelNorm(width), second
+
+    def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
+        """Attended features, without the residual."""
+        change: Tensor = self.first(self.norm_first(features), clear)
+        both: Tensor = change + self.second(self.norm_second(features + change), clear)
+        return both
 
 
 class SpectralAttention(nn.Module):
@@ -78,29 +117,39 @@ class SpectralAttention(nn.Module):
     Per head with d channels and N pixels: `A = softmax(s K Q^T)` in R^(d x d) with L2-normalised rows of K and Q and a learnable
     temperature s, output `W A V + PE(V)` (Cai et al. 2022, MST, eq. 5-7; Zamir et al. 2022, Restormer). PE is depthwise 3x3, GELU,
     depthwise 3x3. The norms are divided out of the small d x d product, and A is folded into W, so no copy of Q, K or A V is made.
+
+    With `window_px` each window of that side attends for itself (the S2-Transformer as its notes tell it; its code takes the whole
+    image); H and W are then multiples of it. Ours: those windows are never shifted, and PE sees beyond them.
     """
 
-    def __init__(self, width: int, head_dim: int) -> None:
+    def __init__(self, width: int, head_dim: int, *, window_px: int | None = None) -> None:
         super().__init__()
-        self.head_dim = head_dim
+        self.head_dim, self.window_px = head_dim, window_px
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.temperature = nn.Parameter(torch.ones(width // head_dim, 1, 1))
         self.project = nn.Linear(width, width)
         self.positional = _PositionalBranch(width)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:  # noqa: ARG002 - called as window attention is
         """Attended features, without the residual."""
-        batch, width, height, columns = features.shape
-        query, key, value = self.qkv(to_tokens(features)).reshape(batch, height * columns, 3, width).unbind(2)
-        weights = self._attend(query, key)
-        heads = self.project.weight.reshape(width, -1, self.head_dim)
-        folded = torch.einsum("ohd,bhde->bohe", heads, weights).reshape(batch, width, width)
-        mixed = torch.baddbmm(self.project.bias.expand(batch, 1, width), value, folded.transpose(1, 2))
-        attended = to_features(mixed.reshape(batch, height, columns, width))
-        branched: Tensor = attended + self.positional(to_features(value.reshape(batch, height, columns, width)))
+        mixed = self.qkv(to_tokens(features))
+        parts = mixed.flatten(1, 2) if self.window_px is None else cut_windows(mixed, self.window_px)
+        attended = self._attend(*parts.chunk(3, dim=2))
+        if self.window_px is None:
+            attended = attended.reshape(to_tokens(features).shape)
+        else:
+            attended = join_windows(attended, to_tokens(features).shape)
+        branched: Tensor = to_features(attended) + self.positional(to_features(mixed.chunk(3, dim=3)[2]))
         return branched
 
-    def _attend(self, query: Tensor, key: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Values mixed and projected: three times (B, N, C) -> (B, N, C)."""
+        batch, _, width = value.shape
+        heads = self.project.weight.reshape(width, -1, self.head_dim)
+        folded = torch.einsum("ohd,bhde->bohe", heads, self._weigh(query, key)).reshape(batch, width, width)
+        return torch.baddbmm(self.project.bias.expand(batch, 1, width), value, folded.transpose(1, 2))
+
+    def _weigh(self, query: Tensor, key: Tensor) -> Tensor:
         """Attention among the channels of each head: (B, N, C), (B, N, C) -> (B, heads, d, d), rows summing to one."""
         query_heads = query.reshape(*query.shape[:2], -1, self.head_dim).transpose(1, 2)
         key_heads = key.reshape(*key.shape[:2], -1, self.head_dim).transpose(1, 2)
@@ -123,37 +172,72 @@ class _PositionalBranch(nn.Module):
         return branch
 
 
+class MaskEmbedding(nn.Module):
+    """How much each channel counts where the sky is so clear: (B, 1, H, W) -> (B, C, H, W) in (0, 1).
+
+    `sigmoid(conv3(conv1(mask)))`, the mask embedding of the S2-Transformer (Wang et al. 2025). Their code has a softmax in the sigmoid's
+    place, over the last axis, which is the image's width and so an accident, it seems: a pixel's factor would depend on its whole row.
+    Nothing stands between the two convolutions, so they are applied as the one 3x3 convolution of the mask and of a plane of ones (for the
+    bias of the first) that they amount to: C/2 times cheaper.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.point = nn.Conv2d(1, width, 1)
+        self.near = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, clear: Tensor) -> Tensor:
+        """Factors."""
+        assert self.point.bias is not None
+        point = torch.cat([self.point.weight[:, :, 0, 0], self.point.bias[:, None]], dim=1)
+        kernel = torch.einsum("ocij,cm->omij", self.near.weight, point)
+        planes = torch.cat([clear, torch.ones_like(clear)], dim=1)
+        return torch.sigmoid(F.conv2d(planes, kernel, self.near.bias, padding=1))
+
+
 class WindowAttention(nn.Module):
     """Attend among the pixels of each window: (B, C, H, W) -> (B, C, H, W); H and W are multiples of `window_px`.
 
     `softmax(Q K^T / sqrt(d) + R) V` with a learnable relative position bias R; with `shifted` the windows lie half a window further
-    and pixels from opposite borders do not see each other (Liu et al. 2021, Swin, section 3.2).
+    and pixels from opposite borders do not see each other (Liu et al. 2021, Swin, section 3.2). `mask_to` names what is multiplied
+    elementwise by the embedded clear-sky confidence (a key of `MASKED`); only then is a mask needed.
     """
 
     relative: Tensor
 
-    def __init__(self, width: int, head_dim: int, window_px: int, *, shifted: bool) -> None:
+    def __init__(self, width: int, head_dim: int, window_px: int, *, shifted: bool, mask_to: str = "none") -> None:
         super().__init__()
         self.head_dim, self.window_px = head_dim, window_px
         self.shift = window_px // 2 if shifted else 0
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros(width // head_dim, (2 * window_px - 1) ** 2))
+        self.masked = MASKED[mask_to]
+        self.embed_mask = MaskEmbedding(width) if any(self.masked) else None
         self.register_buffer("relative", relative_index(window_px), persistent=False)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Attended features, without the residual."""
-        tokens = to_tokens(features)
+    def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
+        """Attended features, without the residual; `clear` (B, 1, H, W) is 1 where the sky is clear."""
+        tokens = self._roll(to_tokens(features), -self.shift)
         batch, height, columns, width = tokens.shape
-        if self.shift:
-            tokens = tokens.roll((-self.shift, -self.shift), dims=(1, 2))
         side, rows, cols = self.window_px, height // self.window_px, columns // self.window_px
-        windows = self.qkv(tokens).reshape(batch, rows, side, cols, side, 3, width // self.head_dim, self.head_dim)
+        parts = self.qkv(tokens) if self.embed_mask is None else self._modulate(self.qkv(tokens), clear)
+        windows = parts.reshape(batch, rows, side, cols, side, 3, width // self.head_dim, self.head_dim)
         query, key, value = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, rows * cols, -1, side * side, self.head_dim)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=self._bias_of(rows, cols))
         attended = attended.reshape(batch, rows, cols, -1, side, side, self.head_dim).permute(0, 1, 4, 2, 5, 3, 6)
-        mixed: Tensor = self.project(attended.reshape(batch, height, columns, width))
-        return to_features(mixed.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else mixed)
+        return to_features(self._roll(self.project(attended.reshape(batch, height, columns, width)), self.shift))
+
+    def _modulate(self, parts: Tensor, clear: Tensor | None) -> Tensor:
+        """Queries, keys and values (B, H, W, 3C), rolled, those of them that are masked times their factors."""
+        assert self.embed_mask is not None
+        assert clear is not None
+        factors = self._roll(to_tokens(self.embed_mask(clear)), -self.shift)
+        chunks = zip(parts.chunk(3, dim=3), self.masked, strict=True)
+        return torch.cat([part * factors if masked else part for part, masked in chunks], dim=3)
+
+    def _roll(self, tokens: Tensor, shift: int) -> Tensor:
+        return tokens.roll((shift, shift), dims=(1, 2)) if shift else tokens
 
     def _bias_of(self, rows: int, cols: int) -> Tensor:
         """What is added to the logits: (windows or 1, heads, M*M, M*M)."""
@@ -161,6 +245,20 @@ class WindowAttention(nn.Module):
         if not self.shift:
             return bias
         return bias + shift_mask((rows, cols), self.window_px, self.shift, bias).unsqueeze(1)
+
+
+def cut_windows(tokens: Tensor, window_px: int) -> Tensor:
+    """The windows of `tokens`: (B, H, W, C) -> (B * windows, M * M, C)."""
+    batch, height, columns, width = tokens.shape
+    cut = tokens.reshape(batch, height // window_px, window_px, columns // window_px, window_px, width)
+    return cut.transpose(2, 3).reshape(-1, window_px * window_px, width)
+
+
+def join_windows(windows: Tensor, shape: Sequence[int]) -> Tensor:
+    """What `cut_windows` cut: (B * windows, M * M, C) -> `shape`, which is (B, H, W, C)."""
+    batch, height, columns, width = shape
+    side = math.isqrt(windows.shape[1])
+    return windows.reshape(batch, height // side, columns // side, side, side, width).transpose(2, 3).reshape(batch, height, columns, width)
 
 
 def relative_index(window_px: int) -> Tensor:

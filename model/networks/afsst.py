@@ -72,16 +72,16 @@ class Afsst(ClearingNetwork):
 
 def _make_stage(width: int, settings: AfsstSettings, kind: str) -> TransformerStage:
     """The blocks of one level and stream; windows are shifted in every second block."""
-    attentions: list[nn.Module] = []
-    for number in range(settings.depth):
-        shifted = bool(number % 2)
-        if kind == "spectral":
-            attentions.append(SpectralAttention(width, settings.head_dim))
-        elif kind == "spatial":
-            attentions.append(WindowAttention(width, settings.head_dim, settings.window_px, shifted=shifted))
-        else:
-            attentions.append(ParallelAttention(width, settings.head_dim, settings.window_px, shifted=shifted))
+    attentions = [_make_attention(width, settings, kind, shifted=bool(number % 2)) for number in range(settings.depth)]
     return TransformerStage(width, attentions, settings.expansion)
+
+
+def _make_attention(width: int, settings: AfsstSettings, kind: str, *, shifted: bool) -> nn.Module:
+    if kind == "spectral":
+        return SpectralAttention(width, settings.head_dim)
+    mask_to = "query-key" if kind == "parallel" else "none"
+    spatial = WindowAttention(width, settings.head_dim, settings.window_px, shifted=shifted, mask_to=mask_to)
+    return spatial if kind == "spatial" else ParallelAttention(width, spatial, SpectralAttention(width, settings.head_dim))
 
 
 def _embed_sar(bands: int, settings: AfsstSettings) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
-from sereno.model.attention import SpectralAttention, TransformerBlock, TransformerStage, WindowAttention
+from sereno.model.attention import MaskEmbedding, ParallelAttention, SpectralAttention, TransformerBlock, TransformerStage, WindowAttention
 from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, SobelEdges, smooth_fill
 from sereno.model.networks.afsst import Afsst
 
@@ -44,15 +44,15 @@ def restore(network: Afsst, images: Tensor, sar: Tensor, cloud: Tensor) -> Tenso
         if level:
             stream = network.optical_down[level - 1](stream)
             skies.append(F.avg_pool2d(skies[-1], 2))
-        stream = pass_stage(stage, stream)
+        stream = pass_stage(stage, stream, skies[level])
         if echo is not None:
             echo = network.sar_down[level - 1](echo) if level else echo
-            echo = pass_stage(network.sar[level], echo)
+            echo = pass_stage(network.sar[level], echo, skies[level])
             stream = fuse(network.fuse[level], stream, echo, skies[level])
         levels.append(stream)
     for level in range(len(levels) - 2, -1, -1):
         stream = mix_channels(network.join[level], torch.cat([network.up[level](stream), levels[level]], dim=1))
-        stream = pass_stage(network.decode[level], stream)
+        stream = pass_stage(network.decode[level], stream, skies[level])
     return network.last(stream)
 
 
@@ -66,17 +66,31 @@ def normalise(layer: nn.LayerNorm, features: Tensor) -> Tensor:
     return tokens.transpose(1, 2).contiguous().reshape(features.shape)
 
 
-def pass_stage(stage: TransformerStage, features: Tensor) -> Tensor:
+def pass_stage(stage: TransformerStage, features: Tensor, cloud: Tensor) -> Tensor:
     for block in stage.blocks:
-        features = pass_block(block, features)
+        features = pass_block(block, features, 1 - cloud)
     return features
 
 
-def pass_block(block: TransformerBlock, features: Tensor) -> Tensor:
-    seen = normalise(block.norm, features)
-    is_spectral = isinstance(block.attend, SpectralAttention)
-    features = features + (attend_channels(block.attend, seen) if is_spectral else attend_windows(block.attend, seen))
+def pass_block(block: TransformerBlock, features: Tensor, clear: Tensor) -> Tensor:
+    if isinstance(block.attend, ParallelAttention):
+        features = features + attend_both(block.attend, features, clear)
+    elif isinstance(block.attend, WindowAttention):
+        features = features + attend_windows(block.attend, normalise(block.norm, features), clear)
+    else:
+        features = features + attend_channels(block.attend, normalise(block.norm, features))
     return features + feed_forward(block.mix, normalise(block.norm_mix, features))
+
+
+def attend_both(layer: ParallelAttention, features: Tensor, clear: Tensor) -> Tensor:
+    """S2-Transformer: `W_r [WMSA(LN1 x) ; SpeMSA(LN2 x)]`."""
+    near = attend_windows(layer.spatial, normalise(layer.norm_spatial, features), clear)
+    among = attend_channels(layer.spectral, normalise(layer.norm_spectral, features))
+    return mix_channels(layer.join, torch.cat([near, among], dim=1))
+
+
+def embed_mask(layer: MaskEmbedding, clear: Tensor) -> Tensor:
+    return torch.sigmoid(layer.near(layer.point(clear)))
 
 
 def feed_forward(layer: nn.Module, features: Tensor) -> Tensor:
@@ -96,24 +110,26 @@ def attend_channels(layer: SpectralAttention, features: Tensor) -> Tensor:
     return attended + layer.positional.second(F.gelu(layer.positional.first(value)))
 
 
-def attend_windows(layer: WindowAttention, features: Tensor) -> Tensor:
+def attend_windows(layer: WindowAttention, features: Tensor, clear: Tensor) -> Tensor:
     """Swin: roll, cut windows, `softmax(Q K^T / sqrt(d) + R + mask) V`, put windows back, roll back."""
     batch, width, rows, columns = features.shape
     side, shift, depth = layer.window_px, layer.shift, layer.head_dim
+    parts = mix_channels(layer.qkv, features).chunk(3, dim=1)
+    if any(layer.masked):
+        factors = embed_mask(layer.embed_mask, clear)
+        parts = tuple(part * factors if masked else part for part, masked in zip(parts, layer.masked, strict=True))
     if shift:
-        features = torch.roll(features, (-shift, -shift), dims=(2, 3))
-    windows = cut_windows(features, side).flatten(2).transpose(1, 2)
+        parts = tuple(torch.roll(part, (-shift, -shift), dims=(2, 3)) for part in parts)
     query, key, value = (
-        part.reshape(len(windows), side * side, width // depth, depth).transpose(1, 2).contiguous()
-        for part in F.linear(windows, layer.qkv.weight, layer.qkv.bias).chunk(3, dim=2)
+        cut_windows(part, side).reshape(-1, width // depth, depth, side * side).transpose(2, 3).contiguous() for part in parts
     )
     logits = query @ key.transpose(2, 3) / math.sqrt(depth) + bias_of(layer)
     if shift:
         apart = part_windows((rows, columns), side, shift).to(features.device).repeat(batch, 1, 1)
         logits = logits.masked_fill(apart[:, None], float("-inf"))
-    mixed = F.linear((logits.softmax(dim=3) @ value).transpose(1, 2).reshape(windows.shape), layer.project.weight, layer.project.bias)
-    put_back = join_windows(mixed.transpose(1, 2).reshape(-1, width, side, side), batch, rows, columns)
-    return torch.roll(put_back, (shift, shift), dims=(2, 3)) if shift else put_back
+    attended = (logits.softmax(dim=3) @ value).transpose(2, 3).reshape(-1, width, side, side)
+    put_back = join_windows(attended, batch, rows, columns)
+    return mix_channels(layer.project, torch.roll(put_back, (shift, shift), dims=(2, 3)) if shift else put_back)
 
 
 def cut_windows(features: Tensor, side: int) -> Tensor:

@@ -106,6 +106,7 @@ NAIVE = [
     {"stem_px": 2},
     {"optical_attention": "spatial"},
     {"optical_attention": "spatial", "stem_px": 2},
+    {"optical_attention": "parallel"},
     {"fusion": "global", "msfem_alpha": "scalar"},
     {"fusion": "concat", "sar_features": "convolution", "base": "cloudy"},
     {"use_sar": False, "levels": 3, "blocks": 3},
