@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from sereno.pipeline.bands import rgb_indices
+from sereno.pipeline.errors import StoreError
 from sereno.pipeline.scene import CENTI_DB, REFLECTANCE_SCALE
 
 STRETCH_PERCENTILES: Final = (1.0, 99.0)
@@ -45,6 +47,8 @@ BASELINE_COLOURS: Final = ("#8C8C8C", "#BDB39B", "#5E6B77", "#D9D9D9")
 """Quiet colours of methods that need no weights."""
 SPLIT_COLOURS: Final = {"train": "#7FB2D6", "val": "#F0C75E", "test": "#D55E00"}
 """Colours of the splits on maps."""
+GAP_PX: Final = 4
+"""White lines between pictures that are joined into one."""
 CHART_DPI: Final = 144
 """Twice the resolution of a plain screen, so that print is sharp."""
 GRID_COLOUR: Final = "#D5D9DE"
@@ -147,6 +151,37 @@ def shrink_picture(picture: Picture, longest_px: int) -> Picture:
     blocks = picture[: rows * tall, : columns * wide].reshape(rows, tall, columns, wide, 3)
     shrunk: Picture = np.round(blocks.mean((1, 3))).astype(np.uint8)
     return shrunk
+
+
+def join_pictures(rows: Sequence[Sequence[Picture]]) -> Picture:
+    """One picture with `rows` below each other and a row's pictures side by side, white lines between; all are of one size."""
+    height, width = rows[0][0].shape[:2]
+    down, right = height + GAP_PX, width + GAP_PX
+    joined = np.full((down * len(rows) - GAP_PX, right * max(map(len, rows)) - GAP_PX, 3), 255, np.uint8)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            joined[row * down : row * down + height, column * right : column * right + width] = picture
+    return joined
+
+
+def to_png(picture: Picture) -> bytes:
+    """(y, x, 3) as the content of a PNG file in full colour."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def read_png(path: Path) -> Picture:
+    """(y, x, 3) from a PNG file.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken header the second
+        raise StoreError(f"{path} is no readable picture ({error}): delete it, or run `sereno train` again") from None
 
 
 def encode_png(picture: Picture, *, colours: int = 256) -> str:

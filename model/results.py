@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ Array = npt.NDArray[Any]
 Json = dict[str, Any]
 Key = tuple[str, str]
 """Area and pair id."""
+PICTURE_NAME: Final = re.compile(r"step-(\d+)\.png")
+"""Pictures of validation patches; the number is the step after which they were taken."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Run:
     """`examples.npz`; None if there is none."""
     predictions: dict[Key, Path]
     """Records of the cleared scenes whose pair is in a lock."""
+    pictures: dict[int, Path]
+    """Pictures of the same validation patches, by step, rising."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,19 @@ def _read_run(folder: Path, name: str, pairs: Iterable[Key]) -> Run:
         scores=_read_table(evaluated / "scores.csv"),
         examples=examples if examples.is_file() else None,
         predictions={key: path for key, path in predictions.items() if path.is_file() and path.with_suffix(".tif").is_file()},
+        pictures=find_pictures(folder / "train" / name),
     )
+
+
+def name_picture(folder: Path, step: int) -> Path:
+    """Where training puts the picture of its validation patches after `step`; `folder` is that of the run."""
+    return folder / f"pictures/step-{step:06d}.png"
+
+
+def find_pictures(folder: Path) -> dict[int, Path]:
+    """The pictures of validation patches in the folder of a run, by step, rising."""
+    matches = [(PICTURE_NAME.fullmatch(path.name), path) for path in (folder / "pictures").glob("*.png")]
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:

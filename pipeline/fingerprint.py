@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Final
 
 PACKAGES: Final = ("sereno.pipeline", "sereno.model")
-WITHOUT_RESULTS: Final = frozenset({"sereno.pipeline.config", "sereno.model.config", "sereno.pipeline.errors", "sereno.model.flow"})
-"""Modules that cannot change what a step writes, other than through its settings; nor can what only they import."""
+WITHOUT_RESULTS: Final = frozenset(
+    {"sereno.pipeline.config", "sereno.model.config", "sereno.pipeline.errors", "sereno.model.flow", "sereno.model.monitor"}
+)
+"""Modules that cannot change what a step writes, other than through its settings; nor can what only they import. The monitor draws
+pictures, but no other colour on them is worth another training."""
 
 
 def fingerprint(module: str) -> str:

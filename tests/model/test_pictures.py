@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sereno.model import pictures
-from sereno.pipeline.errors import MissingError
+from sereno.pipeline.errors import MissingError, StoreError
 
 BANDS = ("B02", "B03", "B04", "B08")
 
@@ -145,6 +146,30 @@ def test_a_photograph_is_a_third_of_its_bytes_and_looks_the_same() -> None:
     uri = pictures.encode_png(picture)
     assert len(uri) < 0.6 * picture.size
     assert np.abs(decode(uri).astype(int) - picture).mean() < 8
+
+
+def test_joined_pictures_stand_where_their_rows_say() -> None:
+    shades = [[np.full((3, 5, 3), 40 * (3 * row + column), np.uint8) for column in range(3)] for row in range(2)]
+    joined = pictures.join_pictures([shades[0], shades[1][:2]])
+    down, right = 3 + pictures.GAP_PX, 5 + pictures.GAP_PX
+    assert joined.shape == (down + 3, 2 * right + 5, 3)
+    for row, column in ((0, 0), (0, 2), (1, 1)):
+        assert (joined[row * down : row * down + 3, column * right : column * right + 5] == shades[row][column]).all()
+    assert (joined[3:down] == 255).all()
+    assert (joined[down:, 2 * right :] == 255).all(), "a shorter row leaves its place empty"
+
+
+def test_a_written_picture_is_read_as_it_was(tmp_path: Path) -> None:
+    picture = np.random.default_rng(3).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    (tmp_path / "p.png").write_bytes(pictures.to_png(picture))
+    assert np.array_equal(pictures.read_png(tmp_path / "p.png"), picture)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", pictures.to_png(np.zeros((40, 40, 3), np.uint8))[:60]])
+def test_a_damaged_picture_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.png").write_bytes(content)
+    with pytest.raises(StoreError, match=r"p\.png is no readable picture"):
+        pictures.read_png(tmp_path / "p.png")
 
 
 def draw_all() -> dict[str, Callable[[], str]]:

@@ -43,6 +43,16 @@ def test_comments_docstrings_and_settings_classes_do_not_count(installed: Path) 
     assert measure(installed, "sereno.pipeline.mask") == before
 
 
+def test_how_training_is_shown_does_not_count(installed: Path) -> None:
+    before = measure(installed, "sereno.model.train"), measure(installed, "sereno.model.report")
+    for name in ("monitor", "pictures"):
+        file = installed / f"sereno/model/{name}.py"
+        file.write_text(file.read_text() + "\nEDITED = 1\n")
+    after = measure(installed, "sereno.model.train"), measure(installed, "sereno.model.report")
+    assert before[0] == after[0]
+    assert before[1] != after[1], "the report shows pictures"
+
+
 def test_imports_inside_functions_are_seen(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text("def read():\n    from sereno.pipeline import store\n    import sereno.pipeline.scene\n    import os\n")
