@@ -102,6 +102,8 @@ class S2TransformerSettings(ClearingSettings):
     """True attends among channels inside each window, as the notes say; false over the whole image, as the authors' code does."""
     drop_path: Share = 0.0
     """Chance that the last block is skipped in training, rising linearly from 0 at the first; the authors use 0.1."""
+    pins: bool = False
+    """True makes an intermediate image after every stage, for `loss.stages` to weigh."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -275,6 +277,11 @@ class TrainSettings(Settings):
         if self.batch_size % (self.processes * self.accumulate):
             parts = f"{self.processes} 'processes' times {self.accumulate} in 'accumulate'"
             raise ValueError(f"'batch_size' {self.batch_size} cannot be shared evenly among {parts}")
+        has_pins = isinstance(self.network, S2TransformerSettings) and self.network.pins
+        if self.loss.stages and not has_pins and self.network.name != "custom":
+            raise ValueError("'loss.stages' needs intermediate images: those of the network s2transformer with 'pins: true'")
+        if has_pins and not self.loss.stages:
+            raise ValueError("'network.pins' makes intermediate images, but 'loss.stages' is 0: give it a weight or leave 'pins' out")
         return self
 
 
