@@ -113,11 +113,11 @@ def pack_patches(patches: Sequence[Path], output: Path, settings: PackSettings) 
     buffer_m = min(source.summary["buffer_m"] for source in sources) if settings.split.method == "blocks" else 0.0
     leakage = check_leakage(records, buffer_m=buffer_m)
     with staged(store_of(output)) as partial:
-        _create_arrays(partial, entries, sources[0].summary, settings)
+        create_arrays(partial, {split: len(entries[split]) for split in SPLITS}, sources[0].summary, settings)
         _fill_shards(partial, entries, sources, settings.shard_patches)
-        (partial / "patches.csv").write_text(_to_csv(records))
+        (partial / "patches.csv").write_text(to_csv(records))
         (partial / "provenance.json").write_text(json.dumps([_to_provenance(s) for s in sources], indent=1, sort_keys=True) + "\n")
-        mean, std = _measure_targets(partial, settings.shard_patches)
+        mean, std = measure_targets(partial, settings.shard_patches)
         output.unlink(missing_ok=True)
     summary = _summarise(sources, records, settings.split, leakage) | {"training_mean": mean, "training_std": std}
     write_text(output.with_suffix(".md"), describe_dataset(store_of(output).name, summary))
@@ -167,8 +167,8 @@ def _arrange_patches(sources: Sequence[Source], settings: PackSettings) -> dict[
     return arranged
 
 
-def _create_arrays(store: Path, entries: Entries, facts: Mapping[str, Any], settings: PackSettings) -> None:
-    """Groups and empty arrays: chunk = one patch with all its bands, shard = `shard_patches` patches."""
+def create_arrays(store: Path, counts: Mapping[Split, int], facts: Mapping[str, Any], settings: PackSettings) -> None:
+    """Write groups and empty arrays for `counts` patches: chunk = one patch with all its bands, shard = `shard_patches` patches."""
     size = facts["size_px"]
     depths = {"sar": len(facts["sar_bands"]), "cloudy": len(facts["bands"]), "clear": len(facts["bands"]), "mask": len(MASK_CHANNELS)}
     dtypes: dict[str, np.dtype[Any]] = {
@@ -183,7 +183,7 @@ def _create_arrays(store: Path, entries: Entries, facts: Mapping[str, Any], sett
     root = zarr.create_group(store, zarr_format=3, attributes=attributes)
     for split in SPLITS:
         group = root.create_group(split, attributes=attributes)
-        count = len(entries[split])
+        count = counts[split]
         for name in PATCH_ARRAYS:
             patch = (depths[name], size, size)
             group.create_array(
@@ -248,7 +248,7 @@ def _sum_patches(block: Array) -> list[int]:
     return [zlib.crc32(patch.tobytes()) for patch in block]
 
 
-def _measure_targets(store: Path, shard_patches: int) -> tuple[list[float], list[float]]:
+def measure_targets(store: Path, shard_patches: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per band of reflectance over valid, unclouded target pixels of training.
 
     Sums are of whole numbers, so that the result does not depend on the order of the patches.
@@ -277,7 +277,7 @@ def _measure_targets(store: Path, shard_patches: int) -> tuple[list[float], list
     return mean, std
 
 
-def _to_csv(records: Sequence[PatchRecord]) -> str:
+def to_csv(records: Sequence[PatchRecord]) -> str:
     """One line per patch in stored order; bounds as a JSON list, None as nothing."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(PatchRecord.model_fields), lineterminator="\n")
