@@ -285,7 +285,9 @@ rule pack:
 
 rule train_run:
     input:
-        "<results>/pack/dataset.json",
+        dataset="<results>/pack/dataset.json",
+        start=lambda wildcards: flow.start_files(**wildcards),
+        network=lambda wildcards: flow.network_files(**wildcards),
     output:
         checkpoint="<results>/train/{run}/checkpoint.safetensors",
         history="<results>/train/{run}/history.csv",
@@ -299,14 +301,15 @@ rule train_run:
     resources:
         mem_mb=8000,
         runtime=2880,
-        gpu=1,
+        gpu=lambda wildcards: flow.processes(**wildcards),
     params:
         settings=lambda wildcards: flow.settings("train", run=wildcards.run),
         code=flow.code("train"),
+        launch=lambda wildcards: flow.launch(**wildcards),
     message:
         "train: {wildcards.run}"
     shell:
-        "sereno train {input:q} {output.checkpoint:q} --settings {params.settings:q} 2> {log:q}"
+        "{params.launch} train {input.dataset:q} {output.checkpoint:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule train:
@@ -319,6 +322,7 @@ rule evaluate_run:
     input:
         dataset="<results>/pack/dataset.json",
         checkpoint="<results>/train/{run}/checkpoint.safetensors",
+        network=lambda wildcards: flow.network_files(**wildcards),
     output:
         scores="<results>/evaluate/{run}/scores.csv",
         summary="<results>/evaluate/{run}/summary.json",
@@ -354,6 +358,7 @@ rule predict_pair:
         checkpoint="<results>/train/{run}/checkpoint.safetensors",
         pair="<results>/align/{area}/{pair}.json",
         masks="<results>/mask/{area}/{pair}.json",
+        network=lambda wildcards: flow.network_files(wildcards.run),
     output:
         image="<results>/predict/{run}/{area}/{pair}.tif",
         record="<results>/predict/{run}/{area}/{pair}.json",

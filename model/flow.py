@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from sereno.model.config import Config, load_config
-from sereno.pipeline.errors import StoreError
+from sereno.model.config import Config, TrainSettings, load_config
+from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.fingerprint import fingerprint
 from sereno.pipeline.pairs import Lock
 
@@ -24,12 +24,15 @@ class Flow:
         """Check the config `values`; `results` is the folder that everything goes to.
 
         Raises:
-            ConfigError: one line that names every faulty key.
+            ConfigError: one line that names every faulty key, or a run that starts from one that there is not.
         """
         self.config: Config = load_config(values)
         self.results = results
         self.held: IO[str] | None = None
         self.runs: tuple[str, ...] = tuple(self.config.model.runs)
+        self._training: dict[str, TrainSettings] = {run: self.config.model.run_settings(run) for run in self.runs}
+        for run in self.runs:
+            self._check_start(run)
 
     @functools.cached_property
     def areas(self) -> tuple[str, ...]:
@@ -56,7 +59,7 @@ class Flow:
         if step == "query":
             return self.config.pipeline.query.for_area(wildcards["area"]).to_json()
         if step == "train":
-            return self.config.model.run_settings(wildcards["run"]).to_json()
+            return self._training[wildcards["run"]].to_json()
         if step == "predict":  # how many scenes are asked for changes none of them
             return self.config.model.predict.model_copy(update={"pairs_per_area": None}).to_json()
         section: Any = getattr(self.config.pipeline, step, None) or getattr(self.config.model, step)
@@ -66,6 +69,40 @@ class Flow:
         """Fingerprint of the code that the step runs."""
         package = "model" if step in {"train", "evaluate", "predict", "report"} else "pipeline"
         return fingerprint(f"sereno.{package}.{step}")
+
+    def launch(self, run: str) -> str:
+        """The program that trains a run: ours, or torchrun if several processes share each batch."""
+        processes = self.processes(run)
+        return "sereno" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m sereno.model"
+
+    def processes(self, run: str) -> int:
+        """Processes that train a run, one per GPU."""
+        return self._training[run].processes
+
+    def network_files(self, run: str) -> list[str]:
+        """The file of a network that is not ours."""
+        source = getattr(self._training[run].network, "source", None)
+        return [self._locate(source.rpartition(":")[0])] if source else []
+
+    def start_files(self, run: str) -> list[str]:
+        """The checkpoint that a run starts from; if another run writes it, that one comes first."""
+        start = self._training[run].start_from
+        return [self._locate(start)] if start else []
+
+    def _locate(self, path: str) -> str:
+        """A path as Snakemake must see it: what lies in the results folder begins with its name, as outputs do."""
+        place = os.path.expanduser(path)  # noqa: PTH111 - pathlib has no relpath that leaves a folder
+        inside = os.path.relpath(place, self.results)
+        return place if inside.startswith("..") else f"{self.results}/{inside}"
+
+    def _check_start(self, run: str) -> None:
+        for path in self.start_files(run):
+            folder, other = Path(path).parent, Path(path).parent.name
+            if folder.parent == Path(self.results, "train") and (other == run or other not in self.runs):
+                known = ", ".join(name for name in self.runs if name != run) or "none"
+                raise ConfigError(
+                    f"model.runs.{run}: 'start_from' is {path}, but no other run bears the name '{other}'; others are: {known}"
+                )
 
     def lock(self, checkpoints: Any, area: str) -> Lock:
         """The lock of an area, once the checkpoint has written it."""

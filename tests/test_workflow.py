@@ -214,6 +214,50 @@ def test_a_dataset_made_elsewhere_can_be_trained_on(project: Path) -> None:
 
 
 @pytest.mark.flow
+def test_a_run_of_several_processes_is_started_by_torchrun(project: Path) -> None:
+    """On one machine with fewer GPUs than the run has processes, as the default profile says, it is not left waiting."""
+    torchrun = project / "bin/torchrun"
+    torchrun.write_text('#!/bin/sh\necho "$1 $2 $3 $4 $5" > started.txt\nshift 5\nexec sereno "$@"\n')
+    torchrun.chmod(0o755)
+    edit(project / "config.yaml", "    steps: 600", "    steps: 600\n    processes: 2")
+    run = snakemake(project, "train")
+    assert run.returncode == 0, run.stderr
+    assert (project / "started.txt").read_text() == "--standalone --nproc-per-node 2 -m sereno.model\n"
+
+
+RUNS = """
+  runs:
+    second: {start_from: results/train/first/checkpoint.safetensors}
+    first: {}
+    peer: {network: {name: custom, source: lib/peer.py:make}}
+"""
+
+
+@pytest.mark.flow
+def test_runs_depend_on_the_checkpoint_they_start_from_and_on_the_file_of_their_network(project: Path) -> None:
+    (project / "lib").mkdir()
+    (project / "lib/peer.py").write_text("def make(): ...\n")
+    (project / "config.yaml").write_text((project / "config.yaml").read_text().rstrip() + RUNS)
+    assert planned(project, "results/train/second/checkpoint.safetensors") == {"train_run": 2}, "the other one first"
+    run = snakemake(project, "evaluate")
+    assert run.returncode == 0, run.stderr
+    trained = re.findall(r"Finished jobid: (\d+) \(Rule: train_run\)", run.stdout + run.stderr)
+    assert len(trained) == 3
+    assert planned(project, "evaluate") == {}
+    edit(project / "lib/peer.py", "make()", "make(**_)")
+    assert planned(project, "evaluate") == {"train_run": 1, "evaluate_run": 1}
+    assert planned(project, "--forcerun", "train_run", "--", "results/train/first/checkpoint.safetensors") == {"train_run": 1}
+
+
+@pytest.mark.flow
+def test_a_network_file_that_is_not_there_is_named(project: Path) -> None:
+    (project / "config.yaml").write_text((project / "config.yaml").read_text().rstrip() + RUNS)
+    run = snakemake(project, "-n", "train")
+    assert run.returncode != 0
+    assert "lib/peer.py" in run.stdout + run.stderr
+
+
+@pytest.mark.flow
 def test_a_second_run_in_the_same_results_is_refused_as_long_as_the_first_works(project: Path) -> None:
     command = [sys.executable, "-m", "snakemake", "--forcerun", "pack_patches", "write_report"]
     first = subprocess.Popen(command, cwd=project, env=to_environment(project) | {"STAND_IN_SECONDS": "8"}, stderr=subprocess.DEVNULL)

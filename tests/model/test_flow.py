@@ -48,6 +48,40 @@ def test_a_fault_in_a_run_is_named() -> None:
         Flow({**VALUES, "model": {"runs": {"x": {"network": {"usesar": False}}}}}, results="r")
 
 
+def with_runs(**runs: object) -> Flow:
+    return Flow({**VALUES, "model": {"runs": runs}}, results="r")
+
+
+def test_several_processes_are_started_by_torchrun_and_one_by_itself() -> None:
+    flow = with_runs(one={}, two={"processes": 2})
+    assert (flow.launch("one"), flow.processes("one")) == ("sereno", 1)
+    assert (flow.launch("two"), flow.processes("two")) == ("torchrun --standalone --nproc-per-node 2 -m sereno.model", 2)
+
+
+@pytest.mark.parametrize("start", ["r/train/first/checkpoint.safetensors", "./r/train/../train/first/checkpoint.safetensors"])
+def test_a_run_that_starts_from_another_names_its_checkpoint_as_that_one_writes_it(start: str) -> None:
+    flow = with_runs(first={}, second={"start_from": start})
+    assert flow.start_files("first") == []
+    assert flow.start_files("second") == ["r/train/first/checkpoint.safetensors"]
+    absolute = with_runs(first={}, second={"start_from": str(Path(start).absolute())})
+    assert absolute.start_files("second") == flow.start_files("second")
+    elsewhere = with_runs(only={"start_from": "/other/r/train/x/checkpoint.safetensors"})
+    assert elsewhere.start_files("only") == ["/other/r/train/x/checkpoint.safetensors"]
+
+
+@pytest.mark.parametrize(("start", "known"), [("itself", "first"), ("frist", "first")])
+def test_a_run_that_starts_from_itself_or_from_none_is_refused(start: str, known: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"model.runs.itself: 'start_from' is .* no other run bears the name '{start}'; others are: {known}"
+    ):
+        with_runs(first={}, itself={"start_from": f"r/train/{start}/checkpoint.safetensors"})
+
+
+def test_the_file_of_a_custom_network_is_known_and_ours_have_none() -> None:
+    flow = with_runs(ours={}, theirs={"network": {"name": "custom", "source": "lib/peer.py:make"}})
+    assert (flow.network_files("ours"), flow.network_files("theirs")) == ([], ["lib/peer.py"])
+
+
 def test_only_one_flow_works_in_a_folder(tmp_path: Path) -> None:
     first = hold_folder(tmp_path)
     with pytest.raises(StoreError, match=r"is already at work in"):
