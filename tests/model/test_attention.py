@@ -218,7 +218,7 @@ class _Scaled(nn.Module):
         super().__init__()
         self.factor = factor
 
-    def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:  # noqa: ARG002 - called as attention is
         return self.factor * features
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import random
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Final
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sereno.model.config import AfsstSettings, LossSettings
 from sereno.model.data import Batch
@@ -17,6 +20,25 @@ from sereno.model.losses import compute_loss
 from sereno.model.networks.afsst import Afsst
 
 SMALL = AfsstSettings(width=8, head_dim=4, levels=2, blocks=2, window_px=4)
+CHOICES: Final[dict[str, tuple[Any, ...]]] = {
+    "optical_attention": ("spectral", "spatial", "parallel"),
+    "sar_features": ("msfem", "convolution"),
+    "msfem_alpha": ("channel", "scalar", "fixed"),
+    "fusion": ("pixel", "global", "concat"),
+    "use_sar": (True, False),
+    "base": ("filled", "cloudy"),
+    "size": ("S", "M", "L"),
+}
+
+
+def draw_variants(count: int) -> list[dict[str, Any]]:
+    """Every choice changed alone, and `count` out of all combinations."""
+    alone = [{name: value} for name, values in CHOICES.items() for value in values[1:]]
+    combined = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
+    return [{}, *alone, *random.Random(0).sample(combined, count)]
+
+
+VARIANTS: Final = draw_variants(8)
 
 
 def make(settings: AfsstSettings = SMALL, *, bands: int = 5, sar_bands: int = 2) -> Afsst:
@@ -52,10 +74,93 @@ def test_training_starts_at_the_base(base: str) -> None:
     assert (network(optical, sar, cloud) - expected).abs().max() < 0.02
 
 
-def test_size_is_that_of_the_notes() -> None:
-    network = Afsst(AfsstSettings(width=32, head_dim=32), sar_bands=2, mean=[0.2] * 13, std=[0.1] * 13)
-    count = sum(parameter.numel() for parameter in network.parameters())
-    assert abs(count - 1.45e6) < 0.1e6, "reading notes, section 1.3: about 1.45 M at width 32 and expansion 2"
+def make_variant(changes: dict[str, Any], *, bands: int = 5, sar_bands: int = 2) -> Afsst:
+    """The blocks are those of the size, the width is tiny."""
+    settings = AfsstSettings(width=8, head_dim=4, levels=2, window_px=4)
+    return make(settings.model_copy(update=changes), bands=bands, sar_bands=sar_bands)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_every_variant_takes_the_bands_of_all_sensors_and_starts_at_its_base(changes: dict[str, Any]) -> None:
+    for (bands, sar_bands), size in zip([(13, 2), (12, 2), (4, 1), (8, 2)], [(17, 9), (8, 8), (5, 13), (1, 3)], strict=True):
+        network = make_variant(changes, bands=bands, sar_bands=sar_bands).eval()
+        optical, sar, cloud = images(bands=bands, sar_bands=sar_bands, size=size)
+        expected = optical if network.base == "cloudy" else smooth_fill(optical, 1 - cloud, network.mean)
+        with torch.no_grad():
+            difference = (network(optical, sar, cloud) - expected).abs().max()
+        assert 0 < difference < 0.03
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_in_every_variant_all_parameters_get_a_gradient_and_images_stay_apart(changes: dict[str, Any]) -> None:
+    network, inputs = make_variant(changes), images()
+    if changes.get("use_sar", True) and changes.get("fusion") != "concat":
+        for gate in network.fuse:
+            nn.init.ones_(gate.channel[0].bias)  # so narrow a gate may have nothing but dead rectifiers
+    together = network(*inputs)
+    alone = torch.cat([network(*(part[number : number + 1] for part in inputs)) for number in range(2)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    together.square().mean().backward()
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()] == []
+
+
+@pytest.mark.parametrize(("alpha", "count"), [("channel", 8), ("scalar", 1), ("fixed", 0)])
+def test_the_factor_of_the_edges_is_learnt_unless_it_is_fixed(alpha: str, count: int) -> None:
+    network = make(SMALL.model_copy(update={"msfem_alpha": alpha}))
+    network(*images()).square().mean().backward()
+    factor = network.embed_sar.edges.alpha
+    assert (factor == 1).all()
+    assert (0 if factor.grad is None else int((factor.grad != 0).sum())) == count
+
+
+@pytest.mark.parametrize("fusion", ["pixel", "global"])
+def test_betas_of_every_level_are_shares_that_depend_on_the_image(fusion: str) -> None:
+    """TFusion of the notes: betas are functions of the input, not free scalars."""
+    network, seen = make(SMALL.model_copy(update={"fusion": fusion})).eval(), []
+    for gate in network.fuse:
+        gate.register_forward_pre_hook(lambda gate, inputs: seen.append(gate.weights_of(*inputs)))
+    optical, sar, cloud = images()
+    network(optical, sar, cloud)
+    network(optical.flip(0), 1 - sar, cloud)
+    assert len(seen) == 4
+    for betas, others in zip(seen[:2], seen[2:], strict=True):
+        assert ((betas > 0) & (betas < 1)).all()
+        torch.testing.assert_close(betas.sum(dim=1), torch.ones_like(betas[:, 0]))
+        assert not torch.allclose(betas, others, atol=1e-6)
+        assert not torch.allclose(betas[0], betas[1], atol=1e-6)
+
+
+def test_parallel_attention_sees_the_mask() -> None:
+    network = randomise(make(SMALL.model_copy(update={"optical_attention": "parallel", "fusion": "concat"}))).eval()
+    plain = randomise(make(SMALL.model_copy(update={"fusion": "concat"}))).eval()
+    seen, sar, cloud = images(bands=11)
+    assert not torch.allclose(network.restore(seen, sar, cloud)[0], network.restore(seen, sar, 1 - cloud)[0], atol=1e-4)
+    assert torch.equal(plain.restore(seen, sar, cloud)[0], plain.restore(seen, sar, 1 - cloud)[0])
+
+
+def count_by_hand(width: int, blocks: int, bands: int = 13, sar_bands: int = 2) -> int:
+    """Parameters of the layout of the notes (section 1.3, three levels, expansion 2), layer by layer."""
+    total = (2 * bands + 1) * width * 9 + width + width * bands * 9 + bands  # embedding of input, filled input and cloud; last convolution
+    total += (sar_bands * width * 9 + width) + width + (width**2 + width) + (9 * width**2 + width) + (25 * width + width)  # MSFEM
+    for level, c in enumerate((width, 2 * width, 4 * width)):
+        heads, rest = c // 32, 4 * c + (2 * c**2 + 2 * c) + (18 * c + 2 * c) + (2 * c**2 + c)  # two norms, LeFF
+        spectral = 3 * c**2 + heads + (c**2 + c) + 18 * c + rest
+        spatial = (3 * c**2 + 3 * c) + (c**2 + c) + 225 * heads + rest
+        fusion = (c**2 + c // 2) + (c**2 + 2 * c) + (2 * (2 * c + 1) + 2) + (9 * c**2 + c)
+        total += blocks * (spectral + spatial) + fusion
+        if level < 2:  # the decoder's blocks, two halvings, one doubling, one joining
+            total += blocks * spectral + 2 * (2 * c * c * 16) + (2 * c * c * 4 + c) + (2 * c * c + c)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "blocks", "expected"), [("S", 32, 2, 1_457_195), ("M", 32, 6, 3_090_287), ("L", 64, 3, 7_292_383)]
+)
+def test_size_is_that_of_the_notes(size: str, width: int, blocks: int, expected: int) -> None:
+    """Reading notes, section 1.3: about 1.45 M at width 32 and expansion 2; M and L are ours."""
+    network = Afsst(AfsstSettings(size=size), sar_bands=2, mean=[0.2] * 13, std=[0.1] * 13)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count_by_hand(width, blocks) == expected
 
 
 def test_sar_moves_the_output_unless_it_is_switched_off() -> None:
