@@ -71,6 +71,8 @@ class ClearingNetwork(nn.Module, ABC):
         """`image` reflected to a size that the network divides (replicated where it is too small to be reflected)."""
         missing = [-extent % self.step_px for extent in image.shape[2:]]
         mode = "reflect" if all(gap < extent for gap, extent in zip(missing, image.shape[2:], strict=True)) else "replicate"
+        if not image.shape[1]:  # a dataset without SAR: torch reflects no empty image
+            mode = "constant"
         return F.pad(image, (0, missing[1], 0, missing[0]), mode=mode).contiguous(memory_format=torch.channels_last)
 
     def _cut(self, change: Tensor, like: Tensor) -> Tensor:
