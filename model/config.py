@@ -178,7 +178,7 @@ class LossSettings(Settings):
     weighting: Literal["static", "learned"] = "static"
     """How a pixel's weight follows from the clouds of the input: from the mask, or from what a small network learnt of the mask."""
     cloud_emphasis: Annotated[float, Field(ge=0)] = 3.0
-    """Lambda: how much more a cloudy input pixel weighs than a clear one."""
+    """Lambda of static weighting: how much more a cloudy input pixel weighs than a clear one."""
     encoding_steps: Annotated[int, Field(ge=0)] = 200
     """Steps of the small network of learned weighting before training begins; then it is frozen."""
     max_weight: Annotated[float, Field(gt=1)] = 10.0

@@ -60,7 +60,7 @@ def weigh_pixels(batch: Supervision, settings: LossSettings, clearness: Tensor |
     if clearness is None:
         return batch.weight * (1 + settings.cloud_emphasis * batch.cloud)
     clear = clearness.detach().float() * batch.valid_input
-    return batch.weight / clear.clamp(1 / settings.max_weight, 1)
+    return batch.weight / clear.clamp_min(1 / settings.max_weight)
 
 
 class MaskEncoder(nn.Module):

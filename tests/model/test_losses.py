@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sereno.model.config import LossSettings
-from sereno.model.losses import CHARBONNIER, TERMS, compute_loss, measure_amounts, part_names
+from sereno.model.losses import CHARBONNIER, FAINT, TERMS, compute_loss, measure_amounts, part_names
 from sereno.model.weighting import weigh_pixels
 
 Array = npt.NDArray[np.float64]
@@ -186,7 +186,7 @@ def test_gradients_are_finite_at_dark_equal_and_opposite_images(part: str) -> No
             loss = compute_loss(leaf, truth._replace(target=target), only(part))["total"]
             loss.backward()
             assert loss.isfinite()
-            assert leaf.grad.isfinite().all()
+            assert (leaf.grad.abs() < 1 / FAINT).all(), "finite, and not as large as makes no difference"
 
 
 @pytest.mark.parametrize("part", PARTS)
