@@ -6,6 +6,7 @@ for, and what it was trained on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -22,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sereno.model.config import TrainSettings
+from sereno.model.config import CustomSettings, TrainSettings
+from sereno.model.data import DatasetFacts
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Signature, create_network
 from sereno.pipeline.config import Settings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError, TrainingError
@@ -32,6 +34,15 @@ logger = logging.getLogger(__name__)
 
 METADATA_KEY: Final = "sereno"
 """Key of our JSON text in the safetensors metadata."""
+OPERATIONAL: Final = (
+    "device", "processes", "accumulate", "compile", "save_every", "pictures", "tensorboard", "divergence", "start_from"
+)  # fmt: skip
+"""Settings that say how a run is done, not what comes out; of `start_from` the content counts, not the path."""
+MOST_NAMED: Final = 4
+"""Differences between two runs that are named one by one."""
+
+Identity = Mapping[str, str]
+"""What a saved state is good for, as `identify_run` makes it."""
 
 
 class CheckpointMeta(Settings):
@@ -155,37 +166,127 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def save_state(path: Path, state: Mapping[str, Any], *, identity: str) -> None:
-    """Write what training needs to go on, whole or not at all; `identity` says for which code, settings and data it is good.
+def save_state(path: Path, state: Mapping[str, Any], *, identity: Identity) -> None:
+    """Write what training needs to go on, whole or not at all; the one before it stays beside it as `state.previous.pt`.
+
+    `identity` says for which settings, data and code it is good. A first line holds the SHA-256 of the rest, since torch compares none.
 
     Raises:
         StoreError: it cannot be written, for example because the disk is full.
     """
     content = io.BytesIO()  # NOTE: torch hides a full disk behind an error of its own, so it writes to memory
-    torch.save({"identity": identity, "state": dict(state)}, content)
+    torch.save({"identity": dict(identity), "state": dict(state)}, content)
     with staged(path) as partial:
-        partial.write_bytes(content.getbuffer())
+        with partial.open("wb") as file:
+            file.write(_seal(content.getbuffer()))
+            file.write(content.getbuffer())
+        if path.is_file():
+            path.replace(previous_of(path))
 
 
-def load_state(path: Path, *, identity: str) -> dict[str, Any] | None:
-    """What training needs to go on, or None with a line in the log if there is nothing usable for this `identity`."""
-    if not path.is_file():
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+def load_state(path: Path, *, identity: Identity) -> dict[str, Any] | None:
+    """What training needs to go on, or None if nothing is saved for this `identity`; the log says why.
+
+    A damaged file is put aside as `state.damaged.pt` and the one before it is taken.
+    """
+    for candidate in (path, previous_of(path)):
+        if not candidate.is_file():
+            continue
+        try:
+            content = _read_state(candidate)
+        except (DataError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+            logger.warning("the saved state %s cannot be read (%s); it is now %s", candidate, _in_one_line(error), aside.name)
+            with contextlib.suppress(FileNotFoundError):  # another process of this run may have put it aside already
+                candidate.replace(aside)
+            continue
+        if differences := describe_differences(content["identity"], identity):
+            logger.warning("starting anew: the saved state %s is of another run: %s", candidate, differences)
+            return None
+        if candidate != path:
+            logger.warning("going on from the state before it, %s", candidate)
         state: dict[str, Any] = content["state"]
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        logger.warning("starting anew: the saved state %s cannot be read (%s)", path, type(error).__name__)
-        return None
-    if content["identity"] != identity:
-        logger.warning("starting anew: the saved state %s belongs to other settings, another dataset or other code", path)
-        return None
-    return state
+        return state
+    return None
 
 
-def identify_run(settings: TrainSettings, dataset_sha256: str, code: str) -> str:
-    """One text for settings, dataset and the fingerprint of the code: a saved state is good for no other."""
-    return json.dumps([settings.to_json(), dataset_sha256, code])
+def previous_of(path: Path) -> Path:
+    """Where the state before the one at `path` lies."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _seal(content: bytes | memoryview) -> bytes:
+    return f"sereno-state/2 {hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    seal, _, content = path.read_bytes().partition(b"\n")
+    if seal + b"\n" != _seal(content):
+        raise DataError("cut short, changed, or no state of ours")
+    read: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return {"identity": dict(read["identity"]), "state": dict(read["state"])}
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+
+
+def identify_run(settings: TrainSettings, dataset_sha256: str, code: str) -> dict[str, str]:
+    """What a saved state is good for: every setting that can change a result, the data, the code, and the files that settings name.
+
+    Raises:
+        MissingError: such a file is not there.
+    """
+    values = settings.model_dump(mode="json", exclude=set(OPERATIONAL))
+    identity = {**_flatten(values, "train"), "the dataset": dataset_sha256, "the code": code}
+    if settings.start_from is not None:
+        identity["the weights in 'start_from'"] = _hash_named(Path(settings.start_from), "train.start_from")
+    if isinstance(settings.network, CustomSettings):
+        identity["the file of 'network.source'"] = _hash_named(Path(settings.network.source.rsplit(":", 1)[0]), "network.source")
+    return identity
+
+
+def _hash_named(path: Path, setting: str) -> str:
+    if not path.expanduser().is_file():
+        raise MissingError(f"{setting}: {path} does not exist (relative paths are seen from {Path.cwd()})")
+    return hash_file(path.expanduser())
+
+
+def _flatten(values: Mapping[str, Any], path: str) -> dict[str, str]:
+    """Nested settings as texts by dotted key."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{path}.{key}") if isinstance(value, Mapping) else {f"{path}.{key}": json.dumps(value)}
+    return flat
+
+
+def describe_differences(saved: Identity, wanted: Identity) -> str:
+    """In words, what two runs differ in: settings with both values, the rest by name; empty if in nothing."""
+    different = [key for key in {**saved, **wanted} if saved.get(key) != wanted.get(key)]
+    named = [
+        f"'{key}' was {saved.get(key, 'not there')} and is {wanted.get(key, 'no more')}"
+        if key.startswith("train.")
+        else f"{key} has changed"
+        for key in different
+    ]
+    more = [f"and {len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
+    return "; ".join(named[:MOST_NAMED] + more)
+
+
+def load_start(path: Path, settings: TrainSettings, facts: DatasetFacts, *, where: Path) -> dict[str, Tensor]:
+    """The weights that `start_from` names, checked to fit the network of `settings` and the bands of the dataset `where`.
+
+    Raises:
+        MissingError, TrainingError: as `load_checkpoint`.
+        DataError: they were trained on other bands.
+        ConfigError: they are of another network, or of other scaling of SAR; names what differs.
+    """
+    loaded = load_checkpoint(path, torch.device("cpu"))
+    check_bands(loaded, facts.bands, facts.sar_bands, where=where)
+    theirs, ours = (_flatten(run.model_dump(mode="json", include={"network", "sar_range"}), "train") for run in (loaded.settings, settings))
+    if differences := describe_differences(theirs, ours):
+        raise ConfigError(f"'train.start_from' {path} is another network: {differences}; set these alike, or start without it")
+    return loaded.network.state_dict()
 
 
 def choose_device(name: str) -> torch.device:

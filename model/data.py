@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -31,6 +31,9 @@ POOL_BYTES: Final = 2 << 30
 """Decoded patches that are kept in memory at a time; a split that fits is decoded once."""
 PREFETCH: Final = 2
 """Batches prepared ahead of the one in use."""
+WHOLE: Final = (0, 1)
+"""The share of a batch that is all of it: part 0 of 1."""
+CPU: Final = torch.device("cpu")
 
 Array = npt.NDArray[Any]
 
@@ -56,6 +59,10 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def cut(self, count: int) -> list[Batch]:
+        """The batch in `count` parts of as many patches each, which must divide it."""
+        return [Batch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
 
 
 def scale_optical(stored: Array | Tensor) -> Tensor:
@@ -210,10 +217,10 @@ def _parse_row(row: dict[str, str]) -> dict[str, Any]:
 
 
 class Draw(NamedTuple):
-    """One training batch and where it came from."""
+    """One training batch, or a share of it, and where it came from."""
 
     batch: Batch
-    """The crops."""
+    """The crops, on the feed's device."""
     patches: tuple[int, ...]
     """Places of their patches in the split, one per crop."""
 
@@ -226,13 +233,14 @@ class PatchFeed:
     crops of one patch lie at least half a pool apart. Every crop has its own generator, seeded by (seed, crop number).
     """
 
-    def __init__(self, arrays: SplitArrays, settings: TrainSettings, sar_bands: Sequence[str]) -> None:
+    def __init__(self, arrays: SplitArrays, settings: TrainSettings, sar_bands: Sequence[str], *, device: torch.device = CPU) -> None:
+        """`device`: where batches are made and stay."""
         if not arrays.n_patches:
             raise TrainingError("the training split is empty: loosen the limits of `patch` or lower the shares in `pack.split`")
         size = min(arrays.sar.shape[2:])
         if settings.crop_px > size:
             raise TrainingError(f"'crop_px' {settings.crop_px} is larger than the patches ({size} px): lower it or cut larger patches")
-        self._arrays, self._settings, self._sar_bands = arrays, settings, tuple(sar_bands)
+        self._arrays, self._settings, self._sar_bands, self._device = arrays, settings, tuple(sar_bands), device
         self._pools = _Pools(arrays)
 
     @property
@@ -240,31 +248,48 @@ class PatchFeed:
         """Crops in an epoch."""
         return self._arrays.n_patches * self._settings.crops_per_patch
 
-    def stream(self, start: int = 0) -> Iterator[Draw]:
-        """Batches number `start`, `start + 1`, ... without end, prepared in a background thread."""
+    def stream(self, start: int = 0, share: tuple[int, int] = WHOLE) -> Generator[Draw, None, None]:
+        """Batches number `start`, `start + 1`, ... without end, prepared in a background thread; of each the `share` that `draw` gives."""
         with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
-            ahead = [executor.submit(self.draw, start + n) for n in range(PREFETCH)]
+            ahead = [executor.submit(self.draw, start + n, share) for n in range(PREFETCH)]
             try:
                 while True:
                     ready = ahead.pop(0).result()
                     start += 1
-                    ahead.append(executor.submit(self.draw, start + PREFETCH - 1))
+                    ahead.append(executor.submit(self.draw, start + PREFETCH - 1, share))
                     yield ready
             finally:
                 for waiting in ahead:
                     waiting.cancel()
 
-    def draw(self, number: int) -> Draw:
-        """Batch `number`, counted from 0."""
+    def draw(self, number: int, share: tuple[int, int] = WHOLE) -> Draw:
+        """Batch `number`, counted from 0, on the feed's device; with `share` (n, count) only part n of `count` equal parts, in order."""
+        crops = [self._cut(crop) for crop in self._crops_of(number, share)]
+        stacked = SplitArrays(*(self._ship(np.stack(parts)) for parts in zip(*(arrays for _, arrays in crops), strict=True)))
+        batch = to_batch(*stacked, self._settings.sar_range, self._sar_bands)
+        return Draw(batch.to(self._device), tuple(place for place, _ in crops))
+
+    def find_patches(self, number: int) -> list[int]:
+        """Places of the patches in batch `number`, each once, rising."""
+        return sorted({self._place_of(crop) for crop in self._crops_of(number, WHOLE)})
+
+    def _crops_of(self, number: int, share: tuple[int, int]) -> range:
         size = self._settings.batch_size
-        crops = [self._cut(number * size + n) for n in range(size)]
-        sar, cloudy, clear, mask = (np.stack(parts) for parts in zip(*(arrays for _, arrays in crops), strict=True))
-        return Draw(to_batch(sar, cloudy, clear, mask, self._settings.sar_range, self._sar_bands), tuple(place for place, _ in crops))
+        part = size // share[1]
+        first = number * size + share[0] * part
+        return range(first, first + part)
+
+    def _ship(self, stored: Array) -> Array | Tensor:
+        """To a GPU travel the stored integers, half the bytes of the batch that is made of them there."""
+        return torch.from_numpy(stored).to(self._device) if self._device.type == "cuda" else stored
+
+    def _place_of(self, crop: int) -> int:
+        epoch, position = divmod(crop, self.epoch_crops)
+        return int(self._pools.order(self._settings.seed, epoch, self._settings.crops_per_patch)[position])
 
     def _cut(self, crop: int) -> tuple[int, SplitArrays]:
         """Crop number `crop` of the whole training, turned and mirrored at random, and its patch."""
-        epoch, position = divmod(crop, self.epoch_crops)
-        place = int(self._pools.order(self._settings.seed, epoch, self._settings.crops_per_patch)[position])
+        place = self._place_of(crop)
         generator = np.random.default_rng((self._settings.seed, 1, crop))
         patch = self._pools.patch(place)
         rows, columns = patch.sar.shape[1:]
@@ -293,13 +318,14 @@ class _Pools:
 
     def order(self, seed: int, epoch: int, passes: int) -> Array:
         """Places of the patches in the order in which crops are taken in `epoch`: (count * passes,) int64."""
-        key = (seed, epoch, passes)
-        if self._order is None or self._order[0] != key:
+        key, known = (seed, epoch, passes), self._order
+        if known is None or known[0] != key:
             generator = np.random.default_rng((seed, 0, epoch))
             shards = generator.permutation(-(-self._arrays.n_patches // self._shard))
             pools = [shards[first : first + self._capacity] for first in range(0, len(shards), self._capacity)]
-            self._order = key, np.concatenate([_spread_passes(self._places(pool), passes, generator) for pool in pools])
-        return self._order[1]
+            known = key, np.concatenate([_spread_passes(self._places(pool), passes, generator) for pool in pools])
+            self._order = known  # set in one go: the feed's thread and the main one both ask
+        return known[1]
 
     def patch(self, place: int) -> SplitArrays:
         """The decoded patch at `place`; its shard is decoded if it is not in memory, in the stead of the oldest."""

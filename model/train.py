@@ -1,53 +1,82 @@
 """Train a network: the loop in plain sight.
 
-A packed dataset enters; a checkpoint and `history.csv` leave. Beside them lies `state.pt`: a killed run goes on from it and ends with
-the same bytes as one that was not killed (on one machine, with as many threads). It stays: a finished run that is asked for again with
-the same data, settings and code is written again in seconds instead of trained again; without `state.pt` it is trained from the start.
+A packed dataset enters; a checkpoint (the best weights), `last.safetensors` and `history.csv` leave. Beside them lies `state.pt`: a run
+that was killed, or stopped by Ctrl-C or SIGTERM, goes on from it and ends with the same bytes as one that was not (on one machine, with
+as many threads and processes; on a GPU as far as its kernels repeat themselves). It stays: a finished run that is asked for again with
+the same data, settings and code is written again in seconds instead of trained again; without it it is trained from the start.
+
+A batch is cut twice: among processes, each of which takes its share of the crops, and by each into `accumulate` pieces to save memory.
+What the loss is divided by is added up over the whole batch first, so that however it is cut, the sum of the pieces is the same. Only
+the chance in a network (stochastic depth) falls otherwise then: torch's generator is seeded by (seed, step, rank) before every step.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
+import itertools
 import logging
 import math
-import sys
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sereno.model.checkpoint import CheckpointMeta, choose_device, hash_file, identify_run, load_state, save_checkpoint, save_state
+from sereno.model.checkpoint import (
+    CheckpointMeta,
+    choose_device,
+    hash_file,
+    identify_run,
+    load_start,
+    load_state,
+    save_checkpoint,
+    save_state,
+)
 from sereno.model.config import TrainSettings
 from sereno.model.data import Batch, DatasetFacts, Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records, to_batch
 from sereno.model.flow import hold_folder
-from sereno.model.losses import compute_loss
+from sereno.model.losses import compute_loss, measure_amounts, part_names
 from sereno.model.metrics import masked_psnr
+from sereno.model.monitor import Monitor, read_watched
+from sereno.model.ranks import Ranks, StopRequest, catch_signals, join_ranks, sum_gradients, sum_numbers, sum_over_ranks
+from sereno.model.schedule import compute_rate
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
-from sereno.pipeline.errors import TrainingError
+from sereno.model.weighting import MaskEncoder, encoding_loss, weigh_pixels
+from sereno.pipeline.errors import ConfigError, TrainingError
 from sereno.pipeline.fingerprint import fingerprint
-from sereno.pipeline.store import write_text
 
 logger = logging.getLogger(__name__)
 
-PARTS: Final = ("total", "pixel", "spatial", "spectral")
-"""Parts of the loss in the history."""
-COLUMNS: Final = ("step", "lr", *PARTS, "val_loss", "val_psnr_db")
-"""Columns of `history.csv`; the validation's are empty where there was none. Losses are means since the row before."""
 ROW_EVERY: Final = 20
-"""Steps between rows of the history."""
-LOG_EVERY_S: Final = 20.0
-"""Seconds between lines in the log."""
+"""Steps between rows of the history, and the most that a GPU is ahead of the guards."""
 VALIDATION_BATCH: Final = 4
 """Patches per forward pass of a validation."""
 CLOUDY: Final = 0.5
 """A pixel whose cloud probability is at least this counts as cloudy in the validation's PSNR."""
+SMOOTHING: Final = 0.95
+"""Decay of the smoothed loss that is watched for divergence."""
+SETTLED: Final = 20
+"""Losses after which the smoothed one is no longer ruled by the first."""
+MAX_SKIPPED: Final = 16
+"""Steps in a row that fp16 may leave out: so many halvings bring the first scale of torch's `GradScaler`, 65536, down to 1."""
+ENCODER_LR: Final = 1e-3
+"""Learning rate of the mask encoder of learned weighting."""
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Arithmetic of the network by `precision`."""
+
+
+class StoppedError(TrainingError):
+    """Training was asked to stop by a signal, and can go on."""
+
+    def __init__(self, message: str, number: int) -> None:
+        """`number` of the signal; the exit code is what a shell gives a process that died of it."""
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 class Score(NamedTuple):
@@ -70,215 +99,467 @@ class Best(NamedTuple):
     """State dict of the network."""
 
 
-class Run:
-    """What changes while training: weights, their average, the optimiser, the history, the best so far."""
+class Trend(NamedTuple):
+    """Where the loss is heading; batches without any trusted target have no say."""
 
-    def __init__(self, network: nn.Module, settings: TrainSettings) -> None:
+    seen: int = 0
+    """Losses so far."""
+    smooth: float = 0.0
+    """Their exponential mean."""
+    lowest: float = math.inf
+    """The lowest it was."""
+    last: float = 0.0
+    """The last loss."""
+
+    def follow(self, loss: float) -> Trend:
+        """The trend after one more loss."""
+        if loss <= 0:
+            return self._replace(last=loss)
+        smooth = SMOOTHING * self.smooth + (1 - SMOOTHING) * loss if self.seen else loss
+        return Trend(self.seen + 1, smooth, min(self.lowest, smooth) if self.seen >= SETTLED else math.inf, loss)
+
+
+class Sums(NamedTuple):
+    """What the next row of the history is the mean of."""
+
+    steps: int
+    """Steps taken since the row before."""
+    values: list[float]
+    """Sums over them, in the order of `columns`."""
+
+    @staticmethod
+    def columns(settings: TrainSettings) -> tuple[str, ...]:
+        """Names of the values: the norm of the gradient before it is clipped, then the parts of the loss, `total` first."""
+        return ("grad_norm", *part_names(settings.loss))
+
+    @staticmethod
+    def begin(settings: TrainSettings) -> Sums:
+        """Nothing yet."""
+        return Sums(0, [0.0] * len(Sums.columns(settings)))
+
+    def add(self, values: list[float]) -> Sums:
+        """The sums with one more step."""
+        return Sums(self.steps + 1, [total + value for total, value in zip(self.values, values, strict=True)])
+
+    def to_means(self, settings: TrainSettings) -> dict[str, float]:
+        """Means by column; empty if there was no step."""
+        return {name: total / self.steps for name, total in zip(Sums.columns(settings), self.values, strict=True)} if self.steps else {}
+
+
+class Job(NamedTuple):
+    """What does not change while training."""
+
+    dataset: Path
+    """Manifest of the dataset."""
+    output: Path
+    """Checkpoint to write."""
+    settings: TrainSettings
+    """What is asked for."""
+    facts: DatasetFacts
+    """Bands of the dataset."""
+    feed: PatchFeed
+    """Its training batches, on the device."""
+    validation: SplitArrays
+    """Its validation patches."""
+    ranks: Ranks
+    """This process among those that share the work."""
+    device: torch.device
+    """Where it works."""
+
+    @property
+    def state_file(self) -> Path:
+        """What a stopped run goes on from."""
+        return self.output.with_name("state.pt")
+
+
+class Run:
+    """What changes while training: weights, their average, the optimiser, how the loss goes, the best so far."""
+
+    def __init__(self, network: nn.Module, job: Job) -> None:
+        """`network` is on the job's device."""
+        settings = job.settings
         self.network, self.settings = network, settings
         self.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-        self.step = 0
-        self.rows: list[dict[str, Any]] = []
-        self.sums = dict.fromkeys(PARTS, 0.0)
+        self.optimiser = create_optimiser(network, settings)
+        self.scaler = torch.amp.GradScaler(job.device.type, enabled=settings.precision == "fp16")
+        self.encoder = create_encoder(job) if settings.loss.weighting == "learned" else None
+        self.step, self.sums, self.trend, self.skipped = 0, Sums.begin(settings), Trend(), 0
         self.best: Best | None = None
+        self.worse = 0
+        self.unread: list[Tensor] = []
+        self.is_stopping = False
+        staged = settings.loss.stages > 0 and hasattr(network, "forward_stages")
+        answer: Any = network.forward_stages if staged else network.forward
+        self.answer = torch.compile(answer) if settings.compile else answer
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are taken, or the last `patience` validations were not better than the best."""
+        return self.step == self.settings.steps or (self.settings.patience is not None and self.worse >= self.settings.patience)
+
+    @property
+    def is_row_due(self) -> bool:
+        """Whether a row of the history belongs to this step."""
+        return self.step % ROW_EVERY == 0 or self.is_validation_due
+
+    @property
+    def is_validation_due(self) -> bool:
+        """Whether the averaged weights are scored after this step."""
+        return self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
+
+    @property
+    def is_saving_due(self) -> bool:
+        """Whether the state is saved after this step."""
+        return self.step % self.settings.save_every == 0 or self.is_over or self.is_stopping
+
+    def weigh(self, batch: Batch) -> Tensor:
+        """Weight of each pixel in the loss, (B, 1, H, W)."""
+        with torch.no_grad():
+            return weigh_pixels(batch, self.settings.loss, None if self.encoder is None else self.encoder(batch.optical))
 
     def to_state(self) -> dict[str, Any]:
-        """Everything, as plain values and tensors. Nothing else is random: a crop depends on the seed and its number alone."""
+        """Everything but the history, as plain values and tensors. Nothing else is random: see the module's first lines and `PatchFeed`."""
         best = None if self.best is None else {**self.best._asdict(), "score": self.best.score and tuple(self.best.score)}
-        weights, optimiser = self.network.state_dict(), self.optimiser.state_dict()
-        progress = {"step": self.step, "rows": self.rows, "sums": self.sums, "best": best}
-        return {"network": weights, "average": self.average, "optimiser": optimiser, **progress}
+        encoder = None if self.encoder is None else self.encoder.state_dict()
+        learnt = {"network": self.network.state_dict(), "average": self.average, "encoder": encoder, "best": best}
+        engine = {"optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
+        progress = {"step": self.step, "sums": tuple(self.sums), "trend": tuple(self.trend), "skipped": self.skipped, "worse": self.worse}
+        return learnt | engine | progress
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what `to_state` saw."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.encoder is not None:
+            self.encoder.load_state_dict(state["encoder"])
         for name, tensor in self.average.items():
             tensor.copy_(state["average"][name])
-        self.step, self.rows, self.sums = state["step"], state["rows"], state["sums"]
-        best = state["best"]
+        self.step, self.sums, self.trend = state["step"], Sums(*state["sums"]), Trend(*state["trend"])
+        self.skipped, self.worse, best = state["skipped"], state["worse"], state["best"]
         self.best = best and Best(best["step"], best["score"] and Score(*best["score"]), best["weights"])
 
 
+def create_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimiser of all weights, as one kernel per step: AdamW (Loshchilov and Hutter 2019) or Adam (Kingma and Ba 2015)."""
+    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+    return kind(network.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+
+
+def create_encoder(job: Job) -> MaskEncoder:
+    """The small network of learned weighting with fresh weights that depend on the seed alone."""
+    torch.manual_seed(job.settings.seed)
+    return MaskEncoder(len(job.facts.bands)).to(job.device)
+
+
 def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
-    """Train on `dataset` (a manifest) and write the checkpoint `output`; history and state lie beside it.
+    """Train on `dataset` (a manifest) and write the checkpoint `output`; history, last weights and state lie beside it.
 
     Raises:
-        ConfigError: the network does not fit the dataset, or the device is not there.
+        ConfigError: the network does not fit the dataset or `start_from`, the device is not there, or processes are too many or too few.
+        DataError: `start_from` was trained on other bands.
         MissingError, StoreError: the dataset is unfinished or damaged, or another process is training to the same place.
-        TrainingError: the training split is empty, or the loss is no longer finite.
+        TrainingError: the training split is empty, the loss is no longer finite or has diverged, or memory does not suffice.
+        StoppedError: a signal asked to stop; the state is saved.
     """
-    with hold_folder(output.parent):
-        _train_alone(dataset, output, settings)
+    with join_ranks(settings) as ranks, hold_folder(output.parent) if ranks.is_first else contextlib.nullcontext():
+        device, facts = choose_device(ranks.device), read_facts(dataset)
+        feed = PatchFeed(open_split(dataset, "train"), settings, facts.sar_bands, device=device)
+        job = Job(dataset, output, settings, facts, feed, open_split(dataset, "val"), ranks, device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            _train(job)
 
 
-def _train_alone(dataset: Path, output: Path, settings: TrainSettings) -> None:
-    facts, state_file = read_facts(dataset), output.with_name("state.pt")
-    identity = identify_run(settings, hash_file(dataset), fingerprint("sereno.model.train"))
-    device = choose_device(settings.device)
-    feed = PatchFeed(open_split(dataset, "train"), settings, facts.sar_bands)
-    validation = open_split(dataset, "val")
-    network = create_network(CLOUD_REMOVAL, settings.network, Signature(*facts), seed=settings.seed).to(device)
-    run = Run(network, settings)
-    if (state := load_state(state_file, identity=identity)) is not None:
+def _train(job: Job) -> None:
+    identity = identify_run(job.settings, hash_file(job.dataset), fingerprint("sereno.model.train"))
+    run, first = Run(_create_network(job), job), job.ranks.is_first
+    state = load_state(job.state_file, identity=identity)
+    if state is not None:
         run.restore(state)
-    _log_start(run, feed, validation)
-    started, logged = time.monotonic(), time.monotonic()
-    if run.step == 0:
-        _validate(run, validation, facts)
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("train", total=settings.steps, completed=run.step)
-        for draw in feed.stream(run.step):
-            if run.step == settings.steps:
-                break
-            _take_step(run, draw, dataset)
-            if _needs_validation(run):
-                _validate(run, validation, facts)
-            if run.step % settings.save_every == 0 or run.step == settings.steps:
-                save_state(state_file, run.to_state(), identity=identity)
-            if time.monotonic() - logged > LOG_EVERY_S:
-                logged = time.monotonic()
-                _log_progress(run)
-            progress.update(bar, completed=run.step)
-    _save_run(run, dataset, output, facts)
-    logger.info("trained %s: %d steps in %.0f s, kept step %d", output, run.step, time.monotonic() - started, _best_of(run).step)
+    _check_together(run, job.ranks)
+    _log_start(run, job)
+    if run.encoder is not None and state is None:
+        _train_encoder(run.encoder, job)
+    started, columns = time.monotonic(), ("step", "lr", *Sums.columns(job.settings), "val_loss", "val_psnr_db")
+    watched = read_watched(job.validation, job.facts, job.settings) if first else None
+    with Monitor(job.output.parent, job.settings, columns, watched, active=first) as monitor, catch_signals() as request:
+        monitor.start(run.step, state["rows"] if state else [])
+        if run.best is None:
+            _validate(run, job, monitor)
+        for _ in _take_steps(run, job, monitor, request):
+            if run.is_saving_due and first:
+                save_state(job.state_file, run.to_state() | {"rows": monitor.rows}, identity=identity)
+        if first:
+            monitor.save()
+            _save_weights(run, job)
+        if not run.is_over:
+            raise StoppedError(_describe_stop(run, job), request.number or signal.SIGTERM)
+    logger.info("trained %s: %d steps in %.0f s, kept step %d", job.output, run.step, time.monotonic() - started, _best_of(run).step)
 
 
-def _take_step(run: Run, draw: Draw, dataset: Path) -> None:
-    """One batch forward and backward, one step of the optimiser, one row of the history where one is due."""
-    settings, device = run.settings, next(run.network.parameters()).device
-    batch = draw.batch.to(device)
+def _take_steps(run: Run, job: Job, monitor: Monitor, request: StopRequest) -> Iterator[int]:
+    """Take one step after the other until the run is over or asked to stop; after each, its number."""
+    share = job.ranks.rank, job.ranks.world
+    with contextlib.closing(job.feed.stream(run.step, share)) as stream:
+        while not (run.is_over or run.is_stopping):
+            draw = next(stream)
+            with _explain_faults(job.settings):
+                _take_step(run, draw, job, request)
+            if _is_reading_due(run, job, request):
+                _read_losses(run, job, monitor)
+            if run.is_validation_due:
+                _validate(run, job, monitor)
+            yield run.step
+            monitor.advance(run.step, run.trend.last)
+
+
+def _take_step(run: Run, draw: Draw, job: Job, request: StopRequest) -> None:
+    """One batch forward and backward, in as many pieces as `accumulate` says, then one step of the optimiser and of the average."""
+    settings, ranks = job.settings, job.ranks
+    seed_step(settings.seed, run.step, ranks.rank)
     run.network.train()
-    losses = compute_loss(run.network(batch.optical, batch.sar, batch.cloud), batch, settings.loss)
     run.optimiser.zero_grad()
-    losses["total"].backward()  # type: ignore[no-untyped-call]
+    weight = run.weigh(draw.batch)
+    amounts = sum_over_ranks(measure_amounts(draw.batch, settings.loss, weight), ranks)
+    pieces = zip(draw.batch.cut(settings.accumulate), weight.chunk(settings.accumulate), strict=True)
+    losses = torch.stack([_learn_piece(run, piece, piece_weight, amounts) for piece, piece_weight in pieces]).sum(dim=0)
+    asked = losses.new_full((1,), request.number is not None)
+    summed = sum_gradients(run.network.parameters(), torch.cat([losses, asked]), ranks)
+    run.scaler.unscale_(run.optimiser)
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), settings.clip_norm)
-    if not (math.isfinite(losses["total"].item()) and math.isfinite(norm.item())):
-        raise TrainingError(_describe_divergence(run, draw, dataset))
-    rate = compute_rate(settings, run.step)
     for group in run.optimiser.param_groups:
-        group["lr"] = rate
-    run.optimiser.step()
+        group["lr"] = compute_rate(settings, run.step)
+    run.scaler.step(run.optimiser)
+    run.scaler.update()
     run.step += 1
     _update_average(run)
-    for part in PARTS:
-        run.sums[part] += losses[part].item()
-    if run.step % ROW_EVERY == 0 or _needs_validation(run):
-        taken = run.step - (run.rows[-1]["step"] if run.rows else 0)
-        run.rows.append({"step": run.step, "lr": rate} | {part: run.sums[part] / taken for part in PARTS})
-        run.sums = dict.fromkeys(PARTS, 0.0)
+    run.unread.append(torch.cat([norm[None], summed]))
 
 
-def _needs_validation(run: Run) -> bool:
-    return run.step % run.settings.validate_every == 0 or run.step == run.settings.steps
+def _learn_piece(run: Run, piece: Batch, weight: Tensor, amounts: Mapping[str, Tensor]) -> Tensor:
+    """Add the gradients of a piece of a batch to those there are; its share of the parts of the loss."""
+    settings = run.settings
+    with torch.autocast(piece.optical.device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
+        images = run.answer(piece.optical, piece.sar, piece.cloud)
+    losses = compute_loss(images, piece, settings.loss, weight=weight, amounts=amounts)
+    run.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+    return torch.stack([losses[name] for name in part_names(settings.loss)]).detach()
 
 
-def compute_rate(settings: TrainSettings, step: int) -> float:
-    """Learning rate of the step after `step` steps: linear warm-up, then a cosine that ends at zero (Loshchilov and Hutter 2017)."""
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / (settings.warmup_steps + 1)
-    share = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.lr * (1 + math.cos(math.pi * min(1.0, share))) / 2
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what torch draws in a step depend on these three alone, so that a run goes on exactly from any step."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, 2, step, rank)).generate_state(1, np.uint64)[0]))
 
 
 @torch.no_grad()
 def _update_average(run: Run) -> None:
     """Move the averaged weights towards the weights; faster at first, so that the first ones are forgotten."""
     decay = min(run.settings.ema, run.step / (run.step + 9))
-    for name, tensor in run.network.state_dict().items():
-        if tensor.is_floating_point():
-            run.average[name].lerp_(tensor, 1 - decay)
-        else:
-            run.average[name].copy_(tensor)
+    weights = run.network.state_dict()
+    moving = [name for name, tensor in weights.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([run.average[name] for name in moving], [weights[name] for name in moving], 1 - decay)
+    for name in weights.keys() - set(moving):
+        run.average[name].copy_(weights[name])
 
 
-def _validate(run: Run, validation: SplitArrays, facts: DatasetFacts) -> None:
+def _is_reading_due(run: Run, job: Job, request: StopRequest) -> bool:
+    """A GPU is not waited for at every step; several processes look at the same steps, since what they see may stop them."""
+    asked = request.number is not None and job.ranks.world == 1
+    return job.device.type != "cuda" or run.is_row_due or run.is_saving_due or asked
+
+
+def _read_losses(run: Run, job: Job, monitor: Monitor) -> None:
+    """Look at the steps taken since the last look: stop if one went wrong, else enter them into the history.
+
+    Raises:
+        TrainingError: loss or gradient was not finite, or the loss has diverged.
+    """
+    table = torch.stack(run.unread).tolist()
+    run.unread.clear()
+    for step, (*values, asked) in enumerate(table, run.step - len(table) + 1):
+        if _is_sound(run, job, step, values):
+            run.sums = run.sums.add(values)
+        run.is_stopping = run.is_stopping or asked > 0
+    if run.is_row_due:
+        rate = compute_rate(job.settings, run.step - 1)
+        monitor.record({"step": run.step, "lr": rate, **run.sums.to_means(job.settings)})
+        run.sums = Sums.begin(job.settings)
+
+
+def _is_sound(run: Run, job: Job, step: int, values: list[float]) -> bool:
+    """Whether step number `step` counts; with fp16 one of too large a gradient does not, and the scaler left it out."""
+    norm, total, *_ = values
+    if job.settings.precision == "fp16" and not math.isfinite(norm):
+        run.skipped += 1
+        if run.skipped == MAX_SKIPPED:
+            raise TrainingError(_describe_fault(job, step, f"fp16 overflows {MAX_SKIPPED} times in a row", "set 'train.precision' to bf16"))
+        return False
+    if not (math.isfinite(norm) and math.isfinite(total)):
+        raise TrainingError(_describe_fault(job, step, "loss or gradient is not finite", "lower 'train.lr'"))
+    run.skipped, run.trend = 0, run.trend.follow(total)
+    limit = job.settings.divergence
+    if limit is not None and run.trend.smooth > limit * run.trend.lowest:
+        found = f"the loss has diverged: {run.trend.smooth:.4g} after {run.trend.lowest:.4g}"
+        raise TrainingError(_describe_fault(job, step, found, "lower 'train.lr', raise 'train.divergence'"))
+    return True
+
+
+def _describe_fault(job: Job, step: int, found: str, remedy: str) -> str:
+    records = read_records(job.dataset, "train")
+    names = ", ".join(sorted({records[place].id for place in job.feed.find_patches(step - 1)}))
+    return f"{found} at step {step}, patches {names} of {job.dataset}: {remedy} or look at these patches; the last good state is kept"
+
+
+@contextlib.contextmanager
+def _explain_faults(settings: TrainSettings) -> Iterator[None]:
+    """Turn what torch says of memory that does not suffice, or of a network it cannot compile, into one line with the remedy.
+
+    Raises:
+        TrainingError, ConfigError: the line.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            raise TrainingError(describe_memory(settings)) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise ConfigError(f"'train.compile': torch cannot compile the network ({_first_line(error)}); set it to false") from error
+        raise
+
+
+def describe_memory(settings: TrainSettings) -> str:
+    """What to try where memory does not suffice: a finer cut of each batch, else a smaller batch, else smaller crops."""
+    share = settings.batch_size // settings.processes
+    crops = share // settings.accumulate
+    found = f"out of memory with {crops} crops of {settings.crop_px} px at a time"
+    if crops == 1:
+        return f"{found}: lower 'train.crop_px' or take a smaller network"
+    finer = next(count for count in range(2 * settings.accumulate, share + 1) if share % count == 0)
+    smaller = crops // 2 * settings.accumulate * settings.processes
+    return f"{found}: set 'train.accumulate' to {finer} (same result) or 'train.batch_size' to {smaller}"
+
+
+def _validate(run: Run, job: Job, monitor: Monitor) -> None:
     """Score the averaged weights, keep them if they are the best, and enter the score into the history.
 
     Without validation patches the newest weights are kept.
     """
-    if not validation.n_patches:
-        run.best = Best(run.step, None, {name: tensor.clone() for name, tensor in run.average.items()})
-        return
-    score = score_weights(run, validation, facts)
-    if run.best is None or run.best.score is None or score.loss < run.best.score.loss:
+    score = score_weights(run, job) if job.validation.n_patches else None
+    is_better = score is None or run.best is None or run.best.score is None or score.loss < run.best.score.loss
+    if is_better:
         run.best = Best(run.step, score, {name: tensor.clone() for name, tensor in run.average.items()})
-    if run.step == 0:
-        run.rows.append({"step": 0})
-    run.rows[-1] |= {"val_loss": score.loss, "val_psnr_db": score.psnr_db}
-    logger.info("step %d: validation loss %.5f, cloudy pixels %s dB", run.step, score.loss, _in_words(score.psnr_db))
+    run.worse = 0 if is_better else run.worse + 1
+    if score is not None:
+        monitor.record({"step": run.step, "val_loss": score.loss, "val_psnr_db": score.psnr_db})
+        monitor.draw(run.step, lambda batch: _answer_averaged(run, batch.to(job.device)))
+        logger.info("step %d: validation loss %.5f, cloudy pixels %s dB", run.step, score.loss, _in_words(score.psnr_db))
 
 
 @torch.no_grad()
-def score_weights(run: Run, validation: SplitArrays, facts: DatasetFacts) -> Score:
+def _answer_averaged(run: Run, batch: Batch) -> Tensor:
+    """The answer of the averaged weights, in fp32 as in `evaluate`: (B, C, H, W)."""
+    run.network.eval()
+    answer: Tensor = functional_call(run.network, run.average, (batch.optical, batch.sar, batch.cloud))
+    return answer.float()
+
+
+@torch.no_grad()
+def score_weights(run: Run, job: Job) -> Score:
     """Loss and PSNR of cloudy pixels with the averaged weights, each a mean over the patches that have it.
+
+    Each process scores its share of the patches; the sums are those of all.
 
     Raises:
         TrainingError: no validation patch has a usable target pixel.
     """
-    settings, device = run.settings, next(run.network.parameters()).device
-    losses, ratios = [], []
-    run.network.eval()
-    for start in range(0, validation.n_patches, VALIDATION_BATCH):
-        stored = validation.read(start, min(start + VALIDATION_BATCH, validation.n_patches))
-        batch = to_batch(*stored, settings.sar_range, facts.sar_bands).to(device)
-        prediction = functional_call(run.network, run.average, (batch.optical, batch.sar, batch.cloud))
-        for image in range(len(prediction)):
-            alone = Batch(*(tensor[image : image + 1] for tensor in batch))
+    losses: list[float] = []
+    ratios: list[float] = []
+    for start in range(0, job.validation.n_patches, VALIDATION_BATCH)[job.ranks.rank :: job.ranks.world]:
+        stored = job.validation.read(start, min(start + VALIDATION_BATCH, job.validation.n_patches))
+        batch = to_batch(*stored, job.settings.sar_range, job.facts.sar_bands).to(job.device)
+        prediction = _answer_averaged(run, batch)
+        weight = run.weigh(batch)
+        for image, (alone, its_weight) in enumerate(zip(batch.cut(len(weight)), torch.split(weight, 1), strict=True)):
             if alone.weight.any():
-                losses.append(compute_loss(prediction[image : image + 1], alone, settings.loss)["total"].item())
+                losses.append(compute_loss(prediction[image, None], alone, job.settings.loss, weight=its_weight)["total"].item())
         region = (batch.cloud[:, 0] >= CLOUDY) & (batch.weight[:, 0] > 0)
         ratios += [value for value in masked_psnr(prediction, batch.target, region).tolist() if math.isfinite(value)]
-    if not losses:
+    found = {"loss": math.fsum(losses), "losses": len(losses), "ratio": math.fsum(ratios), "ratios": len(ratios)}
+    total = sum_numbers(found, job.ranks)
+    if not total["losses"]:
         raise TrainingError("no validation patch has a clear target pixel: loosen 'patch.max_target_cloud' or draw other splits")
-    return Score(sum(losses) / len(losses), sum(ratios) / len(ratios) if ratios else None)
+    return Score(total["loss"] / total["losses"], total["ratio"] / total["ratios"] if total["ratios"] else None)
 
 
-def _save_run(run: Run, dataset: Path, output: Path, facts: DatasetFacts) -> None:
-    """Write the history, then the checkpoint: where the checkpoint is, everything is."""
-    best = _best_of(run)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(run.rows)
-    write_text(output.with_name("history.csv"), text.getvalue())
+def _train_encoder(encoder: MaskEncoder, job: Job) -> None:
+    """Teach the small network of learned weighting what a cloud is, on the first batches; then it stays as it is.
+
+    Every process does the same with the whole batches, so that all have the same weights.
+    """
+    steps, optimiser = job.settings.loss.encoding_steps, torch.optim.AdamW(encoder.parameters(), lr=ENCODER_LR)
+    loss = torch.zeros(())
+    with contextlib.closing(job.feed.stream()) as stream:
+        for draw in itertools.islice(stream, steps):
+            loss = encoding_loss(encoder, draw.batch)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    logger.info("mask encoder: %d steps, cross-entropy %.4f, now frozen", steps, loss.item())
+
+
+def _create_network(job: Job) -> nn.Module:
+    """The network with its first weights, on the device."""
+    settings, start = job.settings, job.settings.start_from
+    network = create_network(CLOUD_REMOVAL, settings.network, Signature(*job.facts), seed=settings.seed)
+    if start is not None:
+        network.load_state_dict(load_start(Path(start).expanduser(), settings, job.facts, where=job.dataset))
+    return network.to(job.device)
+
+
+def _check_together(run: Run, ranks: Ranks) -> None:
+    """Refuse processes that would begin at different steps."""
+    if sum_numbers({"step": run.step}, ranks)["step"] != ranks.world * run.step:
+        raise TrainingError(f"process {ranks.rank} would begin after step {run.step}, others elsewhere: write to a disk that all share")
+
+
+def _save_weights(run: Run, job: Job) -> None:
+    """Write the last weights, and, if the run is over, the best: where the checkpoint is, everything is."""
     meta = CheckpointMeta(
         settings=run.settings,
-        bands=facts.bands,
-        sar_bands=facts.sar_bands,
-        training_mean=facts.mean,
-        training_std=facts.std,
-        dataset_sha256=hash_file(dataset),
-        step=best.step,
-        best_loss=best.score and best.score.loss,
-        best_psnr_db=best.score and best.score.psnr_db,
+        bands=job.facts.bands,
+        sar_bands=job.facts.sar_bands,
+        training_mean=job.facts.mean,
+        training_std=job.facts.std,
+        dataset_sha256=hash_file(job.dataset),
+        step=run.step,
     )
-    save_checkpoint(output, best.weights, meta)
+    save_checkpoint(job.output.with_name("last.safetensors"), run.average, meta)
+    if run.is_over:
+        best = _best_of(run)
+        scores = {"best_loss": best.score and best.score.loss, "best_psnr_db": best.score and best.score.psnr_db}
+        save_checkpoint(job.output, best.weights, meta.model_copy(update={"step": best.step, **scores}))
 
 
 def _best_of(run: Run) -> Best:
-    assert run.best is not None, "the last step is always validated"
+    assert run.best is not None, "the weights at the beginning are validated"
     return run.best
 
 
-def _describe_divergence(run: Run, draw: Draw, dataset: Path) -> str:
-    records = read_records(dataset, "train")
-    names = ", ".join(sorted({records[place].id for place in draw.patches}))
-    return f"loss or gradient is not finite at step {run.step + 1}, patches {names} of {dataset}: lower 'train.lr' or look at these patches"
+def _describe_stop(run: Run, job: Job) -> str:
+    return f"stopped after step {run.step} of {run.settings.steps}, saved in {job.state_file}; the same command goes on from there"
 
 
-def _log_start(run: Run, feed: PatchFeed, validation: SplitArrays) -> None:
-    size = sum(parameter.numel() for parameter in run.network.parameters())
-    device = next(run.network.parameters()).device
+def _log_start(run: Run, job: Job) -> None:
+    size = sum(parameter.numel() for parameter in run.network.parameters()) / 1e6
     start = f"going on after step {run.step}" if run.step else "starting"
-    logger.info("%s: %d steps, %d crops per epoch, %.2f M parameters, %s", start, run.settings.steps, feed.epoch_crops, size / 1e6, device)
-    if not validation.n_patches:
+    where = f"{job.ranks.world} x {job.device}" if job.ranks.world > 1 else job.device
+    logger.info("%s: %d steps, %d crops per epoch, %.2f M parameters, %s", start, run.settings.steps, job.feed.epoch_crops, size, where)
+    if not job.validation.n_patches:
         logger.warning("the validation split is empty: the last weights are kept instead of the best")
 
 
-def _log_progress(run: Run) -> None:
-    loss = next((row["total"] for row in reversed(run.rows) if "total" in row), None)
-    logger.info("step %d of %d, loss %s", run.step, run.settings.steps, "not yet known" if loss is None else f"{loss:.5f}")
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _in_words(ratio: float | None) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,18 @@ from sereno.model.checkpoint import (
     CheckpointMeta,
     check_bands,
     choose_device,
+    describe_differences,
     hash_weights,
     identify_run,
     load_checkpoint,
+    load_start,
     load_state,
+    previous_of,
     save_checkpoint,
     save_state,
 )
-from sereno.model.config import AfsstSettings, TrainSettings
+from sereno.model.config import AfsstSettings, CustomSettings, SarRange, TrainSettings, UnetSettings
+from sereno.model.data import DatasetFacts
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
 from sereno.pipeline.errors import ConfigError, DataError, MissingError, StoreError, TrainingError
 
@@ -126,7 +130,7 @@ def test_a_network_without_sar_takes_any_sar(tmp_path: Path) -> None:
     check_bands(loaded, META.bands, [], where=tmp_path)
 
 
-def test_state_comes_back_for_the_same_settings_data_and_code_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_state_comes_back_for_the_same_run_and_another_run_is_told_what_differs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, identity = tmp_path / "state.pt", identify_run(SETTINGS, "a" * 64, "code")
     assert load_state(path, identity=identity) is None
     save_state(path, {"step": 3, "weights": {"w": torch.ones(2)}, "rows": [{"val": None}]}, identity=identity)
@@ -134,42 +138,125 @@ def test_state_comes_back_for_the_same_settings_data_and_code_only(tmp_path: Pat
     assert state is not None
     assert (state["step"], state["rows"], state["weights"]["w"].tolist()) == (3, [{"val": None}], [1.0, 1.0])
     assert not caplog.records
-    others = ((SETTINGS, "b" * 64, "code"), (SETTINGS.model_copy(update={"lr": 1e-5}), "a" * 64, "code"), (SETTINGS, "a" * 64, "changed"))
-    for other in others:
+    wider = SETTINGS.network.model_copy(update={"width": 16})
+    others = {
+        (SETTINGS, "b" * 64, "code"): "the dataset has changed",
+        (SETTINGS.model_copy(update={"lr": 1e-5}), "a" * 64, "code"): "'train.lr' was 0.001 and is 1e-05",
+        (SETTINGS.model_copy(update={"network": wider}), "a" * 64, "code"): "'train.network.width' was 8 and is 16",
+        (SETTINGS, "a" * 64, "changed"): "the code has changed",
+        (SETTINGS.model_copy(update={"lr": 1e-5}), "b" * 64, "changed"): "and is 1e-05; the dataset has changed; the code has changed",
+    }
+    for other, words in others.items():
         assert load_state(path, identity=identify_run(*other)) is None
-        assert "belongs to other settings, another dataset or other code" in caplog.records[-1].message
+        assert "starting anew" in caplog.records[-1].message
+        assert caplog.records[-1].message.endswith(words)
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 broken"])
-def test_a_damaged_state_is_left_aside_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+def test_how_a_run_is_done_does_not_make_it_another() -> None:
+    changes = {"device": "cuda:1", "processes": 2, "accumulate": 2, "save_every": 3, "compile": True, "pictures": 0, "tensorboard": True}
+    assert identify_run(SETTINGS, "a", "b") == identify_run(SETTINGS.model_copy(update=changes), "a", "b")
+    for name in TrainSettings.model_fields.keys() - {*checkpoint.OPERATIONAL}:
+        assert any(key.split(".")[1] == name for key in identify_run(SETTINGS, "a", "b") if key.startswith("train.")), name
+
+
+def test_files_that_settings_name_belong_to_the_run_by_their_content(tmp_path: Path) -> None:
+    source, start = tmp_path / "net.py", tmp_path / "start.safetensors"
+    settings = TrainSettings(network=CustomSettings(name="custom", source=f"{source}:make"), start_from=str(start))
+    source.write_text("first")
+    with pytest.raises(MissingError, match=r"train\.start_from: .*start\.safetensors does not exist"):
+        identify_run(settings, "a", "b")
+    start.write_text("first")
+    before = identify_run(settings, "a", "b")
+    source.write_text("second")
+    assert describe_differences(before, identify_run(settings, "a", "b")) == "the file of 'network.source' has changed"
+    start.write_text("second")
+    assert "the weights in 'start_from' has changed" in describe_differences(before, identify_run(settings, "a", "b"))
+
+
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda _: b"",
+    "cut short": lambda content: content[:-100],
+    "half": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :],
+    "flipped at the end": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
+    "foreign": lambda _: b"nonsense",
+    "of an older version": lambda content: content.partition(b"\n")[2],
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_in_the_stead_of_a_damaged_state_the_one_before_it_is_taken_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
     path = tmp_path / "state.pt"
-    path.write_bytes(content)
-    with caplog.at_level(logging.WARNING):
-        assert load_state(path, identity="x") is None
-    assert "starting anew" in caplog.text
+    for step in (3, 4, 5):
+        save_state(path, {"step": step, "weights": torch.rand(100)}, identity={})
+    path.write_bytes(HARMS[harm](path.read_bytes()))
+    state = load_state(path, identity={})
+    assert state is not None
+    assert state["step"] == 4
+    assert "state.pt cannot be read" in caplog.text
+    assert "going on from the state before it" in caplog.text
+    assert "state.previous.pt" in caplog.text
+    save_state(path, {"step": 5}, identity={})  # and it outlives the next one, which replaces the damaged file
+    assert (path.with_name("state.damaged.pt").exists(), previous_of(path).exists()) == (True, True)
+    path.unlink()
+    assert (load_state(path, identity={}) or {})["step"] == 4
+
+
+def test_with_no_sound_state_a_run_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "state.pt"
+    for place in (path, previous_of(path)):
+        place.write_bytes(b"PK\x03\x04 broken")
+    assert load_state(path, identity={}) is None
+    assert caplog.text.count("cannot be read") == 2
 
 
 @pytest.mark.parametrize("largest_file", [0, 1000])
 def test_a_disk_that_takes_no_more_ends_in_one_line_and_keeps_the_last_state(tmp_path: Path, largest_file: int) -> None:
     path = tmp_path / "state.pt"
-    save_state(path, {"step": 3}, identity="x")
+    save_state(path, {"step": 3}, identity={})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
     try:
         with pytest.raises(StoreError, match="free space"):
-            save_state(path, {"weights": torch.rand(10_000)}, identity="x")
+            save_state(path, {"weights": torch.rand(10_000)}, identity={})
         with pytest.raises(StoreError, match="free space"):
             save_checkpoint(tmp_path / "c.safetensors", make_network().state_dict(), META)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert load_state(path, identity="x") == {"step": 3}
+    assert load_state(path, identity={}) == {"step": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_no_code_runs_when_a_state_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    torch.save({"identity": "x", "state": {"step": Path("harmless here, a call elsewhere")}}, path)
-    assert load_state(path, identity="x") is None
+    save_state(path, {"step": Path("harmless here, a call elsewhere")}, identity={})
+    assert load_state(path, identity={}) is None
+
+
+FACTS = DatasetFacts(META.bands, META.sar_bands, META.training_mean, META.training_std)
+
+
+def test_training_may_start_from_a_checkpoint_of_the_same_network_and_bands_only(saved: Path, tmp_path: Path) -> None:
+    weights = load_start(saved, SETTINGS, FACTS, where=tmp_path)
+    assert hash_weights(weights) == hash_weights(make_network().state_dict())
+    with pytest.raises(DataError, match=r"has bands \['B02'\].*but the checkpoint was trained with \['B02', 'B03', 'B04'\]"):
+        load_start(saved, SETTINGS, FACTS._replace(bands=("B02",)), where=tmp_path)
+    with pytest.raises(DataError, match=r"SAR \['VV'\]"):
+        load_start(saved, SETTINGS, FACTS._replace(sar_bands=("VV",)), where=tmp_path)
+    wider = SETTINGS.model_copy(update={"network": SETTINGS.network.model_copy(update={"width": 16})})
+    with pytest.raises(ConfigError, match=r"'train.start_from' .*checkpoint\.safetensors .*'train.network.width' was 8 and is 16"):
+        load_start(saved, wider, FACTS, where=tmp_path)
+    other = SETTINGS.model_copy(update={"network": UnetSettings(name="unet", width=8, levels=2)})
+    with pytest.raises(ConfigError, match=r"""'train.network.name' was "afsst" and is "unet".*and \d+ more"""):
+        load_start(saved, other, FACTS, where=tmp_path)
+    louder = SETTINGS.model_copy(update={"sar_range": SarRange(vv_db=(-30, 0))})
+    with pytest.raises(ConfigError, match="sar_range"):
+        load_start(saved, louder, FACTS, where=tmp_path)
+    saved.write_bytes(saved.read_bytes()[:-20])
+    with pytest.raises(TrainingError, match="is damaged"):
+        load_start(saved, SETTINGS, FACTS, where=tmp_path)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

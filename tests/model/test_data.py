@@ -215,6 +215,25 @@ def test_the_feed_can_be_entered_anywhere() -> None:
         assert all(torch.equal(x, y) for x, y in zip(a.batch, b.batch, strict=True))
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_shares_of_a_batch_are_the_batch(world: int) -> None:
+    feed = feed_of(6, crop_px=8, batch_size=6)
+    for number in (0, 4):
+        whole = feed.draw(number)
+        shares = [next(feed_of(6, crop_px=8, batch_size=6).stream(number, (rank, world))) for rank in range(world)]
+        assert sum((share.patches for share in shares), ()) == whole.patches
+        joined = (torch.cat(parts) for parts in zip(*(share.batch for share in shares), strict=True))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(joined, whole.batch, strict=True))
+        assert feed.find_patches(number) == sorted(set(whole.patches))
+
+
+def test_a_batch_is_cut_in_order() -> None:
+    batch = feed_of(6, crop_px=8, batch_size=6).draw(0).batch
+    parts = batch.cut(3)
+    assert [len(part.optical) for part in parts] == [2, 2, 2]
+    assert all(torch.equal(torch.cat(tensors), whole) for tensors, whole in zip(zip(*parts, strict=True), batch, strict=True))
+
+
 def test_another_seed_gives_another_order() -> None:
     assert patches_of(feed_of(8), range(12)) != patches_of(feed_of(8, seed=1), range(12))
 
@@ -260,6 +279,6 @@ def test_an_empty_split_and_a_crop_larger_than_its_patch_are_refused() -> None:
 
 def test_a_fault_while_reading_ahead_is_raised_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = feed_of(4)
-    monkeypatch.setattr(feed, "draw", lambda number: (_ for _ in ()).throw(StoreError(f"shard of {number}")))
+    monkeypatch.setattr(feed, "draw", lambda number, _: (_ for _ in ()).throw(StoreError(f"shard of {number}")))
     with pytest.raises(StoreError, match="shard of 0"):
         next(feed.stream())
