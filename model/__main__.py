@@ -73,6 +73,30 @@ def report(
     write_report(results, output, parse_settings(config.ReportSettings, settings), runs=tuple(run or ()))
 
 
+@app.command()
+def describe(
+    settings: Annotated[
+        str | None, typer.Option("--settings", metavar="JSON", help="Settings of training; its network is described. Without: all of ours.")
+    ] = None,
+    bands: Annotated[int, typer.Option(min=1, help="Optical bands.")] = 13,
+    sar_bands: Annotated[int, typer.Option(min=0, help="SAR bands.")] = 2,
+) -> None:
+    """Say how large a network is, what it does, and where it comes from."""
+    from sereno.model.tasks import PRESETS, describe_network
+
+    if settings is None:
+        for preset in PRESETS:
+            described = describe_network(preset, bands=bands, sar_bands=sar_bands)
+            typer.echo(f"{described.name:14}{getattr(preset, 'size', ''):3}{described.parameters:12,} parameters")
+        return
+    chosen = parse_settings(config.TrainSettings, settings).network
+    described = describe_network(chosen, bands=bands, sar_bands=sar_bands)
+    typer.echo(f"{described.name}: {described.parameters:,} parameters with {bands} optical and {sar_bands} SAR bands")
+    for task in described.tasks:
+        typer.echo(f"task {task.name}: {', '.join(task.inputs)} -> {task.output}")
+    typer.echo(f"settings: {chosen.to_json()}\n\n{described.provenance}")
+
+
 def main() -> None:
     """Run the command line; a `SerenoError` becomes one line and its exit code, anything unforeseen keeps its traceback."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)

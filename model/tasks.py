@@ -5,14 +5,17 @@ One task so far; another is another row of `TASKS`.
 
 from __future__ import annotations
 
+import ast
+import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import nn
 
-from sereno.model.config import NetworkSettings
+from sereno.model.config import SIZES, AfsstSettings, CustomSettings, NetworkSettings, S2TransformerSettings, UnetSettings
 from sereno.model.networks import NETWORKS
+from sereno.model.networks.custom import split_source
 from sereno.pipeline.errors import ConfigError
 
 
@@ -80,3 +83,48 @@ def create_network(task: Task, settings: NetworkSettings, signature: Signature, 
         )
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's overloads leave it out
     return network
+
+
+class Description(NamedTuple):
+    """What somebody who is about to use a network wants to know."""
+
+    name: str
+    """Its name in the config."""
+    parameters: int
+    """Numbers that are learnt."""
+    bands: int
+    """Optical bands that it was counted with."""
+    sar_bands: int
+    """SAR bands that it was counted with; unused ones count nothing."""
+    tasks: tuple[Task, ...]
+    """What it can be asked."""
+    settings: NetworkSettings
+    """Its settings, defaults included."""
+    provenance: str
+    """Where it comes from and what of it is ours: the first lines of its file."""
+
+
+PRESETS: Final[tuple[NetworkSettings, ...]] = (
+    *(AfsstSettings.model_validate({"size": size}) for size in SIZES),
+    S2TransformerSettings(name="s2transformer"),
+    UnetSettings(name="unet"),
+)
+"""Our networks as they are without further settings."""
+
+
+def describe_network(settings: NetworkSettings, *, bands: int = 13, sar_bands: int = 2) -> Description:
+    """What a network is, counted with so many bands; as given, all of Sentinel-2's and both polarisations of Sentinel-1.
+
+    Raises:
+        ConfigError, MissingError: as `create_network`.
+    """
+    optical, sar = ([str(number) for number in range(count)] for count in (bands, sar_bands))
+    network = create_network(CLOUD_REMOVAL, settings, Signature(optical, sar, (1.0,) * bands, (1.0,) * bands))
+    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    if isinstance(settings, CustomSettings):
+        file, _ = split_source(settings.source)
+        words = ast.get_docstring(ast.parse(file.read_text()))
+    else:
+        words = sys.modules[type(network).__module__].__doc__
+    tasks = tuple(task for task in TASKS.values() if settings.name in task.networks)
+    return Description(settings.name, parameters, bands, sar_bands, tasks, settings, (words or "Its file does not say.").strip())
