@@ -116,7 +116,11 @@ class SpectralAttention(nn.Module):
 
     Per head with d channels and N pixels: `A = softmax(s K Q^T)` in R^(d x d) with L2-normalised rows of K and Q and a learnable
     temperature s, output `W A V + PE(V)` (Cai et al. 2022, MST, eq. 5-7; Zamir et al. 2022, Restormer). PE is depthwise 3x3, GELU,
-    depthwise 3x3. The norms are divided out of the small d x d product, and A is folded into W, so no copy of Q, K or A V is made.
+    depthwise 3x3.
+
+    Ours is how it is computed. With `K = X W_k` and `Q = X W_q`, both the product and the norms follow from the Gram matrix of the tokens:
+    `K^T Q = W_k^T (X^T X) W_q`, and the squared norms are the diagonals of its like. So queries and keys are never made, and A is
+    folded into W: of matrix products as long as the image three are left of five.
 
     With `window_px` each window of that side attends for itself (the S2-Transformer as its notes tell it; its code takes the whole
     image); H and W are then multiples of it. Ours: those windows are never shifted, and PE sees beyond them.
@@ -132,31 +136,40 @@ class SpectralAttention(nn.Module):
 
     def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:  # noqa: ARG002 - called as window attention is
         """Attended features, without the residual."""
-        mixed = self.qkv(to_tokens(features))
-        parts = mixed.flatten(1, 2) if self.window_px is None else cut_windows(mixed, self.window_px)
-        attended = self._attend(*parts.chunk(3, dim=2))
-        if self.window_px is None:
-            attended = attended.reshape(to_tokens(features).shape)
-        else:
-            attended = join_windows(attended, to_tokens(features).shape)
-        branched: Tensor = to_features(attended) + self.positional(to_features(mixed.chunk(3, dim=3)[2]))
+        tokens = to_tokens(features)
+        to_query, to_key, to_value = self.qkv.weight.chunk(3)
+        value = F.linear(tokens, to_value)
+        folded = self._fold(self._cut(tokens), to_query, to_key)
+        attended = torch.baddbmm(self.project.bias.expand(len(folded), 1, -1), self._cut(value), folded.transpose(1, 2))
+        joined = attended.reshape(tokens.shape) if self.window_px is None else join_windows(attended, tokens.shape)
+        branched: Tensor = to_features(joined) + self.positional(to_features(value))
         return branched
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Values mixed and projected: three times (B, N, C) -> (B, N, C)."""
-        batch, _, width = value.shape
-        heads = self.project.weight.reshape(width, -1, self.head_dim)
-        folded = torch.einsum("ohd,bhde->bohe", heads, self._weigh(query, key)).reshape(batch, width, width)
-        return torch.baddbmm(self.project.bias.expand(batch, 1, width), value, folded.transpose(1, 2))
+    def _cut(self, tokens: Tensor) -> Tensor:
+        """What attends together: (B, H, W, C) -> (B or B * windows, N, C)."""
+        return tokens.flatten(1, 2) if self.window_px is None else cut_windows(tokens, self.window_px)
 
-    def _weigh(self, query: Tensor, key: Tensor) -> Tensor:
-        """Attention among the channels of each head: (B, N, C), (B, N, C) -> (B, heads, d, d), rows summing to one."""
-        query_heads = query.reshape(*query.shape[:2], -1, self.head_dim).transpose(1, 2)
-        key_heads = key.reshape(*key.shape[:2], -1, self.head_dim).transpose(1, 2)
-        gram = key_heads.transpose(2, 3) @ query_heads
-        query_norm = torch.linalg.vector_norm(query_heads, dim=2, keepdim=True).clamp_min(NORM_EPS)
-        key_norm = torch.linalg.vector_norm(key_heads, dim=2).unsqueeze(3).clamp_min(NORM_EPS)
-        return torch.softmax(self.temperature * gram / (key_norm * query_norm), dim=3)
+    def _fold(self, tokens: Tensor, to_query: Tensor, to_key: Tensor) -> Tensor:
+        """Attention and projection as one matrix per image: (B, N, C) -> (B, C, C)."""
+        batch, _, width = tokens.shape
+        with torch.autocast(tokens.device.type, enabled=False):  # sums over a whole image leave the range of fp16
+            gram = _gram(tokens.to(to_key.dtype))
+            keyed, queried = to_key @ gram, to_query @ gram
+            key_norm, query_norm = (
+                (part * weight).sum(2).clamp_min(NORM_EPS**2).sqrt() for part, weight in ((keyed, to_key), (queried, to_query))
+            )
+            logits = keyed.reshape(batch, -1, self.head_dim, width) @ to_query.reshape(-1, self.head_dim, width).transpose(1, 2)
+            norms = key_norm.reshape(batch, -1, self.head_dim, 1) * query_norm.reshape(batch, -1, 1, self.head_dim)
+            weights = torch.softmax(self.temperature * logits / norms, dim=3)
+            heads = self.project.weight.reshape(width, -1, self.head_dim)
+            return torch.einsum("ohd,bhde->bohe", heads, weights).reshape(batch, width, width)
+
+
+def _gram(tokens: Tensor) -> Tensor:
+    """Products of all channels: (B, N, C) -> (B, C, C), symmetric."""
+    # NOTE: half of it takes the gradient, once for both factors, so that backward has one long product in the stead of two.
+    half = tokens.transpose(1, 2) @ tokens.detach()
+    return half + (half.transpose(1, 2) - half.detach())
 
 
 class _PositionalBranch(nn.Module):
@@ -218,26 +231,29 @@ class WindowAttention(nn.Module):
 
     def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
         """Attended features, without the residual; `clear` (B, 1, H, W) is 1 where the sky is clear."""
-        tokens = self._roll(to_tokens(features), -self.shift)
+        tokens = to_tokens(features)
         batch, height, columns, width = tokens.shape
-        side, rows, cols = self.window_px, height // self.window_px, columns // self.window_px
-        parts = self.qkv(tokens) if self.embed_mask is None else self._modulate(self.qkv(tokens), clear)
-        windows = parts.reshape(batch, rows, side, cols, side, 3, width // self.head_dim, self.head_dim)
-        query, key, value = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, rows * cols, -1, side * side, self.head_dim)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=self._bias_of(rows, cols))
-        attended = attended.reshape(batch, rows, cols, -1, side, side, self.head_dim).permute(0, 1, 4, 2, 5, 3, 6)
-        return to_features(self._roll(self.project(attended.reshape(batch, height, columns, width)), self.shift))
+        parts = self.qkv(self._cut(tokens))
+        if self.embed_mask is not None:
+            parts = self._modulate(parts, clear)
+        heads = parts.reshape(batch, -1, self.window_px**2, 3, width // self.head_dim, self.head_dim)
+        query, key, value = heads.permute(3, 0, 1, 4, 2, 5).unbind(0)
+        attended = attend(query, key, value, self._bias_of(height // self.window_px, columns // self.window_px))
+        joined = join_windows(self.project(attended.transpose(2, 3).reshape(-1, self.window_px**2, width)), tokens.shape)
+        return to_features(joined.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else joined)
+
+    def _cut(self, tokens: Tensor) -> Tensor:
+        """Windows, half a window further if they are shifted: (B, H, W, C) -> (B * windows, M*M, C)."""
+        rolled = tokens.roll((-self.shift, -self.shift), dims=(1, 2)) if self.shift else tokens
+        return cut_windows(rolled, self.window_px)
 
     def _modulate(self, parts: Tensor, clear: Tensor | None) -> Tensor:
-        """Queries, keys and values (B, H, W, 3C), rolled, those of them that are masked times their factors."""
+        """Queries, keys and values (B * windows, M*M, 3C), those of them that are masked times their factors."""
         assert self.embed_mask is not None
         assert clear is not None
-        factors = self._roll(to_tokens(self.embed_mask(clear)), -self.shift)
-        chunks = zip(parts.chunk(3, dim=3), self.masked, strict=True)
-        return torch.cat([part * factors if masked else part for part, masked in chunks], dim=3)
-
-    def _roll(self, tokens: Tensor, shift: int) -> Tensor:
-        return tokens.roll((shift, shift), dims=(1, 2)) if shift else tokens
+        factors = self._cut(to_tokens(self.embed_mask(clear)))
+        chunks = zip(parts.chunk(3, dim=2), self.masked, strict=True)
+        return torch.cat([part * factors if masked else part for part, masked in chunks], dim=2)
 
     def _bias_of(self, rows: int, cols: int) -> Tensor:
         """What is added to the logits: (windows or 1, heads, M*M, M*M)."""
@@ -245,6 +261,17 @@ class WindowAttention(nn.Module):
         if not self.shift:
             return bias
         return bias + shift_mask((rows, cols), self.window_px, self.shift, bias).unsqueeze(1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """`softmax(Q K^T / sqrt(d) + bias) V`: three times (B, windows, heads, N, d), (windows or 1, heads, N, N) -> as the first."""
+    if query.is_cuda:  # fused kernels take four axes
+        flat_bias = bias.expand(len(query), query.shape[1], -1, -1, -1).flatten(0, 1)
+        attended = F.scaled_dot_product_attention(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), attn_mask=flat_bias)
+        return attended.reshape(query.shape)
+    # On a CPU torch has no fused kernel for a bias that is learnt, and what it has instead takes half as long again as this.
+    scale = query.shape[-1] ** -0.5
+    return torch.softmax(scale * query @ key.transpose(-2, -1) + bias, dim=-1) @ value
 
 
 def cut_windows(tokens: Tensor, window_px: int) -> Tensor:
