@@ -23,6 +23,7 @@ from sereno.model.pictures import (
     Stretch,
     encode_png,
     measure_stretch,
+    read_png,
     shrink_picture,
     to_error_colours,
     to_provenance_colours,
@@ -47,6 +48,8 @@ STRETCH_SCENES: Final = 12
 """Clear scenes that the stretch is measured on, at most."""
 STRETCH_SAMPLES_PX: Final = 600
 """They are thinned to about this side."""
+PROGRESS_PX: Final = 600
+"""Longest side of a picture of validation patches."""
 ERROR_TOP: Final = 0.1
 """Absolute error in reflectance that is shown brightest."""
 NODATA: Final = 65_535
@@ -236,6 +239,24 @@ def compare_images(image: Array, true: Array, region: Array) -> tuple[float, flo
         absolutes.append(float(np.mean(np.abs(difference))))
     mse = float(np.mean(squares))
     return (-10 * math.log10(mse) if mse else math.inf), float(np.mean(absolutes))
+
+
+def describe_progress(results: Results) -> list[Block]:
+    """How the same validation patches looked at the first, the middle and the last validation of each run; nothing without pictures.
+
+    Raises:
+        StoreError: a picture is damaged.
+    """
+    blocks: list[Block] = []
+    for run in results.runs:
+        steps = list(run.pictures)
+        shown = sorted({steps[place] for place in (0, len(steps) // 2, -1)}) if steps else []
+        shots = [Shot(encode_png(shrink_picture(read_png(run.pictures[step]), PROGRESS_PX)), f"after {step} steps") for step in shown]
+        if shots:
+            blocks += [Heading(f"Validation patches while {run.name} was trained"), Shots(shots, "map")]
+    if blocks:
+        blocks.append(Text("A row per patch: cloudy input, SAR, the network's answer, clear target; one stretch for each run.", "small"))
+    return blocks
 
 
 def describe_examples(results: Results, stretch: Stretch) -> list[Block]:

@@ -20,7 +20,7 @@ import rasterio
 import torch
 
 from sereno.model.config import ReportSettings
-from sereno.model.gallery import BASELINE_WORDS, choose_stretch, describe_examples, describe_scenes
+from sereno.model.gallery import BASELINE_WORDS, choose_stretch, describe_examples, describe_progress, describe_scenes
 from sereno.model.metrics import bootstrap_difference
 from sereno.model.page import (
     NOTHING,
@@ -86,6 +86,8 @@ GROUND_WORDS: Final = {
     "train": "the ground it was trained on, which shows memory and not skill",
 }
 """What a score on a split is worth."""
+NOT_PARTS: Final = ("step", "lr", "grad_norm", "total")
+"""Columns of the history that are no part of the loss; nor are those of the validation."""
 REGION_WORDS: Final = {"cloudy": "Under clouds and shadows", "clear": "Where the input is clear", "all": "All valid pixels"}
 """Headings of the regions, the one that matters first."""
 COMPARED: Final = (("psnr", "PSNR", " dB", 2), ("ssim", "SSIM", "", 4))
@@ -137,7 +139,7 @@ def write_report(results: Path, output: Path, settings: ReportSettings, *, runs:
         Section("scenes", "Cleared scenes", describe_scenes(found, stretch, picture_px=settings.scene_picture_px)),
         Section("scores", "Scores", describe_scores(found)),
         Section("examples", "Example patches", describe_examples(found, stretch)),
-        Section("training", "Training", describe_training(found)),
+        Section("training", "Training", describe_training(found) + describe_progress(found)),
         Section("pairs", "Pairs and shifts", describe_pairs(found)),
         Section("left-out", "What was left out", describe_losses(found)),
         Section("making", "How it was made", describe_making(found)),
@@ -343,7 +345,7 @@ def _colour_methods(methods: Mapping[str, tuple[str, Json]]) -> Mapping[str, str
 
 
 def describe_training(results: Results) -> list[Block]:
-    """Loss and validation curves, one line per run."""
+    """Loss and validation curves, one line per run, and the parts of each run's loss."""
     histories = {run.name: run.history for run in results.runs if run.history}
     missing = [run.name for run in results.runs if not run.history]
     blocks: list[Block] = [Text(f"{name} has no history: run `sereno train`.", "missing") for name in missing]
@@ -359,8 +361,21 @@ def describe_training(results: Results) -> list[Block]:
         shots.append(Shot(drawn, "Validation"))
     else:
         blocks.append(Text("There was no validation with cloudy pixels, so no validation curve.", "missing"))
+    shots += _draw_parts(histories)
     kept = [f"{run.name} keeps the weights of step {run.summary['checkpoint']['step']}" for run in results.runs if run.summary is not None]
     return [*blocks, Shots(shots, "chart"), Text(f"{'; '.join(kept)}.", "small")] if kept else [*blocks, Shots(shots, "chart")]
+
+
+def _draw_parts(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Shot]:
+    """What each run's loss is made of, where it has several parts."""
+    shots = []
+    for name, rows in list(histories.items())[:MAX_SHOWN]:
+        parts = [column for column in rows[0] if column not in NOT_PARTS and not column.startswith("val_")]
+        lines = [_to_line(part, rows, part, colour) for part, colour in assign_colours([], parts).items()]
+        lines = [line for line in lines if line.x]
+        if len(lines) > 1:
+            shots.append(Shot(draw_lines(lines, x_label="step", y_label="part of the loss", log=True), f"Parts of the loss, {name}"))
+    return shots
 
 
 def _to_line(name: str, rows: Sequence[Mapping[str, str]], column: str, colour: str) -> Line:

@@ -15,11 +15,12 @@ import xarray as xr
 
 from sereno.model.config import EvaluateSettings, PredictSettings, ReportSettings, TrainSettings
 from sereno.model.evaluate import evaluate_checkpoint
-from sereno.model.gallery import choose_stretch, describe_examples, describe_scenes
+from sereno.model.gallery import choose_stretch, describe_examples, describe_progress, describe_scenes
 from sereno.model.page import Block, Section, render_page
+from sereno.model.pictures import to_png
 from sereno.model.predict import predict_scene
-from sereno.model.report import describe_losses, describe_pairs, describe_result, write_report
-from sereno.model.results import Results, read_results
+from sereno.model.report import describe_losses, describe_pairs, describe_result, describe_training, write_report
+from sereno.model.results import Results, name_picture, read_results
 from sereno.model.train import train_network
 from sereno.pipeline.config import PackSettings, PatchSettings, load_settings
 from sereno.pipeline.errors import MissingError, StoreError
@@ -369,6 +370,39 @@ def test_a_missing_step_leaves_a_page_that_says_so(finished: Path, tmp_path: Pat
     page = make_page(tmp_path / "results", tmp_path, runs=("afsst", "no-sar"))
     assert re.findall(r'<section id="([\w-]+)">', page) == list(SECTIONS)
     assert f"run <code>sereno {step}</code>" in page
+
+
+def find_captions(said: str) -> list[str]:
+    return [words.strip() for words in re.findall(r"<figcaption>([^<]*)", said)]
+
+
+def test_the_same_patches_are_shown_at_the_first_the_middle_and_the_last_validation(change: Callable[..., str]) -> None:
+    def edit(folder: Path) -> None:
+        for run, steps in {"afsst": (0, 50, 100, 150, 200), "no-sar": (0, 200)}.items():
+            shutil.rmtree(folder / f"train/{run}/pictures", ignore_errors=True)
+            (folder / f"train/{run}/pictures").mkdir()
+            for step in steps:
+                name_picture(folder / "train" / run, step).write_bytes(to_png(np.full((40, 40, 3), step, np.uint8)))
+
+    said = change(edit, describe_progress)
+    assert find_captions(said) == ["after 0 steps", "after 100 steps", "after 200 steps", "after 0 steps", "after 200 steps"]
+    assert said.count("Validation patches while ") == 2
+
+
+def test_training_draws_the_pictures_that_the_page_shows(page: str) -> None:
+    captions = find_captions(section(page, "training"))
+    assert captions[-3:] == ["after 0 steps", "after 1 steps", "after 2 steps"]
+    assert "Parts of the loss, afsst" in captions
+
+
+def test_old_results_without_pictures_and_without_parts_are_still_shown(change: Callable[..., str]) -> None:
+    def edit(folder: Path) -> None:
+        for run in ("afsst", "no-sar"):
+            shutil.rmtree(folder / f"train/{run}/pictures", ignore_errors=True)
+            write_text(folder / f"train/{run}/history.csv", "step,lr,total,val_loss,val_psnr_db\n0,,,0.5,20\n5,0.1,0.25,0.125,21\n")
+
+    said = change(edit, lambda results: describe_training(results) + describe_progress(results))
+    assert find_captions(said) == ["Loss", "Validation"]
 
 
 def test_no_example_patch_is_no_fault(change: Callable[..., str]) -> None:
