@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -113,6 +114,8 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> None:
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    if os.environ.get("RANK", "0") != "0":  # of processes that share the work each says what it met
+        verb += f" (process {os.environ['RANK']})"
     print(f"sereno {verb}: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 

@@ -20,7 +20,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -44,24 +44,19 @@ from sereno.model.losses import compute_loss, measure_amounts, part_names
 from sereno.model.metrics import masked_psnr
 from sereno.model.monitor import Monitor, read_watched
 from sereno.model.ranks import Ranks, StopRequest, catch_signals, join_ranks, sum_gradients, sum_numbers, sum_over_ranks
+from sereno.model.run import Best, Run, Score, Sums
 from sereno.model.schedule import compute_rate
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
-from sereno.model.weighting import MaskEncoder, encoding_loss, weigh_pixels
+from sereno.model.weighting import MaskEncoder, encoding_loss
 from sereno.pipeline.errors import ConfigError, TrainingError
 from sereno.pipeline.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
-ROW_EVERY: Final = 20
-"""Steps between rows of the history, and the most that a GPU is ahead of the guards."""
 VALIDATION_BATCH: Final = 4
 """Patches per forward pass of a validation."""
 CLOUDY: Final = 0.5
 """A pixel whose cloud probability is at least this counts as cloudy in the validation's PSNR."""
-SMOOTHING: Final = 0.95
-"""Decay of the smoothed loss that is watched for divergence."""
-SETTLED: Final = 20
-"""Losses after which the smoothed one is no longer ruled by the first."""
 MAX_SKIPPED: Final = 16
 """Steps in a row that fp16 may leave out: so many halvings bring the first scale of torch's `GradScaler`, 65536, down to 1."""
 ENCODER_LR: Final = 1e-3
@@ -77,73 +72,6 @@ class StoppedError(TrainingError):
         """`number` of the signal; the exit code is what a shell gives a process that died of it."""
         super().__init__(message)
         self.exit_code = 128 + number
-
-
-class Score(NamedTuple):
-    """What a validation found."""
-
-    loss: float
-    """Mean loss over the patches with a usable target."""
-    psnr_db: float | None
-    """Mean over patches of the PSNR of cloudy pixels; None if there are none."""
-
-
-class Best(NamedTuple):
-    """The weights that are saved in the end."""
-
-    step: int
-    """Optimiser steps after which they were taken."""
-    score: Score | None
-    """Their validation; None without a validation split."""
-    weights: dict[str, Tensor]
-    """State dict of the network."""
-
-
-class Trend(NamedTuple):
-    """Where the loss is heading; batches without any trusted target have no say."""
-
-    seen: int = 0
-    """Losses so far."""
-    smooth: float = 0.0
-    """Their exponential mean."""
-    lowest: float = math.inf
-    """The lowest it was."""
-    last: float = 0.0
-    """The last loss."""
-
-    def follow(self, loss: float) -> Trend:
-        """The trend after one more loss."""
-        if loss <= 0:
-            return self._replace(last=loss)
-        smooth = SMOOTHING * self.smooth + (1 - SMOOTHING) * loss if self.seen else loss
-        return Trend(self.seen + 1, smooth, min(self.lowest, smooth) if self.seen >= SETTLED else math.inf, loss)
-
-
-class Sums(NamedTuple):
-    """What the next row of the history is the mean of."""
-
-    steps: int
-    """Steps taken since the row before."""
-    values: list[float]
-    """Sums over them, in the order of `columns`."""
-
-    @staticmethod
-    def columns(settings: TrainSettings) -> tuple[str, ...]:
-        """Names of the values: the norm of the gradient before it is clipped, then the parts of the loss, `total` first."""
-        return ("grad_norm", *part_names(settings.loss))
-
-    @staticmethod
-    def begin(settings: TrainSettings) -> Sums:
-        """Nothing yet."""
-        return Sums(0, [0.0] * len(Sums.columns(settings)))
-
-    def add(self, values: list[float]) -> Sums:
-        """The sums with one more step."""
-        return Sums(self.steps + 1, [total + value for total, value in zip(self.values, values, strict=True)])
-
-    def to_means(self, settings: TrainSettings) -> dict[str, float]:
-        """Means by column; empty if there was no step."""
-        return {name: total / self.steps for name, total in zip(Sums.columns(settings), self.values, strict=True)} if self.steps else {}
 
 
 class Job(NamedTuple):
@@ -172,86 +100,6 @@ class Job(NamedTuple):
         return self.output.with_name("state.pt")
 
 
-class Run:
-    """What changes while training: weights, their average, the optimiser, how the loss goes, the best so far."""
-
-    def __init__(self, network: nn.Module, job: Job) -> None:
-        """`network` is on the job's device."""
-        settings = job.settings
-        self.network, self.settings = network, settings
-        self.average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.optimiser = create_optimiser(network, settings)
-        self.scaler = torch.amp.GradScaler(job.device.type, enabled=settings.precision == "fp16")
-        self.encoder = create_encoder(job) if settings.loss.weighting == "learned" else None
-        self.step, self.sums, self.trend, self.skipped = 0, Sums.begin(settings), Trend(), 0
-        self.best: Best | None = None
-        self.worse = 0
-        self.unread: list[Tensor] = []
-        self.is_stopping = False
-        staged = settings.loss.stages > 0 and hasattr(network, "forward_stages")
-        answer: Any = network.forward_stages if staged else network.forward
-        self.answer = torch.compile(answer) if settings.compile else answer
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all steps are taken, or the last `patience` validations were not better than the best."""
-        return self.step == self.settings.steps or (self.settings.patience is not None and self.worse >= self.settings.patience)
-
-    @property
-    def is_row_due(self) -> bool:
-        """Whether a row of the history belongs to this step."""
-        return self.step % ROW_EVERY == 0 or self.is_validation_due
-
-    @property
-    def is_validation_due(self) -> bool:
-        """Whether the averaged weights are scored after this step."""
-        return self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
-
-    @property
-    def is_saving_due(self) -> bool:
-        """Whether the state is saved after this step."""
-        return self.step % self.settings.save_every == 0 or self.is_over or self.is_stopping
-
-    def weigh(self, batch: Batch) -> Tensor:
-        """Weight of each pixel in the loss, (B, 1, H, W)."""
-        with torch.no_grad():
-            return weigh_pixels(batch, self.settings.loss, None if self.encoder is None else self.encoder(batch.optical))
-
-    def to_state(self) -> dict[str, Any]:
-        """Everything but the history, as plain values and tensors. Nothing else is random: see the module's first lines and `PatchFeed`."""
-        best = None if self.best is None else {**self.best._asdict(), "score": self.best.score and tuple(self.best.score)}
-        encoder = None if self.encoder is None else self.encoder.state_dict()
-        learnt = {"network": self.network.state_dict(), "average": self.average, "encoder": encoder, "best": best}
-        engine = {"optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
-        progress = {"step": self.step, "sums": tuple(self.sums), "trend": tuple(self.trend), "skipped": self.skipped, "worse": self.worse}
-        return learnt | engine | progress
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what `to_state` saw."""
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.encoder is not None:
-            self.encoder.load_state_dict(state["encoder"])
-        for name, tensor in self.average.items():
-            tensor.copy_(state["average"][name])
-        self.step, self.sums, self.trend = state["step"], Sums(*state["sums"]), Trend(*state["trend"])
-        self.skipped, self.worse, best = state["skipped"], state["worse"], state["best"]
-        self.best = best and Best(best["step"], best["score"] and Score(*best["score"]), best["weights"])
-
-
-def create_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser of all weights, as one kernel per step: AdamW (Loshchilov and Hutter 2019) or Adam (Kingma and Ba 2015)."""
-    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
-
-
-def create_encoder(job: Job) -> MaskEncoder:
-    """The small network of learned weighting with fresh weights that depend on the seed alone."""
-    torch.manual_seed(job.settings.seed)
-    return MaskEncoder(len(job.facts.bands)).to(job.device)
-
-
 def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
     """Train on `dataset` (a manifest) and write the checkpoint `output`; history, last weights and state lie beside it.
 
@@ -272,7 +120,7 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
 
 def _train(job: Job) -> None:
     identity = identify_run(job.settings, hash_file(job.dataset), fingerprint("sereno.model.train"))
-    run, first = Run(_create_network(job), job), job.ranks.is_first
+    run, first = Run(_create_network(job), job.settings, device=job.device, bands=len(job.facts.bands)), job.ranks.is_first
     state = load_state(job.state_file, identity=identity)
     if state is not None:
         run.restore(state)
@@ -303,7 +151,7 @@ def _take_steps(run: Run, job: Job, monitor: Monitor, request: StopRequest) -> I
     with contextlib.closing(job.feed.stream(run.step, share)) as stream:
         while not (run.is_over or run.is_stopping):
             draw = next(stream)
-            with _explain_faults(job.settings):
+            with _explain_faults(describe_memory(job.settings)):
                 _take_step(run, draw, job, request)
             if _is_reading_due(run, job, request):
                 _read_losses(run, job, monitor)
@@ -332,7 +180,7 @@ def _take_step(run: Run, draw: Draw, job: Job, request: StopRequest) -> None:
     run.scaler.step(run.optimiser)
     run.scaler.update()
     run.step += 1
-    _update_average(run)
+    run.update_average()
     run.unread.append(torch.cat([norm[None], summed]))
 
 
@@ -349,17 +197,6 @@ def _learn_piece(run: Run, piece: Batch, weight: Tensor, amounts: Mapping[str, T
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Make what torch draws in a step depend on these three alone, so that a run goes on exactly from any step."""
     torch.manual_seed(int(np.random.SeedSequence((seed, 2, step, rank)).generate_state(1, np.uint64)[0]))
-
-
-@torch.no_grad()
-def _update_average(run: Run) -> None:
-    """Move the averaged weights towards the weights; faster at first, so that the first ones are forgotten."""
-    decay = min(run.settings.ema, run.step / (run.step + 9))
-    weights = run.network.state_dict()
-    moving = [name for name, tensor in weights.items() if tensor.is_floating_point()]
-    torch._foreach_lerp_([run.average[name] for name in moving], [weights[name] for name in moving], 1 - decay)
-    for name in weights.keys() - set(moving):
-        run.average[name].copy_(weights[name])
 
 
 def _is_reading_due(run: Run, job: Job, request: StopRequest) -> bool:
@@ -411,19 +248,21 @@ def _describe_fault(job: Job, step: int, found: str, remedy: str) -> str:
 
 
 @contextlib.contextmanager
-def _explain_faults(settings: TrainSettings) -> Iterator[None]:
+def _explain_faults(memory: str) -> Iterator[None]:
     """Turn what torch says of memory that does not suffice, or of a network it cannot compile, into one line with the remedy.
 
     Raises:
-        TrainingError, ConfigError: the line.
+        TrainingError: `memory`, if it was that.
+        ConfigError: the network cannot be compiled.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-            raise TrainingError(describe_memory(settings)) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in reason:
+            raise TrainingError(memory) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise ConfigError(f"'train.compile': torch cannot compile the network ({_first_line(error)}); set it to false") from error
+            raise ConfigError(f"'train.compile': torch cannot compile the network ({reason}); set it to false") from error
         raise
 
 
@@ -444,7 +283,9 @@ def _validate(run: Run, job: Job, monitor: Monitor) -> None:
 
     Without validation patches the newest weights are kept.
     """
-    score = score_weights(run, job) if job.validation.n_patches else None
+    memory = f"out of memory with {VALIDATION_BATCH} whole patches in a validation: take a smaller network or cut smaller patches"
+    with _explain_faults(memory):
+        score = score_weights(run, job) if job.validation.n_patches else None
     is_better = score is None or run.best is None or run.best.score is None or score.loss < run.best.score.loss
     if is_better:
         run.best = Best(run.step, score, {name: tensor.clone() for name, tensor in run.average.items()})
@@ -556,10 +397,6 @@ def _log_start(run: Run, job: Job) -> None:
     logger.info("%s: %d steps, %d crops per epoch, %.2f M parameters, %s", start, run.settings.steps, job.feed.epoch_crops, size, where)
     if not job.validation.n_patches:
         logger.warning("the validation split is empty: the last weights are kept instead of the best")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _in_words(ratio: float | None) -> str:

@@ -37,7 +37,7 @@ MODEL_LANES = (
     {"losses"},
     {"tasks"},
     {"data", "schedule", "ranks"},
-    {"checkpoint", "monitor"},
+    {"checkpoint", "monitor", "run"},
     set(MODEL_VERBS),
     {"__main__"},
 )
