@@ -56,6 +56,8 @@ SIZES: Final = {
     "stem-px": "side of the square of pixels that is one token",
 }
 """What may be said otherwise than the form does."""
+STATES: Final = ("state.pt", "state.previous.pt", "last.safetensors")
+"""What training keeps to go on from."""
 POLL_S: Final = 1.0
 """How often one looks whether a left-over process has ended."""
 FINGERPRINT: Final = (
@@ -162,22 +164,39 @@ def run_job(job: Job, bench: Bench) -> str:
         identity, record = identify_job(job), read_record(job)
         if is_finished(job, record, identity, keep=bench.keep):
             return "was there"
-        if record and _without_scored(record["identity"]) != _without_scored(identity):
+        if record and not _agrees(record, identity, "training", keep=bench.keep):
             _empty(job.folder)
             record = {}
-        fresh = not any((job.folder / name).exists() for name in ("state.pt", "checkpoint.safetensors"))
-        write_json(_record_of(job), {"identity": identity, "finished": False} | {key: record[key] for key in COSTS if key in record})
+        commands = write_commands(job)
         with (job.folder / "log.txt").open("ab") as log:
-            checkpoint, commands = job.folder / "checkpoint.safetensors", write_commands(job)
-            started = time.monotonic()
-            seconds = bench.call(commands[0], log, held)
-            costs = {"cpu_s": seconds, "wall_s": time.monotonic() - started} if fresh else {key: record.get(key) for key in COSTS}
+            if not record.get("trained"):
+                record = train_job(job, identity, bench, (log, held))
             for command in commands[1:]:
                 bench.call(command, log, held)
-            parameters = _ask(COUNT, str(checkpoint))
         shown = [" ".join(command[1:]) for command in commands]
-        write_json(_record_of(job), {"identity": identity, "finished": True, "parameters": int(parameters), "commands": shown, **costs})
-        return "trained" if fresh else "trained, going on from what was there"
+        identity["training"] = record["identity"]["training"]  # with `keep` its code may be another
+        write_json(_record_of(job), record | {"identity": identity, "finished": True, "commands": shown})
+        return "done" if record["cpu_s"] else "done, going on from what was there"
+
+
+def train_job(job: Job, identity: Mapping[str, Any], bench: Bench, files: tuple[IO[bytes], IO[str]]) -> dict[str, Any]:
+    """Train, and give the record of it; what training needs to go on is then deleted, being several times as large as the weights.
+
+    Raises:
+        JobFailed, Stopped: as `Bench.call`.
+    """
+    states = [job.folder / name for name in STATES]
+    fresh = not any(state.exists() for state in states)
+    write_json(_record_of(job), {"identity": identity})
+    started = time.monotonic()
+    seconds = bench.call(write_commands(job)[0], *files)
+    costs = (seconds, time.monotonic() - started) if fresh else (None, None)
+    parameters = int(_ask(COUNT, str(job.folder / "checkpoint.safetensors")))
+    record = {"identity": identity, "trained": True, "parameters": parameters, **dict(zip(COSTS, costs, strict=True))}
+    write_json(_record_of(job), record)
+    for state in states:
+        state.unlink(missing_ok=True)
+    return record
 
 
 def write_commands(job: Job) -> list[list[str]]:
@@ -195,15 +214,18 @@ def write_commands(job: Job) -> list[list[str]]:
 
 
 def identify_job(job: Job) -> dict[str, Any]:
-    """All that decides what comes out: a finished run is good for no other."""
+    """All that decides what comes out of training and of scoring: what is finished is good for nothing else."""
     network = job.settings.network
     source = ROOT / network.source.rpartition(":")[0] if isinstance(network, CustomSettings) else None
+    training, scoring = _ask(FINGERPRINT).split()
     return {
-        "settings": job.settings.model_dump(mode="json"),
-        "dataset": job.dataset.sha256,
-        "scored": {dataset.name: dataset.sha256 for dataset in job.scored},
-        "code": _ask(FINGERPRINT),
-        "source": hashlib.sha256(source.read_bytes()).hexdigest() if source and source.is_file() else None,
+        "training": {
+            "settings": job.settings.model_dump(mode="json"),
+            "dataset": job.dataset.sha256,
+            "source": hashlib.sha256(source.read_bytes()).hexdigest() if source and source.is_file() else None,
+            "code": training,
+        },
+        "scoring": {"datasets": {dataset.name: dataset.sha256 for dataset in (job.dataset, *job.scored)}, "code": scoring},
     }
 
 
@@ -227,23 +249,22 @@ def read_record(job: Job) -> dict[str, Any]:
 
 def is_finished(job: Job, record: Mapping[str, Any], identity: Mapping[str, Any], *, keep: bool) -> bool:
     """Whether the run that `record` describes is the one of `identity`, and all of it is there; `keep` lets the code differ."""
-    ours, theirs = dict(identity), dict(record.get("identity", {}))
-    if keep:
-        ours["code"] = theirs.get("code")
     written = all(job.scores(dataset).is_file() for dataset in (job.dataset, *job.scored))
-    return bool(record.get("finished")) and ours == theirs and written
+    return bool(record.get("finished")) and written and all(_agrees(record, identity, part, keep=keep) for part in identity)
+
+
+def _agrees(record: Mapping[str, Any], identity: Mapping[str, Any], part: str, *, keep: bool) -> bool:
+    """Whether `training` or `scoring` was done with the same settings, data and, without `keep`, code."""
+    ours, theirs = identity[part], record["identity"][part]
+    return bool(ours == theirs | ({"code": ours["code"]} if keep else {}))
 
 
 def is_of(job: Job, record: Mapping[str, Any]) -> bool:
     """Whether `record` is that of a finished run with the job's settings and dataset, whatever the code was."""
     if not record.get("finished"):
         return False
-    identity: Mapping[str, Any] = record["identity"]
-    return bool(identity["settings"] == job.settings.model_dump(mode="json") and identity["dataset"] == job.dataset.sha256)
-
-
-def _without_scored(identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in identity.items() if key != "scored"}
+    training: Mapping[str, Any] = record["identity"]["training"]
+    return bool(training["settings"] == job.settings.model_dump(mode="json") and training["dataset"] == job.dataset.sha256)
 
 
 def _empty(folder: Path) -> None:
@@ -290,8 +311,9 @@ def _describe_progress(job: Job, done: str, counts: tuple[int, int, int], gone_s
         means = _read(job.scores(job.dataset)).means("network")
         line += f", {means['cloudy', 'psnr']:.2f} dB on cloudy pixels"
         line += f", {record['cpu_s'] / 60:.1f} CPU min" if record.get("cpu_s") else ""
-    left_s = gone_s * (total - found - made) / made if made else None
-    return f"{line}; {_clock(gone_s)} gone, " + ("time left unknown" if left_s is None else f"about {_clock(left_s)} left")
+    left = total - found - made
+    forecast = f", about {_clock(gone_s * left / made)} left" if made and left else ""
+    return f"{line}; {_clock(gone_s)} gone{forecast}"
 
 
 def _clock(seconds: float) -> str:
@@ -340,7 +362,7 @@ def collect_rows(plan: Plan, trained: Dataset, scored: Dataset) -> list[Row]:
                 row.facts.update(parameters=record["parameters"], samples=job.settings.steps * job.settings.batch_size)
                 for key in COSTS:
                     row.facts[key] += [record[key]] if record[key] else []
-                row.facts["code"] = sorted({*row.facts["code"], record["identity"]["code"]})
+                row.facts["code"] = sorted({*row.facts["code"], " ".join(part["code"] for part in record["identity"].values())})
     return list(rows.values())
 
 

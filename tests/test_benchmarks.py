@@ -242,15 +242,18 @@ def test_floors_beside_a_dataset_are_taken(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_good_for_its_settings_data_and_code_alone(tmp_path: Path) -> None:
     job = plan(tmp_path, "--only", "afsst-s", "--seeds", "1").jobs[0]
-    identity = {"settings": job.settings.model_dump(mode="json"), "dataset": job.dataset.sha256, "scored": {}, "code": "1", "source": None}
+    training = {"settings": job.settings.model_dump(mode="json"), "dataset": job.dataset.sha256, "source": None, "code": "1"}
+    identity = {"training": training, "scoring": {"datasets": {"dataset": job.dataset.sha256}, "code": "1"}}
     record = {"identity": json.loads(json.dumps(identity)), "finished": True}
     assert not quality.is_finished(job, record, identity, keep=False), "its scores are not there"
     job.folder.mkdir(parents=True)
     (job.folder / "scores.csv").touch()
     assert quality.is_finished(job, record, identity, keep=False)
     assert not quality.is_finished(job, record | {"finished": False}, identity, keep=True)
-    assert not quality.is_finished(job, record, identity | {"code": "2"}, keep=False)
-    assert quality.is_finished(job, record, identity | {"code": "2"}, keep=True)
-    assert not quality.is_finished(job, record, identity | {"dataset": "other"}, keep=True)
+    other_code = identity | {"training": training | {"code": "2"}}
+    assert not quality.is_finished(job, record, other_code, keep=False)
+    assert quality.is_finished(job, record, other_code, keep=True)
+    assert not quality.is_finished(job, record, identity | {"training": training | {"dataset": "other"}}, keep=True)
+    assert not quality.is_finished(job, record, identity | {"scoring": {"datasets": {}, "code": "1"}}, keep=True)
     assert quality.is_of(job, record)
     assert not quality.is_of(job._replace(settings=job.settings.model_copy(update={"steps": 1})), record)
