@@ -133,18 +133,26 @@ class FusionGate(nn.Module):
 
     def forward(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
         """Merged features."""
-        weights = self.weights_of(optical, sar, cloud)
-        merged: Tensor = optical + self.merge(weights[:, 0] * optical + weights[:, 1] * sar)
+        merged: Tensor = optical + self.merge(sar + self._weigh(optical, sar, cloud) * (optical - sar))
         return merged
 
     def weights_of(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
         """Weights of optical and SAR: (B, 2, C, H, W), or (B, 2, C, 1, 1) if global; in (0, 1), summing to one over the second axis."""
+        weight = self._weigh(optical, sar, cloud)
+        return torch.stack([weight, 1 - weight], dim=1)
+
+    def _weigh(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
+        """Weight of optical: (B, C, H, W), or (B, C, 1, 1) if global; a softmax over two is the sigmoid of their difference."""
         means = torch.cat([optical.mean(dim=(2, 3)), sar.mean(dim=(2, 3))], dim=1)
-        logits = self.channel(means).reshape(len(means), 2, -1, 1, 1)
+        ours, theirs = self.channel(means).chunk(2, dim=1)
+        logit: Tensor = (ours - theirs)[:, :, None, None]
         if self.pixel is not None:
-            logits = logits + self.pixel(torch.cat([optical, sar, cloud], dim=1)).unsqueeze(2)
-        optical_weight = torch.sigmoid(logits[:, 0] - logits[:, 1])
-        return torch.stack([optical_weight, 1 - optical_weight], dim=1)
+            width = optical.shape[1]
+            weight = self.pixel.weight[:1] - self.pixel.weight[1:]
+            weights = (weight[:, :width], weight[:, width : 2 * width], weight[:, 2 * width :])
+            parts = (F.linear(to_tokens(image), part) for image, part in zip((optical, sar, cloud), weights, strict=True))
+            logit = logit + to_features(sum(parts, self.pixel.bias[:1] - self.pixel.bias[1:]))
+        return torch.sigmoid(logit)
 
 
 class ConcatFusion(nn.Module):
