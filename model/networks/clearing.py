@@ -59,7 +59,8 @@ class ClearingNetwork(nn.Module, ABC):
 
     def forward_stages(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> list[Tensor]:
         """The cleared image, then the intermediate ones of a network that has them."""
-        base = smooth_fill(optical, 1 - cloud, self.mean) if self.base == "filled" else optical
+        with torch.autocast(optical.device.type, enabled=False):  # the base is shown: bf16 would round it to one part in 256
+            base = smooth_fill(optical, 1 - cloud, self.mean) if self.base == "filled" else optical
         seen = [self._normalise(optical), cloud] if base is optical else [self._normalise(optical), self._normalise(base), cloud]
         changes = self.restore(self._pad(torch.cat(seen, dim=1)), self._pad((sar - SAR_CENTRE) / SAR_SPREAD), self._pad(cloud))
         return [base + self.std[:, None, None] * self._cut(change.float(), optical) for change in changes]

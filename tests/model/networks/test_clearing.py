@@ -45,6 +45,16 @@ def test_a_network_that_lacks_nothing_gives_its_base() -> None:
     torch.testing.assert_close(filled[clear], optical[clear], msg="what is clear stays as it is")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_base_is_filled_in_full_precision_whatever_the_network_works_in(dtype: torch.dtype) -> None:
+    optical, sar, _ = images((40, 40))
+    cloud = torch.zeros(2, 1, 40, 40)
+    cloud[..., 12:] = 1  # so far under a cloud that fp16 would divide zero by zero
+    expected = Spy(base="filled")(optical, sar, cloud)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(Spy(base="filled")(optical, sar, cloud), expected)
+
+
 def test_what_is_lacking_is_counted_in_standard_deviations_of_each_band() -> None:
     optical, sar, cloud = images()
     added = Spy(base="cloudy", changes=(2.0,))(optical, sar, cloud) - optical
