@@ -56,6 +56,8 @@ SIZES: Final = {
     "stem-px": "side of the square of pixels that is one token",
 }
 """What may be said otherwise than the form does."""
+VERB: Final = (sys.executable, "-m", "sereno.model")
+"""How our commands begin."""
 STATES: Final = ("state.pt", "state.previous.pt", "last.safetensors")
 """What training keeps to go on from."""
 POLL_S: Final = 1.0
@@ -164,15 +166,16 @@ def run_job(job: Job, bench: Bench) -> str:
         identity, record = identify_job(job), read_record(job)
         if is_finished(job, record, identity, keep=bench.keep):
             return "was there"
-        if record and not _agrees(record, identity, "training", keep=bench.keep):
+        if record and not is_same_training(record, identity, keep=bench.keep):
             _empty(job.folder)
             record = {}
-        commands = write_commands(job)
+        missing = find_unscored(job, record, identity, keep=bench.keep)
         with (job.folder / "log.txt").open("ab") as log:
             if not record.get("trained"):
                 record = train_job(job, identity, bench, (log, held))
-            for command in commands[1:]:
-                bench.call(command, log, held)
+            for dataset in missing:
+                bench.call(write_scoring(job, dataset), log, held)
+        commands = [write_training(job), *(write_scoring(job, dataset) for dataset in (job.dataset, *job.scored))]
         shown = [" ".join(command[1:]) for command in commands]
         identity["training"] = record["identity"]["training"]  # with `keep` its code may be another
         write_json(_record_of(job), record | {"identity": identity, "finished": True, "commands": shown})
@@ -189,7 +192,7 @@ def train_job(job: Job, identity: Mapping[str, Any], bench: Bench, files: tuple[
     fresh = not any(state.exists() for state in states)
     write_json(_record_of(job), {"identity": identity})
     started = time.monotonic()
-    seconds = bench.call(write_commands(job)[0], *files)
+    seconds = bench.call(write_training(job), *files)
     costs = (seconds, time.monotonic() - started) if fresh else (None, None)
     parameters = int(_ask(COUNT, str(job.folder / "checkpoint.safetensors")))
     record = {"identity": identity, "trained": True, "parameters": parameters, **dict(zip(COSTS, costs, strict=True))}
@@ -199,18 +202,16 @@ def train_job(job: Job, identity: Mapping[str, Any], bench: Bench, files: tuple[
     return record
 
 
-def write_commands(job: Job) -> list[list[str]]:
-    """Training, then scoring on each dataset."""
-    verb = [sys.executable, "-m", "sereno.model"]
-    checkpoint = str(job.folder / "checkpoint.safetensors")
-    scoring = json.dumps({"examples": 0, "device": job.settings.device})
-    return [
-        [*verb, "train", str(job.dataset.path), checkpoint, "--settings", job.settings.to_json()],
-        *(
-            [*verb, "evaluate", str(dataset.path), checkpoint, str(job.scores(dataset)), "--settings", scoring]
-            for dataset in (job.dataset, *job.scored)
-        ),
-    ]
+def write_training(job: Job) -> list[str]:
+    """The command that trains."""
+    places = [str(job.dataset.path), str(job.folder / "checkpoint.safetensors")]
+    return [*VERB, "train", *places, "--settings", job.settings.to_json()]
+
+
+def write_scoring(job: Job, dataset: Dataset) -> list[str]:
+    """The command that scores on `dataset`."""
+    places = [str(dataset.path), str(job.folder / "checkpoint.safetensors"), str(job.scores(dataset))]
+    return [*VERB, "evaluate", *places, "--settings", json.dumps({"examples": 0, "device": job.settings.device})]
 
 
 def identify_job(job: Job) -> dict[str, Any]:
@@ -249,14 +250,21 @@ def read_record(job: Job) -> dict[str, Any]:
 
 def is_finished(job: Job, record: Mapping[str, Any], identity: Mapping[str, Any], *, keep: bool) -> bool:
     """Whether the run that `record` describes is the one of `identity`, and all of it is there; `keep` lets the code differ."""
-    written = all(job.scores(dataset).is_file() for dataset in (job.dataset, *job.scored))
-    return bool(record.get("finished")) and written and all(_agrees(record, identity, part, keep=keep) for part in identity)
+    return is_same_training(record, identity, keep=keep) and not find_unscored(job, record, identity, keep=keep)
 
 
-def _agrees(record: Mapping[str, Any], identity: Mapping[str, Any], part: str, *, keep: bool) -> bool:
-    """Whether `training` or `scoring` was done with the same settings, data and, without `keep`, code."""
-    ours, theirs = identity[part], record["identity"][part]
+def is_same_training(record: Mapping[str, Any], identity: Mapping[str, Any], *, keep: bool) -> bool:
+    """Whether it was begun with the same settings, data and, without `keep`, code."""
+    ours, theirs = identity["training"], record.get("identity", {}).get("training", {})
     return bool(ours == theirs | ({"code": ours["code"]} if keep else {}))
+
+
+def find_unscored(job: Job, record: Mapping[str, Any], identity: Mapping[str, Any], *, keep: bool) -> list[Dataset]:
+    """Datasets on which it is not yet scored with, unless `keep`, this code."""
+    scoring = record["identity"]["scoring"] if record.get("finished") else {"datasets": {}, "code": None}
+    same = keep or scoring["code"] == identity["scoring"]["code"]
+    known = scoring["datasets"] if same else {}
+    return [each for each in (job.dataset, *job.scored) if known.get(each.name) != each.sha256 or not job.scores(each).is_file()]
 
 
 def is_of(job: Job, record: Mapping[str, Any]) -> bool:

@@ -254,6 +254,8 @@ def test_a_finished_run_is_good_for_its_settings_data_and_code_alone(tmp_path: P
     assert not quality.is_finished(job, record, other_code, keep=False)
     assert quality.is_finished(job, record, other_code, keep=True)
     assert not quality.is_finished(job, record, identity | {"training": training | {"dataset": "other"}}, keep=True)
-    assert not quality.is_finished(job, record, identity | {"scoring": {"datasets": {}, "code": "1"}}, keep=True)
+    assert not quality.is_finished(job, record, identity | {"scoring": identity["scoring"] | {"code": "2"}}, keep=False)
+    elsewhere = job.dataset._replace(name="elsewhere")
+    assert quality.find_unscored(job._replace(scored=(elsewhere,)), record, identity, keep=False) == [elsewhere]
     assert quality.is_of(job, record)
     assert not quality.is_of(job._replace(settings=job.settings.model_copy(update={"steps": 1})), record)
