@@ -37,7 +37,7 @@ class AfsstSettings(ClearingSettings):
     name: Literal["afsst"] = "afsst"
     """A network of `model/networks/`."""
     size: Literal["S", "M", "L"] = "S"
-    """Preset of width and blocks: about 1.5, 3.1 and 7.3 million parameters."""
+    """Preset of width and blocks: about 1.5, 3.2 and 7.6 million parameters."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     """Channels at full resolution, doubled at each deeper level up to four times; none takes the preset's."""
     blocks: Annotated[int, Field(ge=1)] | None = None
@@ -57,8 +57,8 @@ class AfsstSettings(ClearingSettings):
     msfem_alpha: Literal["channel", "scalar", "fixed"] = "channel"
     """The factor of the Sobel edges: learnt per channel, learnt as one number, or fixed at 1."""
     fusion: Literal["pixel", "global", "concat"] = "pixel"
-    """How the streams merge: weights per channel and pixel that see the cloud probability, weights per channel as in the notes, or
-    concatenation (the ablation without TFusion)."""
+    """How the streams merge: with weights for every channel and pixel that see the cloud probability, weights per channel as in the
+    notes, or concatenation (the ablation without TFusion)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

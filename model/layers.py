@@ -117,48 +117,75 @@ class MultiscaleSar(nn.Module):
 
 
 class FusionGate(nn.Module):
-    """Merge the streams: optical (B, C, H, W), SAR (B, C, H, W), cloud (B, 1, H, W) -> (B, C, H, W).
+    """Merge the streams: optical (B, C, H, W), SAR (B, C, H, W), cloud (unused) -> (B, C, H, W).
 
-    TFusion of the notes: a small network makes the pair of weights from the features themselves, a softmax over the two modalities
-    makes them sum to one, `F = O + conv(b_O O + b_S S)`. Ours, with `per_pixel`: its logits are the sum of a part per channel (from the
-    means of both streams, as in the notes) and a part per pixel that also sees the cloud probability, since a global weight cannot
-    prefer SAR under clouds alone.
+    TFusion of the notes: a small network makes the pair of weights of each channel from the means of both streams, a softmax over the
+    two modalities makes them sum to one, `F = O + conv(b_O O + b_S S)`.
     """
 
-    def __init__(self, width: int, *, per_pixel: bool = True) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.channel = nn.Sequential(nn.Linear(2 * width, width // 2), nn.ReLU(), nn.Linear(width // 2, 2 * width))
-        self.pixel = PixelLinear(2 * width + 1, 2) if per_pixel else None
         self.merge = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
         """Merged features."""
-        merged: Tensor = optical + self.merge(sar + self._weigh(optical, sar, cloud) * (optical - sar))
+        merged: Tensor = optical + self.merge(sar + self.weigh(optical, sar, cloud) * (optical - sar))
         return merged
 
-    def weights_of(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
-        """Weights of optical and SAR: (B, 2, C, H, W), or (B, 2, C, 1, 1) if global; in (0, 1), summing to one over the second axis."""
-        weight = self._weigh(optical, sar, cloud)
-        return torch.stack([weight, 1 - weight], dim=1)
+    def weigh(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:  # noqa: ARG002 - for a kind that sees it
+        """Weight of optical, that of SAR being one less it: (B, C, 1, 1) in (0, 1).
 
-    def _weigh(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
-        """Weight of optical: (B, C, H, W), or (B, C, 1, 1) if global; a softmax over two is the sigmoid of their difference."""
+        A softmax over two is the sigmoid of their difference.
+        """
+        return torch.sigmoid(self._compare_means(optical, sar))
+
+    def _compare_means(self, optical: Tensor, sar: Tensor) -> Tensor:
+        """What speaks for optical in each channel of the whole image: (B, C, 1, 1)."""
         means = torch.cat([optical.mean(dim=(2, 3)), sar.mean(dim=(2, 3))], dim=1)
-        ours, theirs = self.channel(means).chunk(2, dim=1)
-        logit: Tensor = (ours - theirs)[:, :, None, None]
-        if self.pixel is not None:
-            width = optical.shape[1]
-            weight = self.pixel.weight[:1] - self.pixel.weight[1:]
-            weights = (weight[:, :width], weight[:, width : 2 * width], weight[:, 2 * width :])
-            parts = (F.linear(to_tokens(image), part) for image, part in zip((optical, sar, cloud), weights, strict=True))
-            logit = logit + to_features(sum(parts, self.pixel.bias[:1] - self.pixel.bias[1:]))
-        return torch.sigmoid(logit)
+        optical_logit, sar_logit = self.channel(means).chunk(2, dim=1)
+        logit: Tensor = (optical_logit - sar_logit)[:, :, None, None]
+        return logit
+
+
+class PixelFusion(FusionGate):
+    """Merge the streams pixel by pixel: optical (B, C, H, W), SAR (B, C, H, W), cloud (B, 1, H, W) -> (B, C, H, W).
+
+    Ours: to the logits of `FusionGate` those of every pixel and channel are added, which also see the cloud probability, since a
+    global weight cannot prefer SAR under clouds alone; and the weighted streams are mixed instead of added, `F = O + conv(W [2 b_O O ;
+    2 b_S S])`, since the channels of two streams need not mean the same. Equal weights make it `ConcatFusion`.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.pixel = PixelLinear(2 * width + 1, width)
+        self.mix = PixelLinear(2 * width, width)
+
+    def forward(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
+        """Merged features."""
+        weight = self.weigh(optical, sar, cloud)
+        mixed = _mix_stack(self.mix, 2 * weight * optical, 2 * (1 - weight) * sar)
+        merged: Tensor = optical + self.merge(mixed)
+        return merged
+
+    def weigh(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
+        """Weight of optical, that of SAR being one less it: (B, C, H, W) in (0, 1)."""
+        return torch.sigmoid(self._compare_means(optical, sar) + _mix_stack(self.pixel, optical, sar, cloud))
+
+
+def _mix_stack(mix: nn.Linear, *images: Tensor) -> Tensor:
+    """`mix` of the stacked images, without stacking them: each (B, C_i, H, W) -> (B, C', H, W)."""
+    weights = torch.split(mix.weight, [image.shape[1] for image in images], dim=1)
+    mixed = F.linear(to_tokens(images[0]), weights[0], mix.bias)
+    for image, weight in zip(images[1:], weights[1:], strict=True):
+        mixed = mixed + F.linear(to_tokens(image), weight)
+    return to_features(mixed)
 
 
 class ConcatFusion(nn.Module):
     """Merge the streams without weights: optical (B, C, H, W), SAR (B, C, H, W), cloud (unused) -> (B, C, H, W).
 
-    `F = O + conv(W [O ; S])`, the ablation without TFusion; its size is about that of the gate.
+    `F = O + conv(W [O ; S])`, the ablation without TFusion.
     """
 
     def __init__(self, width: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sereno.model.attention import ParallelAttention, SpectralAttention, TransformerStage, WindowAttention
 from sereno.model.config import AfsstSettings
-from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, PixelLinear, double, embed_pixels, halve
+from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, PixelFusion, PixelLinear, double, embed_pixels, halve
 from sereno.model.networks.clearing import ClearingNetwork, count_images, make_last
 
 MAX_WIDENING: Final = 4
@@ -91,4 +91,4 @@ def _embed_sar(bands: int, settings: AfsstSettings) -> nn.Module:
 
 
 def _make_fusion(width: int, settings: AfsstSettings) -> nn.Module:
-    return ConcatFusion(width) if settings.fusion == "concat" else FusionGate(width, per_pixel=settings.fusion == "pixel")
+    return {"pixel": PixelFusion, "global": FusionGate, "concat": ConcatFusion}[settings.fusion](width)

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
 from sereno.model.attention import MaskEmbedding, ParallelAttention, SpectralAttention, TransformerBlock, TransformerStage, WindowAttention
-from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, SobelEdges, smooth_fill
+from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, PixelFusion, SobelEdges, smooth_fill
 from sereno.model.networks.afsst import Afsst
 
 
@@ -187,6 +187,8 @@ def fuse(layer: nn.Module, optical: Tensor, sar: Tensor, cloud: Tensor) -> Tenso
     if isinstance(layer, ConcatFusion):
         return optical + layer.merge(mix_channels(layer.mix, torch.cat([optical, sar], dim=1)))
     beta_optical, beta_sar = weigh_streams(layer, optical, sar, cloud)
+    if isinstance(layer, PixelFusion):
+        return optical + layer.merge(mix_channels(layer.mix, torch.cat([2 * beta_optical * optical, 2 * beta_sar * sar], dim=1)))
     return optical + layer.merge(beta_optical * optical + beta_sar * sar)
 
 
@@ -194,7 +196,8 @@ def weigh_streams(layer: FusionGate, optical: Tensor, sar: Tensor, cloud: Tensor
     """The betas, a softmax over the two streams."""
     means = torch.cat([F.adaptive_avg_pool2d(optical, 1), F.adaptive_avg_pool2d(sar, 1)], dim=1).flatten(1)
     logits = layer.channel(means).reshape(len(means), 2, -1, 1, 1)
-    if layer.pixel is not None:
-        logits = logits + mix_channels(layer.pixel, torch.cat([optical, sar, cloud], dim=1))[:, :, None]
+    if isinstance(layer, PixelFusion):  # what a pixel says for optical speaks against SAR
+        pixel = mix_channels(layer.pixel, torch.cat([optical, sar, cloud], dim=1)) / 2
+        logits = logits + torch.stack([pixel, -pixel], dim=1)
     betas = logits.softmax(dim=1)
     return betas[:, 0], betas[:, 1]

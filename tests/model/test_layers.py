@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from sereno.model.layers import (
     EDGE_EPS,
     ChannelNorm,
+    ConcatFusion,
     FeedForward,
     FusionGate,
     MultiscaleSar,
+    PixelFusion,
     PixelLinear,
     SobelEdges,
     double,
@@ -69,16 +71,26 @@ def test_sar_features_have_the_size_of_the_tokens(stem_px: int) -> None:
     assert MultiscaleSar(2, 8, stem_px)(torch.rand(2, 2, 16, 24)).shape == (2, 8, 16 // stem_px, 24 // stem_px)
 
 
-def test_fusion_weights_lie_between_zero_and_one_sum_to_one_and_depend_on_the_input() -> None:
-    gate = random_parameters(FusionGate(8))
+@pytest.mark.parametrize("kind", [FusionGate, PixelFusion])
+def test_fusion_weights_lie_between_zero_and_one_and_depend_on_the_input(kind: type[FusionGate]) -> None:
+    gate = random_parameters(kind(8))
     optical, sar, cloud = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4), torch.rand(2, 1, 4, 4)
-    weights = gate.weights_of(optical, sar, cloud)
-    assert weights.shape == (2, 2, 8, 4, 4)
-    assert ((weights > 0) & (weights < 1)).all()
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 8, 4, 4))
-    assert not torch.allclose(weights, gate.weights_of(optical + 1, sar, cloud))
-    assert not torch.allclose(weights, gate.weights_of(optical, sar, 1 - cloud))
-    assert not torch.allclose(weights[0], weights[1])
+    weight = gate.weigh(optical, sar, cloud)
+    assert weight.shape == ((2, 8, 4, 4) if kind is PixelFusion else (2, 8, 1, 1))
+    assert ((weight > 0) & (weight < 1)).all()
+    assert not torch.allclose(weight, gate.weigh(optical + 1, sar, cloud))
+    assert torch.allclose(weight, gate.weigh(optical, sar, 1 - cloud)) == (kind is FusionGate)
+    assert not torch.allclose(weight[0], weight[1])
+
+
+def test_fusion_per_pixel_with_equal_weights_is_fusion_without_weights() -> None:
+    fusion, plain = random_parameters(PixelFusion(8)), ConcatFusion(8)
+    with torch.no_grad():
+        for tensor in (*fusion.pixel.parameters(), *fusion.channel[2].parameters()):
+            tensor.zero_()
+    plain.load_state_dict({name: value for name, value in fusion.state_dict().items() if name.startswith(("mix", "merge"))})
+    optical, sar, cloud = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4), torch.rand(2, 1, 4, 4)
+    torch.testing.assert_close(fusion(optical, sar, cloud), plain(optical, sar, cloud), atol=1e-5, rtol=1e-5)
 
 
 def test_layers_on_pixels_equal_convolutions_and_norms_of_torch() -> None:
