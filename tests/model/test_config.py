@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sereno.model.config import Config, load_config
+from sereno.model.config import Config, UnetSettings, load_config
 from sereno.pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,8 @@ def read(*names: str) -> Config:
     [
         ("config.yaml",),
         ("config.yaml", "recipes/long.yaml"),
+        ("config.yaml", "recipes/ablations.yaml"),
+        ("config.yaml", "recipes/quality.yaml"),
         ("recipes/own-area.yaml",),
         ("recipes/sen12mscr.yaml",),
         ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
@@ -44,7 +46,7 @@ def test_every_shipped_file_is_valid(names: tuple[str, ...]) -> None:
 
 
 def test_every_recipe_is_tried_above() -> None:
-    tried = {"long.yaml", "own-area.yaml", "sen12mscr.yaml", "overfit.yaml"}
+    tried = {"ablations.yaml", "long.yaml", "quality.yaml", "own-area.yaml", "sen12mscr.yaml", "overfit.yaml"}
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == tried
 
 
@@ -74,4 +76,27 @@ def test_a_run_differs_from_the_base_only_where_it_says() -> None:
 def test_a_contradiction_is_named(model: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_config({"pipeline": AREA, "model": model})
+    assert words in str(error.value)
+
+
+def test_a_run_with_another_network_starts_from_that_networks_defaults() -> None:
+    train = {"network": {"width": 64, "blocks": 1}}
+    config = load_config({"pipeline": AREA, "model": {"train": train, "runs": {"unet": {"network": {"name": "unet", "levels": 2}}}}})
+    assert config.model.run_settings("unet").network == UnetSettings(name="unet", levels=2)
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"network": {"widht": 8}}, "unknown key 'model.train.network.widht', did you mean 'width'?"),
+        ({"network": {"name": "s2transformer", "stagse": 8}}, "unknown key 'model.train.network.stagse', did you mean 'stages'?"),
+        ({"network": {"name": "nonesuch"}}, "'name' must be afsst, s2transformer, unet or custom"),
+        ({"network": {"name": "custom", "source": "net.py"}}, "'model.train.network.source'"),
+        ({"batch_size": 6, "accumulate": 2, "processes": 2}, "'batch_size' 6 cannot be shared evenly among 2 'processes' times 2"),
+        ({"loss": {"pixel": 0, "spatial": 0, "spectral": 0}}, "every part of the loss has weight zero"),
+    ],
+)
+def test_a_faulty_network_or_loss_is_named_where_it_stands(train: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config({"pipeline": AREA, "model": {"train": train}})
     assert words in str(error.value)
