@@ -84,11 +84,20 @@ class SobelEdges(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Edge strengths."""
         width = features.shape[1]
-        padded = F.pad(features, (1, 1, 1, 1), mode="replicate")
+        padded = _repeat_edges(features)
         across = F.conv2d(padded, self.kernel[:1].expand(width, 1, 3, 3), groups=width)
         down = F.conv2d(padded, self.kernel[1:].expand(width, 1, 3, 3), groups=width)
         squared = self.alpha.square()[None, :, None, None] * (across.square() + down.square())
         return (squared + EDGE_EPS).sqrt()
+
+
+def _repeat_edges(image: Tensor) -> Tensor:
+    """`image` with its outermost pixels repeated once: (B, C, H, W) -> (B, C, H + 2, W + 2)."""
+    if not torch.compiler.is_compiling():
+        return F.pad(image, (1, 1, 1, 1), mode="replicate")
+    # HACK: torch's compiler mistakes the strides of the gradient of padded channels-last images, pytorch/pytorch#179442
+    wider = torch.cat([image[..., :1], image, image[..., -1:]], dim=3)
+    return torch.cat([wider[..., :1, :], wider, wider[..., -1:, :]], dim=2)
 
 
 class MultiscaleSar(nn.Module):

@@ -46,6 +46,13 @@ def test_sobel_of_a_step_is_four_times_the_step_beside_it_and_nothing_elsewhere(
     torch.testing.assert_close(edges, SobelEdges(1)(image.transpose(2, 3))[0, 0].T)
 
 
+def test_edges_are_the_same_when_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    edges, image = SobelEdges(3), torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected = edges(image)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(edges(image), expected)
+
+
 def test_sobel_of_a_constant_is_nothing_even_at_the_border_and_its_gradient_is_finite() -> None:
     image = torch.full((1, 3, 5, 5), 7.0, requires_grad=True)
     edges = SobelEdges(3)(image)
