@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import logging
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +21,13 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from safetensors.torch import load_file
 
 from sereno.model import train
 from sereno.model.checkpoint import load_checkpoint
-from sereno.model.config import AfsstSettings, TrainSettings
+from sereno.model.config import AfsstSettings, LossSettings, S2TransformerSettings, TrainSettings, UnetSettings
 from sereno.model.flow import hold_folder
-from sereno.model.train import train_network
+from sereno.model.train import describe_memory, train_network
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS, PatchRecord
 from sereno.pipeline.store import store_of, write_manifest
@@ -147,6 +158,176 @@ def test_a_finished_run_that_is_asked_for_again_is_not_trained_again(
     assert (again.parent / "history.csv").read_bytes() == (whole.parent / "history.csv").read_bytes()
 
 
+LEARNED = {"weighting": "learned", "encoding_steps": 3}
+STAGED = S2TransformerSettings(
+    name="s2transformer", width=8, head_dim=4, stages=2, blocks=1, window_px=4, stem_px=2, drop_path=0.5, pins=True
+)
+KINDS: dict[str, dict[str, Any]] = {
+    "learned weighting, Adam, steps": {"loss": LossSettings(**LEARNED), "optimiser": "adam", "schedule": "step", "step_every": 5},
+    "chance and stages": {"network": STAGED, "loss": LossSettings(stages=0.5)},
+    "fp16, pieces": {"precision": "fp16", "accumulate": 2},
+    "bf16, no average": {"precision": "bf16", "ema": 0.0, "schedule": "constant"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_goes_on_exactly(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    settings = SETTINGS.model_copy(update={**KINDS[kind], "steps": 8})
+    whole, killed = tmp_path / "whole/c.safetensors", tmp_path / "killed/c.safetensors"
+    train_network(dataset, whole, settings)
+    train_until_killed(dataset, killed, settings, monkeypatch, after=7)
+    monkeypatch.setattr(train, "_train_encoder", lambda *_: pytest.fail("the mask encoder is learnt once"))
+    train_network(dataset, killed, settings)
+    for name in ("c.safetensors", "last.safetensors", "history.csv"):
+        assert killed.with_name(name).read_bytes() == whole.with_name(name).read_bytes()
+    rows = read_history(tmp_path / "whole")
+    assert dtypes_of(whole) == {torch.float32}
+    assert all(math.isfinite(float(row["total"])) and float(row["grad_norm"]) > 0 for row in rows[1:])
+    assert ("stages" in rows[1]) == (kind == "chance and stages")
+
+
+def dtypes_of(checkpoint: Path) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in load_file(checkpoint).values() if tensor.is_floating_point()}
+
+
+def weights_of(checkpoint: Path) -> torch.Tensor:
+    return torch.cat([tensor.double().flatten() for _, tensor in sorted(load_file(checkpoint).items())])
+
+
+def apart(first: Path, second: Path) -> float:
+    """Largest difference of two checkpoints' weights, for weights of about one."""
+    return (weights_of(first) - weights_of(second)).abs().max().item()
+
+
+def assert_same_history(first: Path, second: Path, *, within: float) -> None:
+    for ours, theirs in zip(read_history(first), read_history(second), strict=True):
+        for name, value in ours.items():
+            assert (value == "") == (theirs[name] == "")
+            assert not value or float(value) == pytest.approx(float(theirs[name]), rel=within), name
+
+
+SHARED = SETTINGS.model_copy(update={"batch_size": 4, "steps": 6, "lr": 1e-3, "loss": LossSettings(carl=0.1, amplitude=0.1, **LEARNED)})
+"""Batches that can be cut, with a loss whose parts are divided by many things."""
+
+
+@pytest.fixture(scope="module")
+def uncut(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("uncut") / "c.safetensors"
+    train_network(dataset, output, SHARED)
+    return output
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_a_batch_in_pieces_teaches_the_same(dataset: Path, uncut: Path, tmp_path: Path, pieces: int) -> None:
+    train_network(dataset, tmp_path / "c.safetensors", SHARED.model_copy(update={"accumulate": pieces}))
+    assert apart(tmp_path / "last.safetensors", uncut.with_name("last.safetensors")) < 1e-6
+    assert_same_history(tmp_path, uncut.parent, within=1e-5)
+
+
+def start_processes(dataset: Path, output: Path, settings: TrainSettings) -> subprocess.Popen[str]:
+    """As a person would: torchrun with the command line."""
+    arguments = ("train", str(dataset), str(output), "--settings", settings.to_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sereno.model", *arguments]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_processes_teach_the_same_as_one(tmp_path: Path) -> None:
+    """Nine validation patches in three batches: one process scores two of them, the other one; pieces besides."""
+    manifest = write_dataset(tmp_path, {"train": 6, "val": 9})
+    one, two = tmp_path / "one/c.safetensors", tmp_path / "two/c.safetensors"
+    train_network(manifest, one, SHARED)
+    both = start_processes(manifest, two, SHARED.model_copy(update={"processes": 2, "accumulate": 2}))
+    said, _ = both.communicate(timeout=300)
+    assert both.returncode == 0, said
+    assert said.count("step 6: validation loss") == 1, "only the first process talks"
+    assert apart(two.with_name("last.safetensors"), one.with_name("last.safetensors")) < 1e-5
+    assert apart(two, one) < 1e-5
+    assert_same_history(two.parent, one.parent, within=1e-5)
+    scores = [[float(row["val_loss"]) for row in read_history(path.parent)] for path in (one, two)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_together(dataset: Path, tmp_path: Path) -> None:
+    settings = SHARED.model_copy(update={"processes": 2, "steps": 3000, "save_every": 5, "validate_every": 1000})
+    both = start_processes(dataset, tmp_path / "c.safetensors", settings)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    both.send_signal(signal.SIGTERM)
+    said, _ = both.communicate(timeout=120)
+    stops = re.findall(r"stopped after step (\d+) of 3000", said)
+    assert len(stops) == 2, said
+    assert stops[0] == stops[1]
+    assert "Traceback" not in said.partition("sereno train")[0]
+    assert torch.load(io.BytesIO((tmp_path / "state.pt").read_bytes().partition(b"\n")[2]))["state"]["step"] == int(stops[0])
+    again = start_processes(dataset, tmp_path / "c.safetensors", settings)
+    for line in again.stdout or ():
+        if "going on after step" in line:
+            assert int(line.split("after step ")[1].split(":")[0]) == int(stops[0])
+            break
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler, which warns of its own parts
+@pytest.mark.parametrize("network", [SETTINGS.network, UnetSettings(name="unet", width=8, levels=2)], ids=lambda network: network.name)
+def test_a_compiled_network_learns_the_same(dataset: Path, tmp_path: Path, network: Any) -> None:
+    settings = SHARED.model_copy(update={"network": network, "steps": 3})
+    for name, compiled in (("eager", False), ("compiled", True)):
+        train_network(dataset, tmp_path / name / "c.safetensors", settings.model_copy(update={"compile": compiled}))
+    assert apart(tmp_path / "eager/last.safetensors", tmp_path / "compiled/last.safetensors") < 1e-4
+
+
+@pytest.mark.parametrize("harm", ["cut short", "flipped"])
+def test_beside_a_damaged_state_training_goes_on_from_the_one_before(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    train_until_killed(dataset, tmp_path / "c.safetensors", SETTINGS, monkeypatch, after=9)
+    content = bytearray((tmp_path / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "state.pt").write_bytes(content[:-1] if harm == "cut short" else content)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
+    assert "state.pt cannot be read" in caplog.text
+    assert f"going on from the state before it, {tmp_path}/state.previous.pt" in caplog.text
+    assert "going on after step 4" in caplog.text
+    assert (tmp_path / "c.safetensors").read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_how_to_go_on_and_does(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    take = train._take_step
+
+    def take_and_ask(run: train.Run, *rest: Any) -> None:
+        if run.step == 6:
+            os.kill(os.getpid(), number)
+        take(run, *rest)
+
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(train, "_take_step", take_and_ask)
+        with pytest.raises(train.StoppedError) as stopped:
+            train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert str(stopped.value) == f"stopped after step 7 of 12, saved in {tmp_path}/state.pt; the same command goes on from there"
+    assert stopped.value.exit_code == code
+    assert load_checkpoint(tmp_path / "last.safetensors", torch.device("cpu")).meta.step == 7
+    assert not (tmp_path / "c.safetensors").exists()
+    monkeypatch.setattr(
+        train, "_take_step", lambda run, *rest: take(run, *rest) if run.step >= 7 else pytest.fail("a step was taken twice")
+    )
+    train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
+    assert (tmp_path / "c.safetensors").read_bytes() == whole.read_bytes()
+    assert (tmp_path / "history.csv").read_bytes() == (whole.parent / "history.csv").read_bytes()
+
+
 def test_two_do_not_train_to_one_place(dataset: Path, tmp_path: Path) -> None:
     with hold_folder(tmp_path), pytest.raises(StoreError, match="is already at work in"):
         train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
@@ -215,6 +396,143 @@ def test_a_loss_that_is_no_number_stops_with_the_patches_named(dataset: Path, tm
     with pytest.raises(TrainingError, match=r"not finite at step 1, patches west/p/train\d.*lower 'train\.lr'"):
         train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
     assert not (tmp_path / "c.safetensors").exists()
+
+
+def break_loss(monkeypatch: pytest.MonkeyPatch, *, factor: Callable[[int], float]) -> None:
+    """Multiply the loss of the n-th call by `factor(n)`; its gradient follows."""
+    honest, calls = train.compute_loss, itertools.count()
+
+    def broken(*given: Any, **more: Any) -> dict[str, torch.Tensor]:
+        wrong = factor(next(calls))
+        return {part: value * wrong for part, value in honest(*given, **more).items()}
+
+    monkeypatch.setattr(train, "compute_loss", broken)
+
+
+NO_VALIDATION = {"train": 6, "val": 0}
+
+
+def test_a_gradient_that_is_no_number_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_dataset(tmp_path, NO_VALIDATION)
+    break_loss(monkeypatch, factor=lambda call: math.inf if call == 9 else 1.0)
+    with pytest.raises(TrainingError, match=r"not finite at step 10, patches west/p/train.*the last good state is kept"):
+        train_network(manifest, tmp_path / "c.safetensors", SETTINGS)
+    state = torch.load(io.BytesIO((tmp_path / "state.pt").read_bytes().partition(b"\n")[2]))["state"]
+    assert state["step"] == 8
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+def test_a_fault_names_the_patches_of_its_own_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_dataset(tmp_path, NO_VALIDATION)
+    seen: list[tuple[int, ...]] = []
+    take = train._take_step
+    monkeypatch.setattr(train, "_take_step", lambda run, draw, *rest: (seen.append(draw.patches), take(run, draw, *rest)))
+    break_loss(monkeypatch, factor=lambda call: math.nan if call == 4 else 1.0)
+    with pytest.raises(TrainingError) as fault:
+        train_network(manifest, tmp_path / "c.safetensors", SETTINGS)
+    assert re.findall(r"train(\d)", str(fault.value)) == [str(place) for place in sorted(set(seen[4]))]
+
+
+def test_fp16_leaves_out_single_overflows_and_stops_after_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, settings = write_dataset(tmp_path, NO_VALIDATION), SETTINGS.model_copy(update={"precision": "fp16", "weight_decay": 0.0})
+    with monkeypatch.context() as patch:
+        break_loss(patch, factor=lambda call: math.inf if call in (0, 3, 4) else 1.0)
+        train_network(manifest, tmp_path / "some/c.safetensors", settings)
+    assert math.isfinite(float(read_history(tmp_path / "some")[-1]["total"]))
+    assert weights_of(tmp_path / "some/last.safetensors").isfinite().all()
+    break_loss(monkeypatch, factor=lambda _: math.inf)
+    with pytest.raises(TrainingError, match=r"fp16 overflows 16 times in a row at step 16, patches .* set 'train\.precision' to bf16"):
+        train_network(manifest, tmp_path / "all/c.safetensors", settings.model_copy(update={"steps": 20}))
+
+
+def test_a_loss_that_grows_without_end_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, settings = write_dataset(tmp_path, NO_VALIDATION), SETTINGS.model_copy(update={"steps": 60, "lr": 1e-5})
+    break_loss(monkeypatch, factor=lambda call: 1.0 if call < 30 else 1000.0)
+    with pytest.raises(TrainingError, match=r"the loss has diverged: \d.* after 0\.\d+ at step 31, patches .*raise 'train\.divergence'"):
+        train_network(manifest, tmp_path / "c.safetensors", settings)
+    train_network(manifest, tmp_path / "d.safetensors", settings.model_copy(update={"divergence": None, "steps": 32}))
+
+
+def raise_real_shortage() -> None:
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
+def raise_shortage_of_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("run_out", [raise_real_shortage, raise_shortage_of_a_gpu])
+def test_where_memory_does_not_suffice_it_is_said_what_to_try(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(train, "_learn_piece", lambda *_: run_out())
+    with pytest.raises(
+        TrainingError, match=r"with 4 crops of 16 px at a time: set 'train\.accumulate' to 2 \(same result\) or .*batch_size' to 2"
+    ):
+        train_network(dataset, tmp_path / "c.safetensors", SHARED)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6, 12, 7])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_to_be_tried_is_allowed_and_smaller(batch_size: int, processes: int) -> None:
+    settings = TrainSettings(batch_size=batch_size * processes, processes=processes)
+    for _ in range(5):
+        advice = describe_memory(settings)
+        if "accumulate" not in advice:
+            break
+        finer, smaller = (int(number) for number in re.findall(r"to (\d+)", advice))
+        assert TrainSettings.model_validate(settings.model_dump() | {"batch_size": smaller}).batch_size < settings.batch_size
+        settings = TrainSettings.model_validate(settings.model_dump() | {"accumulate": finer})
+    assert settings.accumulate == batch_size, "in the end single crops"
+    assert "lower 'train.crop_px'" in describe_memory(settings)
+
+
+def test_a_network_that_cannot_be_compiled_is_refused_in_one_line(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no compiler found\nand much more")
+
+    monkeypatch.setattr(train, "_learn_piece", fail)
+    with pytest.raises(ConfigError, match=r"'train\.compile': torch cannot compile the network \(no compiler found\); set it to false"):
+        train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
+
+
+def test_training_that_no_longer_helps_stops_early_and_is_then_finished(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(
+        update={"lr": 1.0, "warmup_steps": 0, "steps": 100, "validate_every": 2, "patience": 2, "divergence": None}
+    )
+    train_network(dataset, tmp_path / "c.safetensors", settings)
+    rows = read_history(tmp_path)
+    losses = [float(row["val_loss"]) for row in rows]
+    assert int(rows[-1]["step"]) < 100
+    assert min(losses[-2:]) >= min(losses[:-2]) == losses[-3]
+    assert load_checkpoint(tmp_path / "c.safetensors", torch.device("cpu")).meta.step == int(rows[-3]["step"])
+    monkeypatch.setattr(train, "_take_step", lambda *_: pytest.fail("a step was taken"))
+    train_network(dataset, tmp_path / "c.safetensors", settings)
+
+
+def test_training_starts_from_a_checkpoint_that_fits(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"start_from": str(whole), "steps": 1})
+    train_network(dataset, tmp_path / "c.safetensors", settings)
+    kept = load_checkpoint(whole, torch.device("cpu")).meta
+    assert float(read_history(tmp_path)[0]["val_loss"]) == kept.best_loss
+    other = settings.model_copy(update={"network": SETTINGS.network.model_copy(update={"blocks": 2})})
+    with pytest.raises(ConfigError, match=r"'train\.start_from' .* is another network: 'train\.network\.blocks' was 1 and is 2"):
+        train_network(dataset, tmp_path / "c.safetensors", other)
+
+
+def test_processes_that_begin_apart_are_refused(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "sum_numbers", lambda values, _: {name: value + 4 for name, value in values.items()})
+    with pytest.raises(TrainingError, match="would begin after step 0, others elsewhere: write to a disk that all share"):
+        train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
+
+
+def test_training_leaves_the_callers_chance_alone(dataset: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train_network(dataset, tmp_path / "c.safetensors", SETTINGS.model_copy(update={"steps": 1}))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_cannot_be_trained_is_refused(dataset: Path, tmp_path: Path) -> None:
