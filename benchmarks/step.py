@@ -44,6 +44,8 @@ TRAINING_TO_FORWARD: Final = 3
 """A training step has about three times the floating-point operations of its forward pass: backward makes two products of each."""
 DEVICE_PEAKS: Final = {"H200": (4.8, 989.0, 67.0), "H100": (3.35, 989.0, 67.0), "A100": (2.0, 312.0, 19.5)}
 """TB/s, TFLOP/s in bf16 and in fp32, all dense, of the SXM forms (NVIDIA's data sheets)."""
+INTERRUPTED: Final = 130
+"""Exit code of a run that was stopped before its first round was over."""
 VARIANTS: Final = ("naive", "fast", "bf16", "compiled", "compiled-bf16", "graphs-bf16")
 """Ways to run our network: written out plainly, as trained, in bf16 arithmetic, compiled, both, and with CUDA graphs on top."""
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -124,13 +126,13 @@ def main() -> int:
     for contestant in contestants:
         contestant.gflop, contestant.gigabytes = _count(contestant, batch)
         contestant.peak_mb = _measure_memory(contestant, batch)
-    for number in range(options.rounds):
-        for contestant in contestants:
-            wall_s, cpu_s = _time_step(contestant, batch)
-            contestant.wall_s.append(wall_s)
-            contestant.cpu_s.append(cpu_s)
-        if sys.stderr.isatty():
-            print(f"\rround {number + 1} of {options.rounds}", end="", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _run_rounds(contestants, batch, options.rounds)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the table has the rounds until now", file=sys.stderr)
+    if not all(contestant.wall_s for contestant in contestants):
+        return INTERRUPTED
     _print_table(contestants, options)
     return 0
 
@@ -156,6 +158,16 @@ def _read_options() -> argparse.Namespace:
         if peer.partition("=")[0] not in PEERS or not peer.partition("=")[2]:
             parser.error(f"--peer {peer}: expected NAME=FOLDER, with NAME one of {', '.join(PEERS)}")
     return options
+
+
+def _run_rounds(contestants: list[Contestant], batch: Batch, rounds: int) -> None:
+    """One step of each contestant in turn, again and again."""
+    for number in range(rounds):
+        for contestant in contestants:
+            wall_s, cpu_s = _time_step(contestant, batch)
+            contestant.wall_s.append(wall_s)
+            contestant.cpu_s.append(cpu_s)
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
 
 
 def _make_batch(options: argparse.Namespace) -> Batch:
@@ -241,9 +253,7 @@ def _warm_up(contestant: Contestant, batch: Batch, options: argparse.Namespace) 
     with _time_limit(options.compile_limit_s):
         for _ in range(2):
             _take_step(contestant, batch)
-        seconds = time.perf_counter() - seconds
-        if "compiled" in contestant.name or "graphs" in contestant.name:
-            print(f"{contestant.name}: ready after {seconds:.0f} s", file=sys.stderr)
+        print(f"{contestant.name}: ready after {time.perf_counter() - seconds:.0f} s", file=sys.stderr, flush=True)
         return True
     print(f"{contestant.name}: gave up after {time.perf_counter() - seconds:.0f} s (--compile-limit-s)", file=sys.stderr)
     return False
@@ -326,7 +336,8 @@ def _print_table(contestants: list[Contestant], options: argparse.Namespace) -> 
     device = torch.cuda.get_device_name() if on_gpu else _name_cpu()
     print(f"`python benchmarks/step.py {' '.join(sys.argv[1:])}`\n")
     load = "" if on_gpu else f", load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    size = f"batch {options.batch} of {options.bands} + {options.sar_bands} bands, {options.crop} px, {options.rounds} rounds"
+    rounds = min(len(one.wall_s) for one in contestants)
+    size = f"batch {options.batch} of {options.bands} + {options.sar_bands} bands, {options.crop} px, {rounds} rounds"
     print(f"{device}, {options.threads} threads{load}, torch {torch.__version__}; {size}. Medians; times per sample, forward and backward.")
     clock = "wall" if on_gpu or options.threads > 1 else "CPU"
     memory = "allocator's peak" if on_gpu else "peak growth of resident memory"
@@ -354,7 +365,7 @@ def _make_row(one: Contestant, rivals: list[Contestant], options: argparse.Names
     cells.append("-" if one.peak_mb is None else f"{one.peak_mb:.0f}")
     for rival in rivals:
         theirs = rival.cpu_s if is_cpu_clock else rival.wall_s
-        cells.append(f"{statistics.median(other / own for other, own in zip(theirs, times, strict=True)):.2f}")
+        cells.append(f"{statistics.median(other / own for other, own in zip(theirs, times, strict=False)):.2f}")
     if peaks:
         per_s = batch / wall_s
         cells.append(f"{one.gigabytes * per_s / 1e3 / peaks[0]:.0%}")
