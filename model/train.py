@@ -59,8 +59,8 @@ CLOUDY: Final = 0.5
 """A pixel whose cloud probability is at least this counts as cloudy in the validation's PSNR."""
 MAX_SKIPPED: Final = 16
 """Steps in a row that fp16 may leave out: so many halvings bring the first scale of torch's `GradScaler`, 65536, down to 1."""
-ENCODER_LR: Final = 1e-3
-"""Learning rate of the mask encoder of learned weighting."""
+ENCODER_LR: Final = 1e-2
+"""Learning rate of the mask encoder of learned weighting: it has few weights and few steps."""
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Arithmetic of the network by `precision`."""
 
