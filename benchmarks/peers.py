@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
 from sereno.model.attention import shift_mask
-from sereno.pipeline.errors import ConfigError, DataError, MissingError
+from sereno.pipeline.errors import DataError, MissingError
 
 PAPER_BANDS: Final = 13
 """Optical bands of the papers: all of Sentinel-2 L1C."""
@@ -31,8 +31,6 @@ GLFCR_WINDOW_PX: Final = 8
 """Side of an attention window of GLF-CR, in its features of half the size."""
 GLFCR_APART: Final = -100.0
 """What GLF-CR adds to the logits of pixels that do not see each other; its gates need it finite."""
-ECRFORMER_SIZES: Final = {"full": ([2, 3, 2, 2], 48, 4), "light": ([2, 2, 1, 1], 32, 2)}
-"""Blocks per level, width and refining blocks of ECRformer, from its two config files."""
 HPNCR_LEAST_PX: Final = 128
 """HPN-CR reflects its features by up to a window; smaller images would be narrower than that."""
 
@@ -141,22 +139,22 @@ def make_uncrtaints(*, sar_bands: int, mean: Sequence[float], std: Sequence[floa
     return _UncrtaintsPeer(module.UNCRTAINTS(bands + sar_bands, **widths, out_nonlin_mean=True, covmode=None, is_mono=True))
 
 
-def make_ecrformer(
-    *,
-    sar_bands: int,
-    mean: Sequence[float],
-    std: Sequence[float],  # noqa: ARG001
-    folder: str,
-    size: str = "full",
-) -> nn.Module:
-    """ECRformer, `size` full (11.4 million parameters) or light (3.8 million)."""
-    if size not in ECRFORMER_SIZES:
-        raise ConfigError(f"ECRformer: size is '{size}', expected one of {', '.join(ECRFORMER_SIZES)}")
-    blocks, width, refining = ECRFORMER_SIZES[size]
+def make_ecrformer(*, sar_bands: int, mean: Sequence[float], std: Sequence[float], folder: str) -> nn.Module:  # noqa: ARG001
+    """ECRformer, its full form of 11.4 million parameters."""
+    return _make_ecrformer((sar_bands, len(mean)), folder, blocks=[2, 3, 2, 2], width=48, refining=4)
+
+
+def make_ecrformer_light(*, sar_bands: int, mean: Sequence[float], std: Sequence[float], folder: str) -> nn.Module:  # noqa: ARG001
+    """ECRformer, its light form of 3.8 million parameters."""
+    return _make_ecrformer((sar_bands, len(mean)), folder, blocks=[2, 2, 1, 1], width=32, refining=2)
+
+
+def _make_ecrformer(bands: tuple[int, int], folder: str, *, blocks: list[int], width: int, refining: int) -> nn.Module:
+    """ECRformer for SAR and optical `bands`; blocks per level, width and refining blocks are those of its two config files."""
     shape: dict[str, Any] = {"num_layers": len(blocks), "num_blocks": blocks, "features_start": width, "num_refine": refining}
     kinds: dict[str, Any] = {"bottle_neck": "tsa", "cbam": "1ca2+1sa2", "block_type": ["ecrformer"] * 2, "pos_encoding": None}
     module = _load(ECRFORMER, folder)
-    return _EcrformerPeer(module.ECRformerModel(in_chans=[sar_bands, len(mean)], out_chans=len(mean), **shape, **kinds), step_px=8)
+    return _EcrformerPeer(module.ECRformerModel(in_chans=list(bands), out_chans=bands[1], **shape, **kinds), step_px=8)
 
 
 def make_hpncr(*, sar_bands: int, mean: Sequence[float], std: Sequence[float], folder: str) -> nn.Module:  # noqa: ARG001
@@ -207,8 +205,9 @@ PEERS: Final[dict[str, Callable[..., nn.Module]]] = {
     "hpncr": make_hpncr,
     "glfcr": make_glfcr,
     "ecrformer": make_ecrformer,
+    "ecrformer-light": make_ecrformer_light,
 }
-"""The factories by the name they have on the command line."""
+"""What makes each peer, by its name on the command line."""
 
 
 def _enlarge(image: Tensor, size: Sequence[int]) -> Tensor:

@@ -20,7 +20,6 @@ core-seconds per crop: 8,100 core-seconds; validation, scoring and start-up add 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -32,22 +31,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Final
 
 from quality_plan import FORMS, PEERS, REFERENCE, VARIANTS, Dataset, Job, Plan, describe_plan, make_plan
-from quality_table import Row, Scores, add_baselines, compare_datasets, read_scores, to_json, write_dataset_table, write_table
+from quality_table import Row, compare_datasets, read_means, to_fixed, to_json, write_differences, write_table
 
 from sereno.model.config import CustomSettings
-from sereno.pipeline.errors import SerenoError
+from sereno.pipeline.errors import SerenoError, StoreError
 from sereno.pipeline.store import read_json, write_json, write_text
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-COSTS: Final = ("cpu_s", "wall_s")
-"""What training took, in seconds; None where it was killed in between, so that nobody counted."""
 SIZES: Final = {
     "seeds": "runs of each network",
     "steps": "optimiser steps",
@@ -58,10 +55,6 @@ SIZES: Final = {
 """What may be said otherwise than the form does."""
 VERB: Final = (sys.executable, "-m", "sereno.model")
 """How our commands begin."""
-STATES: Final = ("state.pt", "state.previous.pt", "last.safetensors")
-"""What training keeps to go on from."""
-POLL_S: Final = 1.0
-"""How often one looks whether a left-over process has ended."""
 FINGERPRINT: Final = (
     "from sereno.pipeline.fingerprint import fingerprint as f; print(f('sereno.model.train') + ' ' + f('sereno.model.evaluate'))"
 )
@@ -73,37 +66,32 @@ COUNT: Final = (
 """Prints the trained parameters of a checkpoint; a process of its own, since peers' modules may bear the same names."""
 
 
-class JobFailed(Exception):  # noqa: N818 - it is no error of ours: the table goes on
-    """One run cannot be made; the message says why."""
-
-
-class Stopped(Exception):  # noqa: N818 - likewise
-    """The table was asked to stop."""
+class RunError(Exception):
+    """One run cannot be made, the message says why; the table goes on without it."""
 
 
 class Bench:
     """What the runs that are made at the same time share."""
 
-    def __init__(self, jobs: int, *, keep: bool) -> None:
-        """`jobs` at a time; `keep` takes finished runs of other code as they are."""
+    def __init__(self, jobs: int, lock: IO[str], *, keep: bool) -> None:
+        """`jobs` at a time, while `lock` is held; `keep` takes finished runs of other code as they are."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.jobs, self.keep, self.threads = jobs, keep, max(1, cores // jobs)
+        self.jobs, self.lock, self.keep, self.threads = jobs, lock, keep, max(1, cores // jobs)
         self.stopping = threading.Event()
         self.processes: set[subprocess.Popen[bytes]] = set()
 
-    def call(self, command: Sequence[str], log: IO[bytes], held: IO[str], *, output: IO[bytes] | None = None) -> float:
-        """Run `command` with its words in `log` and its output there too, or in `output`; the CPU seconds it took.
+    def call(self, command: Sequence[str], log: IO[bytes]) -> float:
+        """Run `command` with all its words in `log`; the CPU seconds it took.
 
-        It inherits `held`: the lock of its folder lasts as long as it lives, even if this process is killed.
+        It inherits the lock, so that no other table begins while it lives, even if this process is killed.
 
         Raises:
-            JobFailed: it failed.
-            Stopped: it was stopped.
+            RunError: it failed, or was stopped.
         """
         threads = str(self.threads)
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output or log, stderr=log, pass_fds=(held.fileno(),), start_new_session=True
+            command, cwd=ROOT, env=environment, stdout=log, stderr=log, pass_fds=[self.lock.fileno()], start_new_session=True
         )
         self.processes.add(process)
         if self.stopping.is_set():  # asked for in between
@@ -112,9 +100,9 @@ class Bench:
         process.returncode = os.waitstatus_to_exitcode(status)
         self.processes.discard(process)
         if self.stopping.is_set():
-            raise Stopped
+            raise RunError("stopped")
         if process.returncode:
-            raise JobFailed(f"{' '.join(command[1:4])} ended with {process.returncode}: {_last_line(Path(log.name))}")
+            raise RunError(f"{' '.join(command[1:4])} ended with {process.returncode}: {_last_line(Path(log.name))}")
         return usage.ru_utime + usage.ru_stime
 
     def stop(self) -> None:
@@ -123,82 +111,52 @@ class Bench:
         for process in tuple(self.processes):
             process.terminate()
 
-    @contextlib.contextmanager
-    def hold(self, folder: Path) -> Iterator[IO[str]]:
-        """Keep others out of `folder`; wait for a process of an earlier table that still works there.
-
-        Raises:
-            Stopped: while waiting.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        waiting = False
-        with (folder / ".job").open("a") as file:
-            while not _lock(file):
-                if not waiting:
-                    print(f"waiting for a process of an earlier table that is still at work in {folder}", flush=True)
-                waiting = True
-                if self.stopping.wait(POLL_S):
-                    raise Stopped
-            yield file
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
 
 def _last_line(path: Path) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
     return f"{lines[-1][:300] if lines else 'no word'} (all of it in {path})"
 
 
-def run_job(job: Job, bench: Bench) -> str:
-    """Make one run, or find it finished; in words, what was done.
+def run_job(job: Job, bench: Bench) -> bool:
+    """Make one run; whether anything had to be done.
 
     Raises:
-        JobFailed: it cannot be made.
-        Stopped: the table was asked to stop.
+        RunError: it cannot be made, or was stopped.
     """
-    with bench.hold(job.folder) as held:
-        identity, record = identify_job(job), read_record(job)
-        if is_finished(job, record, identity, keep=bench.keep):
-            return "was there"
-        if record and not is_same_training(record, identity, keep=bench.keep):
-            _empty(job.folder)
-            record = {}
-        missing = find_unscored(job, record, identity, keep=bench.keep)
-        with (job.folder / "log.txt").open("ab") as log:
-            if not record.get("trained"):
-                record = train_job(job, identity, bench, (log, held))
-            for dataset in missing:
-                bench.call(write_scoring(job, dataset), log, held)
-        commands = [write_training(job), *(write_scoring(job, dataset) for dataset in (job.dataset, *job.scored))]
-        shown = [" ".join(command[1:]) for command in commands]
-        identity["training"] = record["identity"]["training"]  # with `keep` its code may be another
-        write_json(_record_of(job), record | {"identity": identity, "finished": True, "commands": shown})
-        return "done" if record["cpu_s"] else "done, going on from what was there"
+    record = read_record(job)
+    identity = identify_job(job, record, keep=bench.keep)
+    if record and record["identity"]["training"] != identity["training"]:
+        shutil.rmtree(job.folder)
+        record = {}
+    missing = find_unscored(job, record, identity)
+    if not missing:
+        return False
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / "log.txt").open("ab") as log:
+        if not record.get("trained"):
+            record = train_job(job, identity, bench, log)
+        for dataset in missing:
+            bench.call(write_scoring(job, dataset), log)
+    commands = [write_training(job), *(write_scoring(job, dataset) for dataset in (job.dataset, *job.scored))]
+    shown = [" ".join(command[1:]) for command in commands]
+    write_json(job.record, record | {"identity": identity, "finished": True, "commands": shown})
+    return True
 
 
-def train_job(job: Job, identity: Mapping[str, Any], bench: Bench, files: tuple[IO[bytes], IO[str]]) -> dict[str, Any]:
+def train_job(job: Job, identity: Mapping[str, Any], bench: Bench, log: IO[bytes]) -> dict[str, Any]:
     """Train, and give the record of it; what training needs to go on is then deleted, being several times as large as the weights.
 
     Raises:
-        JobFailed, Stopped: as `Bench.call`.
+        RunError: as `Bench.call`.
     """
-    states = [job.folder / name for name in STATES]
-    fresh = not any(state.exists() for state in states)
-    write_json(_record_of(job), {"identity": identity})
-    started = time.monotonic()
-    seconds = bench.call(write_training(job), *files)
-    costs = (seconds, time.monotonic() - started) if fresh else (None, None)
+    begun = any(job.folder.glob("state*.pt"))
+    write_json(job.record, {"identity": identity})
+    seconds = bench.call(write_training(job), log)
     parameters = int(_ask(COUNT, str(job.folder / "checkpoint.safetensors")))
-    record = {"identity": identity, "trained": True, "parameters": parameters, **dict(zip(COSTS, costs, strict=True))}
-    write_json(_record_of(job), record)
-    for state in states:
-        state.unlink(missing_ok=True)
+    record = {"identity": identity, "trained": True, "parameters": parameters, "cpu_s": None if begun else seconds}
+    write_json(job.record, record)
+    for leftover in (*job.folder.glob("state*.pt"), job.folder / "last.safetensors"):
+        leftover.unlink(missing_ok=True)
     return record
 
 
@@ -210,15 +168,22 @@ def write_training(job: Job) -> list[str]:
 
 def write_scoring(job: Job, dataset: Dataset) -> list[str]:
     """The command that scores on `dataset`."""
-    places = [str(dataset.path), str(job.folder / "checkpoint.safetensors"), str(job.scores(dataset))]
+    places = [str(dataset.path), str(job.folder / "checkpoint.safetensors"), str(job.scores(dataset) / "scores.csv")]
     return [*VERB, "evaluate", *places, "--settings", json.dumps({"examples": 0, "device": job.settings.device})]
 
 
-def identify_job(job: Job) -> dict[str, Any]:
-    """All that decides what comes out of training and of scoring: what is finished is good for nothing else."""
+def identify_job(job: Job, record: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
+    """All that decides what comes out of training and of scoring: what is finished is good for nothing else.
+
+    With `keep` the code of what `record` has finished is taken for today's.
+    """
     network = job.settings.network
     source = ROOT / network.source.rpartition(":")[0] if isinstance(network, CustomSettings) else None
     training, scoring = _ask(FINGERPRINT).split()
+    if keep and record.get("trained"):
+        training = record["identity"]["training"]["code"]
+    if keep and record.get("finished"):
+        scoring = record["identity"]["scoring"]["code"]
     return {
         "training": {
             "settings": job.settings.model_dump(mode="json"),
@@ -234,37 +199,20 @@ def _ask(program: str, *arguments: str) -> str:
     """What a few words of Python print."""
     answer = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     if answer.returncode:
-        raise JobFailed(f"python -c {program[:40]!r}... ended with {answer.returncode}: {answer.stderr.strip()[-300:]}")
+        raise RunError(f"python -c {program[:40]!r}... ended with {answer.returncode}: {answer.stderr.strip()[-300:]}")
     return answer.stdout.split("\n")[-2]
-
-
-def _record_of(job: Job) -> Path:
-    return job.folder / "run.json"
 
 
 def read_record(job: Job) -> dict[str, Any]:
     """What is known of the run; empty if it was never begun."""
-    path = _record_of(job)
-    return dict(read_json(path)) if path.is_file() else {}
+    return dict(read_json(job.record)) if job.record.is_file() else {}
 
 
-def is_finished(job: Job, record: Mapping[str, Any], identity: Mapping[str, Any], *, keep: bool) -> bool:
-    """Whether the run that `record` describes is the one of `identity`, and all of it is there; `keep` lets the code differ."""
-    return is_same_training(record, identity, keep=keep) and not find_unscored(job, record, identity, keep=keep)
-
-
-def is_same_training(record: Mapping[str, Any], identity: Mapping[str, Any], *, keep: bool) -> bool:
-    """Whether it was begun with the same settings, data and, without `keep`, code."""
-    ours, theirs = identity["training"], record.get("identity", {}).get("training", {})
-    return bool(ours == theirs | ({"code": ours["code"]} if keep else {}))
-
-
-def find_unscored(job: Job, record: Mapping[str, Any], identity: Mapping[str, Any], *, keep: bool) -> list[Dataset]:
-    """Datasets on which it is not yet scored with, unless `keep`, this code."""
+def find_unscored(job: Job, record: Mapping[str, Any], identity: Mapping[str, Any]) -> list[Dataset]:
+    """Datasets on which the run that `record` describes is not yet scored by the code of `identity`."""
     scoring = record["identity"]["scoring"] if record.get("finished") else {"datasets": {}, "code": None}
-    same = keep or scoring["code"] == identity["scoring"]["code"]
-    known = scoring["datasets"] if same else {}
-    return [each for each in (job.dataset, *job.scored) if known.get(each.name) != each.sha256 or not job.scores(each).is_file()]
+    known = scoring["datasets"] if scoring["code"] == identity["scoring"]["code"] else {}
+    return [each for each in (job.dataset, *job.scored) if known.get(each.name) != each.sha256 or not job.summary(each).is_file()]
 
 
 def is_of(job: Job, record: Mapping[str, Any]) -> bool:
@@ -275,15 +223,6 @@ def is_of(job: Job, record: Mapping[str, Any]) -> bool:
     return bool(training["settings"] == job.settings.model_dump(mode="json") and training["dataset"] == job.dataset.sha256)
 
 
-def _empty(folder: Path) -> None:
-    """Remove what an outdated run left, but not the lock."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != ".job":
-            path.unlink()
-
-
 def run_plan(plan: Plan, bench: Bench) -> dict[str, str]:
     """Make all runs, write the tables anew after each, and say how it goes; why runs failed, by name.
 
@@ -291,19 +230,21 @@ def run_plan(plan: Plan, bench: Bench) -> dict[str, str]:
         KeyboardInterrupt: the user, or SIGTERM, asked to stop; the runs at work have saved and ended.
     """
     failed: dict[str, str] = {}
-    started, made, found = time.monotonic(), 0, 0
+    started, made = time.monotonic(), 0
     with ThreadPoolExecutor(bench.jobs) as executor:
         futures = {executor.submit(run_job, job, bench): job for job in plan.jobs}
         try:
-            for future in as_completed(futures):
+            for number, future in enumerate(as_completed(futures), 1):
                 job = futures[future]
                 try:
-                    done = future.result()
-                except (JobFailed, SerenoError, OSError) as error:
-                    failed[job.name], done = str(error), f"FAILED: {error}"
-                made, found = (made, found + 1) if done == "was there" else (made + 1, found)
+                    made += future.result()
+                    words = f"{read_means(job.summary(job.dataset))['network']['cloudy', 'psnr']:.2f} dB on cloudy pixels"
+                except (RunError, SerenoError, OSError) as error:
+                    failed[job.name], words = str(error), f"FAILED: {error}"
                 write_tables(plan, bench, failed)
-                print(_describe_progress(job, done, (found, made, len(plan.jobs)), time.monotonic() - started), flush=True)
+                gone_s, left = time.monotonic() - started, len(plan.jobs) - number
+                forecast = f", about {_clock(gone_s * left / made)} left" if made and left else ""
+                print(f"[{number}/{len(plan.jobs)}] {job.name}: {words}; {_clock(gone_s)} gone{forecast}", flush=True)
         except KeyboardInterrupt:
             bench.stop()
             executor.shutdown(cancel_futures=True)
@@ -311,95 +252,73 @@ def run_plan(plan: Plan, bench: Bench) -> dict[str, str]:
     return failed
 
 
-def _describe_progress(job: Job, done: str, counts: tuple[int, int, int], gone_s: float) -> str:
-    found, made, total = counts
-    line = f"[{found + made}/{total}] {job.name}: {done}"
-    record = read_record(job)
-    if record.get("finished"):
-        means = _read(job.scores(job.dataset)).means("network")
-        line += f", {means['cloudy', 'psnr']:.2f} dB on cloudy pixels"
-        line += f", {record['cpu_s'] / 60:.1f} CPU min" if record.get("cpu_s") else ""
-    left = total - found - made
-    forecast = f", about {_clock(gone_s * left / made)} left" if made and left else ""
-    return f"{line}; {_clock(gone_s)} gone{forecast}"
-
-
 def _clock(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
-_cache: dict[tuple[Path, int], Scores] = {}
-
-
-def _read(path: Path) -> Scores:
-    """Scores, read once as long as they do not change."""
-    key = path, path.stat().st_mtime_ns
-    if key not in _cache:
-        _cache[key] = read_scores(path)
-    return _cache[key]
-
-
 def write_tables(plan: Plan, bench: Bench, failed: Mapping[str, str]) -> None:
     """Write `table.md` and `table.json` of the runs that are finished."""
-    sections: dict[str, list[Row]] = {}
-    for dataset in plan.datasets:
-        sections[dataset.name] = collect_rows(plan, dataset, dataset)
-    for dataset in plan.scored:
-        sections[dataset.name] = collect_rows(plan, plan.datasets[0], dataset)
-    first = plan.datasets[0].name
-    crossed = {name: compare_datasets(sections[first], rows) for name, rows in sections.items() if name != first}
-    full = {name: add_baselines(rows, plan.floors.get(name, {})) for name, rows in sections.items()}
-    titles = {dataset.name: f"{dataset.name}: trained on {first}" for dataset in plan.scored}
-    texts = [write_table(titles.get(name, name), rows, REFERENCE) for name, rows in full.items()]
-    texts += [write_dataset_table(first, name, differences) for name, differences in crossed.items() if differences]
-    write_text(plan.output / "table.md", "\n".join([*texts, describe_table(plan, sections, failed)]))
-    tables = {name: to_json(rows, REFERENCE) for name, rows in full.items()}
-    write_json(plan.output / "table.json", {"tables": tables, "failed": dict(failed), **describe_making(plan, bench)})
+    first = plan.datasets[0]
+    tables = {dataset.name: collect_rows(plan, dataset, dataset) for dataset in plan.datasets}
+    tables |= {dataset.name: collect_rows(plan, first, dataset) for dataset in plan.scored}
+    titles = {dataset.name: f"{dataset.name}: trained on {first.name}" for dataset in plan.scored}
+    texts = [write_table(titles.get(name, name), rows, REFERENCE) for name, rows in tables.items()]
+    for name in list(tables)[1:]:
+        if differences := compare_datasets(tables[first.name], tables[name]):
+            headings = f"{first.name} minus {name}", f"on {first.name} it is, by PSNR"
+            texts.append(f"## {first.name} against {name}: the same test patches\n\n{write_differences(headings, differences)}")
+    runs = {job.name: record for job in plan.jobs if is_of(job, record := read_record(job))}
+    write_text(plan.output / "table.md", "\n".join([*texts, describe_table(plan, runs, failed)]))
+    shown = {name: to_json(rows, REFERENCE) for name, rows in tables.items()}
+    write_json(plan.output / "table.json", {"tables": shown, "failed": dict(failed), "runs": runs, **describe_making(plan, bench)})
 
 
 def collect_rows(plan: Plan, trained: Dataset, scored: Dataset) -> list[Row]:
-    """A row per variant that was trained on one dataset and scored on another, with the seeds that are finished."""
+    """A row per variant that was trained on one dataset and scored on another, with the seeds that are finished; baselines and floors."""
     rows: dict[str, Row] = {}
+    fixed: dict[str, Row] = {}
     for job in plan.jobs:
-        if job.dataset is trained:
-            row = rows.setdefault(job.variant, Row(job.variant, {}, None, {"cpu_s": [], "wall_s": [], "code": []}))
-            record = read_record(job)
-            if is_of(job, record) and job.scores(scored).is_file():
-                row.runs[job.settings.seed] = _read(job.scores(scored))
-                row.facts.update(parameters=record["parameters"], samples=job.settings.steps * job.settings.batch_size)
-                for key in COSTS:
-                    row.facts[key] += [record[key]] if record[key] else []
-                row.facts["code"] = sorted({*row.facts["code"], " ".join(part["code"] for part in record["identity"].values())})
-    return list(rows.values())
+        if job.dataset is not trained:
+            continue
+        row = rows.setdefault(job.variant, Row(job.variant, {}, None, {"cpu_s": [], "code": []}))
+        record = read_record(job)
+        if is_of(job, record) and job.summary(scored).is_file():
+            means = read_means(job.summary(scored))
+            row.runs[job.settings.seed] = means.pop("network")
+            row.facts.update(parameters=record["parameters"], samples=job.settings.steps * job.settings.batch_size)
+            row.facts["cpu_s"] += [record["cpu_s"]] if record["cpu_s"] else []
+            row.facts["code"] = sorted({*row.facts["code"], _code_of(record)})
+            fixed = fixed or {name: Row(name, {}, of, {}) for name, of in means.items()}
+    floors = [to_fixed(name, scores) for name, scores in plan.floors.get(scored.name, {}).items()]
+    return [*rows.values(), *fixed.values(), *floors]
 
 
-def describe_table(plan: Plan, sections: Mapping[str, Sequence[Row]], failed: Mapping[str, str]) -> str:
+def _code_of(record: Mapping[str, Any]) -> str:
+    """Fingerprints of the code that trained and of the code that scored."""
+    return f"{record['identity']['training']['code']} {record['identity']['scoring']['code']}"
+
+
+def describe_table(plan: Plan, runs: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> str:
     """What the numbers are, what is missing, and why."""
-    done = sum(len(row.runs) for dataset in plan.datasets for row in sections[dataset.name])
     lines = [
-        f"{done} of {len(plan.jobs)} runs. A run is one number: the mean over the test patches. ± and [ ] are 95 % Student intervals over",
-        "seeds, paired by seed (with one seed: from drawing ground blocks), each for itself; they say how far training by chance scatters,",
-        "not how far other ground would differ. All networks see the same crops of a seed; loss and learning rate are one for all, unless",
-        "the name says otherwise. CPU time is that of trainings which nothing interrupted.",
+        f"{len(runs)} of {len(plan.jobs)} runs. A run is one number: the mean over the test patches. ± is a 95 % Student interval over",
+        "seeds, differences being paired by seed, each for itself; it says how far training by chance scatters, not how far other ground",
+        "would differ. All networks see the same crops of a seed; loss and learning rate are one for all, unless the name says otherwise.",
+        "CPU time is that of trainings which nothing interrupted.",
     ]
-    if len({code for rows in sections.values() for row in rows for code in row.facts["code"]}) > 1:
+    if len({_code_of(record) for record in runs.values()}) > 1:
         lines += ["", "NOTE: the code of training or scoring changed between these runs: they do not compare exactly."]
     lines += ["", *(f"- {name} failed: {reason}" for name, reason in failed.items())] if failed else []
     return "\n".join(lines) + "\n"
 
 
 def describe_making(plan: Plan, bench: Bench) -> dict[str, Any]:
-    """How the table was made: command, datasets, settings and versions."""
-    settings = {job.variant: job.settings.model_copy(update={"seed": 0}).model_dump(mode="json") for job in plan.jobs}
-    packages = {name: version(name) for name in ("sereno", "torch", "numpy")}
+    """How the table was made: command, datasets, versions and machine."""
     return {
         "command": sys.argv,
-        "reference": REFERENCE,
         "datasets": {dataset.name: {"path": str(dataset.path), "sha256": dataset.sha256} for dataset in (*plan.datasets, *plan.scored)},
-        "settings": settings,
-        "runs": {job.name: record for job in plan.jobs if is_of(job, record := read_record(job))},
-        "versions": {"python": platform.python_version(), **packages},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("sereno", "torch", "numpy")}},
         "machine": {"system": platform.platform(), "threads": bench.threads, "at a time": bench.jobs},
     }
 
@@ -447,8 +366,8 @@ def main() -> int:
             print("\n".join(job.name for job in plan.jobs))
             return 0
         signal.signal(signal.SIGTERM, _interrupt)
-        bench = Bench(arguments.jobs, keep=arguments.keep)
-        failed = run_plan(plan, bench)
+        with open_lock(plan.output) as lock:
+            failed = run_plan(plan, Bench(arguments.jobs, lock, keep=arguments.keep))
     except SerenoError as error:
         print(f"quality: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -457,6 +376,22 @@ def main() -> int:
         return 130
     print((plan.output / "table.md").read_text())
     return 1 if failed else 0
+
+
+def open_lock(output: Path) -> IO[str]:
+    """The lock of the folder, held until it and all that inherited it are closed.
+
+    Raises:
+        StoreError: another holds it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lock = (output / ".lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StoreError(f"{output}: another table is being made there, or a process of an earlier one is still at work; wait") from None
+    return lock
 
 
 if __name__ == "__main__":

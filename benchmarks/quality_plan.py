@@ -1,6 +1,6 @@
 """The plan of `quality.py`: which networks, how large, and every run that follows from the command line.
 
-A line of VARIANTS is all that another ablation takes; a line of PEERS and a function in `peers.py` all that another peer does.
+A line of VARIANTS is all that another ablation takes; a function and a line of PEERS in `peers.py` all that another peer does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+from peers import PEERS
 
 from sereno.model.config import ModelSettings, TrainSettings
 from sereno.pipeline.config import load_settings
@@ -43,26 +45,8 @@ RUN_CORE_S: Final = 50
 """CPU time of a run apart from its training steps, measured."""
 
 
-class Peer(NamedTuple):
-    """A network of others."""
-
-    function: str
-    """What makes it in `peers.py`."""
-    lr: float | None = None
-    """Learning rate of its authors' code; None where that is ours or not known."""
-    size: str | None = None
-    """Which of its sizes; None where it has one."""
-
-
-PEERS: Final = {
-    "uncrtaints": Peer("make_uncrtaints"),
-    "tcrnet": Peer("make_tcrnet", 1e-4),
-    "hpncr": Peer("make_hpncr"),
-    "glfcr": Peer("make_glfcr", 1e-4),
-    "ecrformer": Peer("make_ecrformer", 4e-4),
-    "ecrformer-light": Peer("make_ecrformer", 4e-4, "light"),
-}
-"""What `--peer` knows; the full form trains with our learning rate and with its authors'."""
+OWN_RATES: Final = {"tcrnet": 1e-4, "glfcr": 1e-4, "ecrformer": 4e-4, "ecrformer-light": 4e-4}
+"""Learning rate of a peer's own code where it is another than ours and known: the full form trains with both."""
 
 
 class Form(NamedTuple):
@@ -111,17 +95,31 @@ class Job(NamedTuple):
     """Its name."""
     settings: TrainSettings
     """Of the run, the seed among them."""
-    folder: Path
-    """Where everything about it lies."""
+    output: Path
+    """Where all runs lie."""
 
     @property
     def name(self) -> str:
         """In lines of progress."""
-        return f"{self.dataset.name}/{self.variant}/seed {self.settings.seed}"
+        return f"{self.dataset.name}/{self.variant}/seed-{self.settings.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where everything about it lies."""
+        return self.output / self.name
 
     def scores(self, dataset: Dataset) -> Path:
-        """Where its scores on `dataset` lie."""
-        return self.folder / (f"on-{dataset.name}" if dataset in self.scored else "") / "scores.csv"
+        """The folder of its scores on `dataset`."""
+        return self.folder / f"on-{dataset.name}" if dataset in self.scored else self.folder
+
+    def summary(self, dataset: Dataset) -> Path:
+        """Their means; written last, so that all is there where it is."""
+        return self.scores(dataset) / "summary.json"
+
+    @property
+    def record(self) -> Path:
+        """What is known of the run."""
+        return self.folder / "run.json"
 
 
 class Plan(NamedTuple):
@@ -148,20 +146,19 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     """
     datasets = tuple(open_dataset(text) for text in arguments.datasets)
     scored = tuple(open_dataset(text) for text in arguments.score)
+    names = [dataset.name for dataset in (*datasets, *scored)]
+    if len({*names}) < len(names):
+        raise ConfigError(f"two datasets have the same name, seen {names}: give them names, as in sar=a/dataset.json")
     output = arguments.output.resolve()
     form = make_form(arguments)
     runs = choose_variants(form, arguments)
     settings = {name: make_settings(form, arguments.settings, name, changes) for name, changes in runs.items()}
     jobs = [
-        Job(dataset, scored if dataset is datasets[0] else (), name, settings[name].model_copy(update={"seed": seed}), folder)
+        Job(dataset, scored if dataset is datasets[0] else (), name, settings[name].model_copy(update={"seed": seed}), output)
         for seed in range(form.seeds)
         for dataset in datasets
         for name in runs
-        for folder in [output / dataset.name / name / f"seed-{seed}"]
     ]
-    names = [dataset.name for dataset in (*datasets, *scored)]
-    if len({*names}) < len(names):
-        raise ConfigError(f"two datasets have the same name, seen {names}: give them names, as in sar=a/dataset.json")
     return Plan(tuple(jobs), datasets, scored, read_floors(arguments.floors, (*datasets, *scored)), output)
 
 
@@ -178,8 +175,10 @@ def open_dataset(text: str) -> Dataset:
 
 def _split_name(text: str) -> tuple[str, Path]:
     """`NAME=PATH` or `PATH` as name, empty if there is none, and whole path."""
-    name, _, place = text.partition("=") if "/" not in text.partition("=")[0] else ("", "", text)
-    return (name, Path(place).expanduser().resolve()) if place else ("", Path(name).expanduser().resolve())
+    name, _, path = text.partition("=")
+    if not path or "/" in name:  # a path may hold the sign too
+        name, path = "", text
+    return name, Path(path).expanduser().resolve()
 
 
 def make_form(arguments: argparse.Namespace) -> Form:
@@ -218,10 +217,9 @@ def make_peer(text: str, *, full: bool) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"--peer: expected NAME=FOLDER with a name of {', '.join(PEERS)}, seen {text!r}")
     if not folder.is_dir():
         raise MissingError(f"--peer {name}: {folder} is no folder; put its source there")
-    peer = PEERS[name]
-    options = {"folder": str(folder)} | ({"size": peer.size} if peer.size else {})
-    changes = {"network": {"name": "custom", "source": f"benchmarks/peers.py:{peer.function}", "options": options}}
-    return {name: changes} | ({f"{name}-own-rate": changes | {"lr": peer.lr}} if full and peer.lr else {})
+    source = f"benchmarks/peers.py:{PEERS[name].__name__}"
+    changes = {"network": {"name": "custom", "source": source, "options": {"folder": str(folder)}}}
+    return {name: changes} | ({f"{name}-own-rate": changes | {"lr": OWN_RATES[name]}} if full and name in OWN_RATES else {})
 
 
 def make_settings(form: Form, common: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> TrainSettings:

@@ -6,7 +6,10 @@ import argparse
 import importlib
 import json
 import math
+import re
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +18,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sereno.pipeline.errors import ConfigError, MissingError
+from sereno.pipeline.errors import ConfigError, MissingError, StoreError
 from sereno.pipeline.store import write_manifest
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = ("a", "a", "b", "c")
 
 
 def import_benchmark(name: str) -> ModuleType:
@@ -58,111 +60,98 @@ def parse(*words: str) -> argparse.Namespace:
     return arguments
 
 
-def scores(level: float, *, patches: int = 4, psnr: tuple[float, ...] | None = None) -> Any:
-    """Scores of a run whose network has the same PSNR everywhere, or `psnr` by patch."""
-    values = {}
-    for method, extra in {"network": level, "copy": 1.0, "mean": 2.0, "fill": 3.0}.items():
-        for region in ("all", "cloudy", "clear"):
-            for metric in table.METRICS:
-                values[method, region, metric] = (extra,) * patches
-    if psnr:
-        values["network", "cloudy", "psnr"] = psnr
-    return table.Scores(tuple(f"p{n}" for n in range(patches)), BLOCKS[:patches], values)
+def means(level: float) -> Any:
+    """What a run scores that has `level` in every column."""
+    return dict.fromkeys(table.COLUMNS, level)
 
 
 def row(name: str, *levels: float, first_seed: int = 0) -> Any:
-    runs = {seed: scores(level) for seed, level in enumerate(levels, first_seed)}
-    return table.Row(name, runs, None, {"parameters": 1_500_000, "samples": 3200, "cpu_s": [60.0], "wall_s": [30.0], "code": ["x"]})
+    runs = {seed: means(level) for seed, level in enumerate(levels, first_seed)}
+    return table.Row(name, runs, None, {"parameters": 1_500_000, "samples": 3200, "cpu_s": [60.0], "code": ["x"]})
+
+
+def compare(ours: Any, other: Any) -> Any:
+    """Their difference in PSNR on cloudy pixels."""
+    return table.compare_rows(ours, other)["cloudy", "psnr"]
+
+
+def write_summary(folder: Path, **levels: float | None) -> None:
+    """`summary.json` as `sereno evaluate` writes it, every score of a method being its level."""
+    scores = {
+        method: {region: {metric: {"mean": level} for metric in table.METRICS} for region in ("all", "cloudy", "clear")}
+        for method, level in levels.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps({"scores": scores}))
 
 
 def test_the_interval_is_students() -> None:
     values = np.random.default_rng(0).normal(25, 0.4, 5)
     low, high = scipy.stats.t.interval(0.95, 4, loc=values.mean(), scale=scipy.stats.sem(values))
     interval = table.to_interval(values.tolist())
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((values.mean(), low, high))
+    assert (interval.mean, interval.mean - interval.half, interval.mean + interval.half) == pytest.approx((values.mean(), low, high))
     assert interval.n == 5
 
 
 def test_the_interval_covers_the_truth_19_times_out_of_20() -> None:
     generator = np.random.default_rng(1)
     intervals = [table.to_interval(generator.normal(0, 1, 3).tolist()) for _ in range(2000)]
-    assert sum(interval.low < 0 < interval.high for interval in intervals) / 2000 == pytest.approx(0.95, abs=0.015)
+    assert sum(abs(interval.mean) < interval.half for interval in intervals) / 2000 == pytest.approx(0.95, abs=0.015)
 
 
 def test_what_all_seeds_share_cancels_in_a_paired_difference() -> None:
-    difference = table.compare_rows(row("ours", 20.0, 25.0, 30.0), row("theirs", 19.5, 24.4, 29.6))
-    psnr = difference.metrics["psnr"]
+    psnr = compare(row("ours", 20.0, 25.0, 30.0), row("theirs", 19.5, 24.4, 29.6))
     assert psnr.mean == pytest.approx(0.5)
-    assert psnr.high - psnr.low < 0.6  # although the seeds are five apart
-    assert difference.verdict == "ahead"
-    assert table.compare_rows(row("theirs", 19.5, 24.4, 29.6), row("ours", 20.0, 25.0, 30.0)).verdict == "behind"
+    assert psnr.half < 0.3  # although the seeds are five apart
+    assert table.judge(psnr) == "ahead"
+    assert table.judge(compare(row("theirs", 19.5, 24.4, 29.6), row("ours", 20.0, 25.0, 30.0))) == "behind"
 
 
 def test_only_seeds_of_both_are_compared() -> None:
-    difference = table.compare_rows(row("ours", 20.0, 21.0, 22.0), row("theirs", 20.0, 21.5, first_seed=1))
-    assert difference.metrics["psnr"].n == 2
-    assert difference.metrics["psnr"].mean == pytest.approx(0.75)
-    assert table.compare_rows(row("ours", 20.0), row("theirs", 20.0, first_seed=7)).verdict == "no seed in common"
+    psnr = compare(row("ours", 20.0, 21.0, 22.0), row("theirs", 20.0, 21.5, first_seed=1))
+    assert psnr.n == 2
+    assert psnr.mean == pytest.approx(0.75)
+    assert table.judge(compare(row("ours", 20.0), row("theirs", 20.0, first_seed=7))) == "no seed in common"
 
 
-def test_an_interval_that_holds_zero_resolves_nothing() -> None:
-    assert table.compare_rows(row("ours", 20.0, 21.0, 19.0), row("theirs", 19.9, 21.2, 19.0)).verdict == "not resolved"
+def test_neither_an_interval_that_holds_zero_nor_one_seed_resolves_anything() -> None:
+    assert table.judge(compare(row("ours", 20.0, 21.0, 19.0), row("theirs", 19.9, 21.2, 19.0))) == "not resolved"
+    assert table.judge(compare(row("ours", 30.0), row("theirs", 20.0))) == "one seed says nothing"
+    assert table.judge(compare(row("ours", math.nan), row("theirs", 20.0))) == "not known"
 
 
-def test_with_one_seed_ground_blocks_are_drawn_and_the_verdict_says_so() -> None:
-    ours = table.Row("ours", {0: scores(0, psnr=(24.0, 26.0, 25.0, 27.0))}, None, {})
-    theirs = table.Row("theirs", {0: scores(0, psnr=(22.0, 24.0, 22.0, 23.0))}, None, {})
-    difference = table.compare_rows(ours, theirs)
-    psnr = difference.metrics["psnr"]
-    assert psnr.mean == pytest.approx(2.75)
-    assert psnr.low == pytest.approx(2.0, abs=0.05)  # both patches of block a, drawn three times
-    assert psnr.high == pytest.approx(4.0, abs=0.05)
-    assert difference.verdict == "ahead on this ground, one seed"
-
-
-def test_baselines_come_from_any_run_and_floors_from_their_file() -> None:
-    rows = table.add_baselines([row("afsst-s", 24.0, 26.0)], {"nearest clear date": {"psnr": 27.5, "ssim": 0.9}})
-    means = {line.name: line.fixed for line in rows if line.fixed}
-    assert list(means) == ["copy", "mean", "fill", "nearest clear date"]
-    assert means["fill"]["cloudy", "psnr"] == 3.0
-    assert means["nearest clear date"]["cloudy", "psnr"] == 27.5
-    assert math.isnan(means["nearest clear date"]["all", "psnr"])
-    assert table.compare_rows(rows[0], rows[-1]).metrics["psnr"].mean == pytest.approx(-2.5)
-
-
-def test_patches_without_a_score_do_not_count() -> None:
-    means = scores(0, psnr=(20.0, math.nan, 30.0, math.inf)).means("network")
-    assert means["cloudy", "psnr"] == 25.0
+def test_what_needs_no_training_is_compared_with_every_seed_where_it_is_known() -> None:
+    floor = table.to_fixed("nearest clear date", {"psnr": 27.5, "ssim": 0.9})
+    assert compare(row("afsst-s", 24.0, 26.0), floor) == pytest.approx((-2.5, 12.706, 2), abs=1e-3)
+    assert math.isnan(floor.fixed["all", "psnr"])
 
 
 def test_the_written_table_names_every_row_and_has_no_nan() -> None:
-    rows = table.add_baselines([row("afsst-s", 24.0, 26.0), row("unet", 23.0, 25.5), row("concat")], {"floor": {"psnr": 22.0}})
+    networks = [row("afsst-s", 24.0, 24.5), row("unet", 23.0, 25.5), row("concat")]
+    rows = [*networks, table.Row("copy", {}, means(10.0), {}), table.to_fixed("floor", {"psnr": 22.0})]
     text = table.write_table("demo", rows, "afsst-s")
     lines = [line.split("|") for line in text.splitlines() if line.startswith("|")]
-    assert len({len(line) for line in lines[:8]}) == 1
+    assert {len(line) for line in lines[:6]} == {len(lines[0])}
+    assert {len(line) for line in lines[6:]} == {len(lines[6])}
     assert "nan" not in text
-    assert [line[1].strip() for line in lines[2:8]] == ["afsst-s", "unet", "copy", "mean", "fill", "floor"]  # concat has no run yet
-    assert "24.25 ± 15.88" in text  # 12.706 sqrt(2) 1.25 / sqrt(2): two seeds say little
+    assert [line[1].strip() for line in lines[2:6]] == ["afsst-s", "unet", "copy", "floor"]  # concat has no run yet
+    assert [line[1].strip() for line in lines[8:]] == ["unet", "copy", "floor"]
+    assert "24.25 ± 3.18" in text  # 12.706 sqrt(0.125) / sqrt(2): two seeds say little
     json.dumps(table.to_json(rows, "afsst-s"), allow_nan=False)
 
 
-def test_scores_are_read_as_evaluate_writes_them(tmp_path: Path) -> None:
-    lines = ["id,block,method,region,mae,psnr,ssim,sam_deg"]
-    for patch, block, psnr in (("p", "a", 20.0), ("q", "a", math.nan)):
-        lines += [f"{patch},{block},{method},{region},0.1,{psnr},0.5,3" for method in ("network", "copy") for region in ("all", "cloudy")]
-    (tmp_path / "scores.csv").write_text("\n".join(lines) + "\n")
-    read = table.read_scores(tmp_path / "scores.csv")
-    assert read.patches == ("p", "q")
-    assert read.blocks == ("a", "a")
-    assert read.values["network", "cloudy", "psnr"][0] == 20.0
-    assert math.isnan(read.values["copy", "all", "psnr"][1])
+def test_means_are_read_as_evaluate_writes_them(tmp_path: Path) -> None:
+    write_summary(tmp_path, network=20.0, copy=None)
+    read = table.read_means(tmp_path / "summary.json")
+    assert read["network"] == means(20.0)
+    assert all(math.isnan(value) for value in read["copy"].values())
 
 
-def test_datasets_are_compared_only_where_the_test_patches_are_the_same() -> None:
-    real, zeroed = [row("afsst-s", 25.0, 26.0)], [row("afsst-s", 22.0, 23.5)]
-    assert table.compare_datasets(real, zeroed)[0].metrics["psnr"].mean == pytest.approx(2.75)
-    other = [table.Row("afsst-s", {0: scores(20.0, patches=3), 1: scores(20.0, patches=3)}, None, {})]
-    assert table.compare_datasets(real, other) == []
+def test_datasets_are_compared_only_where_copying_scores_the_same() -> None:
+    real, zeroed = ([row("afsst-s", *levels), table.Row("copy", {}, means(9.5), {})] for levels in ((25.0, 26.0), (22.0, 23.5)))
+    [(name, difference)] = table.compare_datasets(real, zeroed)
+    assert (name, difference["cloudy", "psnr"].mean) == ("afsst-s", pytest.approx(2.75))
+    assert table.compare_datasets(real, [zeroed[0], table.Row("copy", {}, means(9.6), {})]) == []
 
 
 def test_the_first_seed_of_every_network_comes_before_the_second_of_any(tmp_path: Path) -> None:
@@ -212,23 +201,10 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 
 def test_several_datasets_have_a_folder_each_and_only_the_first_is_scored_elsewhere(tmp_path: Path) -> None:
     real, zeroed, shuffled = (write_dataset(tmp_path / name) for name in ("real", "zeroed", "shuffled"))
-    words = (
-        f"real={real}",
-        f"zeroed={zeroed}",
-        str(tmp_path / "out"),
-        "--score",
-        f"shuffled={shuffled}",
-        "--only",
-        "afsst-s",
-        "--seeds",
-        "1",
-    )
+    words = f"real={real} zeroed={zeroed} {tmp_path}/out --score shuffled={shuffled} --only afsst-s --seeds 1".split()
     first, second = plans.make_plan(parse(*words)).jobs
     assert first.folder == tmp_path / "out/real/afsst-s/seed-0"
-    assert [place.relative_to(first.folder).as_posix() for place in map(first.scores, (first.dataset, *first.scored))] == [
-        "scores.csv",
-        "on-shuffled/scores.csv",
-    ]
+    assert [first.scores(dataset) for dataset in (first.dataset, *first.scored)] == [first.folder, first.folder / "on-shuffled"]
     assert second.scored == ()
     with pytest.raises(ConfigError, match="same name"):
         plans.make_plan(parse(str(real), str(zeroed), str(tmp_path / "out")))
@@ -240,22 +216,79 @@ def test_floors_beside_a_dataset_are_taken(tmp_path: Path) -> None:
     assert plan(tmp_path).floors == {"dataset": {"nearest": {"psnr": 28.0}}}
 
 
-def test_a_finished_run_is_good_for_its_settings_data_and_code_alone(tmp_path: Path) -> None:
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run whose commands only note that they were called, and score."""
+    monkeypatch.setattr(quality, "_ask", lambda program, *_: "1 1" if "fingerprint" in program else "1500000")
     job = plan(tmp_path, "--only", "afsst-s", "--seeds", "1").jobs[0]
-    training = {"settings": job.settings.model_dump(mode="json"), "dataset": job.dataset.sha256, "source": None, "code": "1"}
-    identity = {"training": training, "scoring": {"datasets": {"dataset": job.dataset.sha256}, "code": "1"}}
-    record = {"identity": json.loads(json.dumps(identity)), "finished": True}
-    assert not quality.is_finished(job, record, identity, keep=False), "its scores are not there"
-    job.folder.mkdir(parents=True)
-    (job.folder / "scores.csv").touch()
-    assert quality.is_finished(job, record, identity, keep=False)
-    assert not quality.is_finished(job, record | {"finished": False}, identity, keep=True)
-    other_code = identity | {"training": training | {"code": "2"}}
-    assert not quality.is_finished(job, record, other_code, keep=False)
-    assert quality.is_finished(job, record, other_code, keep=True)
-    assert not quality.is_finished(job, record, identity | {"training": training | {"dataset": "other"}}, keep=True)
-    assert not quality.is_finished(job, record, identity | {"scoring": identity["scoring"] | {"code": "2"}}, keep=False)
+
+    def call(self: Any, command: list[str], log: Any) -> float:
+        self.called.append(command[3])
+        (job.folder / "state.pt").touch()
+        if command[3] == "evaluate":
+            write_summary(Path(command[6]).parent, network=25.0, copy=10.0)
+        return 60.0
+
+    monkeypatch.setattr(quality.Bench, "call", call)
+    return job
+
+
+def run(job: Any, *, keep: bool = False) -> list[str]:
+    """Verbs that are called when the run is made."""
+    with (job.output.parent / "lock").open("a") as lock:
+        bench = quality.Bench(1, lock, keep=keep)
+    bench.called = []
+    assert quality.run_job(job, bench) == bool(bench.called)
+    return list(bench.called)
+
+
+def test_a_finished_run_is_good_for_its_settings_data_and_code_alone(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(job) == ["train", "evaluate"]
+    assert run(job) == []
+    assert not (job.folder / "last.safetensors").exists()
     elsewhere = job.dataset._replace(name="elsewhere")
-    assert quality.find_unscored(job._replace(scored=(elsewhere,)), record, identity, keep=False) == [elsewhere]
-    assert quality.is_of(job, record)
-    assert not quality.is_of(job._replace(settings=job.settings.model_copy(update={"steps": 1})), record)
+    assert run(job._replace(scored=(elsewhere,))) == ["evaluate"]
+    assert run(job._replace(dataset=job.dataset._replace(sha256="other")), keep=True) == ["train", "evaluate"]
+    assert run(job) == ["train", "evaluate"]
+    changed = job._replace(settings=job.settings.model_copy(update={"steps": 1}))
+    assert not quality.is_of(changed, quality.read_record(job))
+    for code, wanted in (("1 2", ["evaluate"]), ("2 2", ["train", "evaluate"])):
+        monkeypatch.setattr(quality, "_ask", lambda program, *_, code=code: code if "fingerprint" in program else "1")
+        assert run(job, keep=True) == []
+        assert run(job) == wanted
+    (job.folder / "summary.json").unlink()
+    assert run(job) == ["evaluate"]
+
+
+def test_the_table_holds_what_is_finished_and_says_what_failed(job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = plan(tmp_path, "--only", "afsst-s", "--seeds", "1")
+    with (tmp_path / "lock").open("a") as lock:
+        bench = quality.Bench(1, lock, keep=False)
+    bench.called = []
+    assert quality.run_plan(made, bench) == {}
+    assert "[1/1] dataset/afsst-s/seed-0: 25.00 dB on cloudy pixels" in capsys.readouterr().out
+    quality.write_tables(made, bench, {"dataset/unet/seed-0": "no memory"})
+    text = (made.output / "table.md").read_text()
+    assert re.search(r"\| afsst-s +\| 1.50 M +\| 3,200 +\| 1 +\| 1.0 +\| 25.00 ", text)
+    assert re.search(r"\| copy +\| \+15.00 .*one seed says nothing", text)
+    assert "- dataset/unet/seed-0 failed: no memory" in text
+    assert list(json.loads((made.output / "table.json").read_text())["runs"]) == ["dataset/afsst-s/seed-0"]
+
+
+def test_one_table_at_a_time_is_made_in_a_folder(tmp_path: Path) -> None:
+    with quality.open_lock(tmp_path), pytest.raises(StoreError, match="another table is being made there"):
+        quality.open_lock(tmp_path)
+    quality.open_lock(tmp_path).close()
+
+
+def test_a_stopped_run_leaves_what_it_needs_to_go_on(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("a") as lock, (tmp_path / "log.txt").open("ab") as log:
+        bench = quality.Bench(1, lock, keep=False)
+        threading.Timer(0.5, bench.stop).start()
+        started = time.monotonic()
+        with pytest.raises(quality.RunError, match="stopped"):
+            bench.call([sys.executable, "-c", "import time; time.sleep(60)"], log)
+        assert time.monotonic() - started < 30
+        bench.stopping.clear()
+        with pytest.raises(quality.RunError, match=r"ended with 3: the last word \(all of it in"):
+            bench.call([sys.executable, "-c", "import sys; print('the last word'); sys.exit(3)"], log)
