@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import adapters
 import numpy as np
 import pytest
 import zarr
@@ -21,19 +19,6 @@ from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.patches import MASK_CHANNELS, SPLITS, PatchRecord
 from sereno.pipeline.store import read_manifest, store_of, verify_store
 
-
-def load_adapters() -> ModuleType:
-    """The script as a module: benchmarks are no package."""
-    spec = importlib.util.spec_from_file_location("adapters", Path(__file__).parent.parent / "benchmarks" / "adapters.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["adapters"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-adapters = load_adapters()
 SITE = "site"
 
 

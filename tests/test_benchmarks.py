@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import re
@@ -11,29 +10,17 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import quality
+import quality_plan as plans
+import quality_table as table
 import scipy.stats
 
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError
 from sereno.pipeline.store import write_manifest
-
-ROOT = Path(__file__).parent.parent
-
-
-def import_benchmark(name: str) -> ModuleType:
-    """A script of `benchmarks/`, found as when it is run."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
-
-
-quality, plans, table = (import_benchmark(name) for name in ("quality", "quality_plan", "quality_table"))
 
 
 def write_dataset(folder: Path, name: str = "dataset") -> Path:
