@@ -6,11 +6,12 @@ A network and the settings enter `Run`; `to_state` leaves, as plain values and t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sereno.model.config import TrainSettings
 from sereno.model.data import Batch
@@ -83,7 +84,7 @@ class Sums(NamedTuple):
         """Nothing yet."""
         return Sums(0, [0.0] * len(Sums.columns(settings)))
 
-    def add(self, values: list[float]) -> Sums:
+    def add(self, values: Sequence[float]) -> Sums:
         """The sums with one more step."""
         return Sums(self.steps + 1, [total + value for total, value in zip(self.values, values, strict=True)])
 
@@ -97,7 +98,7 @@ class Run:
 
     def __init__(self, network: nn.Module, settings: TrainSettings, *, device: torch.device, bands: int) -> None:
         """`network` is on `device`; its images have so many optical `bands`."""
-        self.network, self.settings = network, settings
+        self.network, self.settings, self.device = network, settings, device
         self._weights = network.state_dict()  # these share memory with the network
         self.average = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
         self.optimiser = create_optimiser(network, settings)
@@ -108,8 +109,8 @@ class Run:
         self.worse = 0
         self.unread: list[Tensor] = []
         self.is_stopping = False
-        staged = settings.loss.stages > 0 and hasattr(network, "forward_stages")
-        answer: Any = network.forward_stages if staged else network.forward
+        has_stages = settings.loss.stages > 0 and hasattr(network, "forward_stages")
+        answer: Any = network.forward_stages if has_stages else network
         self.answer = torch.compile(answer) if settings.compile else answer
 
     @property
@@ -137,6 +138,25 @@ class Run:
         with torch.no_grad():
             return weigh_pixels(batch, self.settings.loss, None if self.encoder is None else self.encoder(batch.optical))
 
+    def follow(self, values: Sequence[float]) -> None:
+        """Enter a step, `values` in the order of `Sums.columns`.
+
+        With fp16 one of too large a gradient is only counted: the scaler left it out.
+        """
+        norm, total, *_ = values
+        if self.settings.precision == "fp16" and not math.isfinite(norm):
+            self.skipped += 1
+        else:
+            self.skipped, self.trend, self.sums = 0, self.trend.follow(total), self.sums.add(values)
+
+    @torch.no_grad()
+    def answer_averaged(self, batch: Batch) -> Tensor:
+        """What the averaged weights answer, in fp32 as in `evaluate`: (B, C, H, W), on the run's device."""
+        self.network.eval()
+        seen = batch.to(self.device)
+        answer: Tensor = functional_call(self.network, self.average, (seen.optical, seen.sar, seen.cloud))
+        return answer.float()
+
     @torch.no_grad()
     def update_average(self) -> None:
         """Move the averaged weights towards the weights; faster at first, so that the first ones are forgotten."""
@@ -146,6 +166,16 @@ class Run:
         for name, tensor in self._weights.items():
             if not tensor.is_floating_point():
                 self.average[name].copy_(tensor)
+
+    def keep_best(self, score: Score | None) -> None:
+        """Keep the averaged weights if their loss is below that of all before them, else count them as worse.
+
+        Without a score the newest are kept.
+        """
+        is_best = score is None or self.best is None or self.best.score is None or score.loss < self.best.score.loss
+        if is_best:
+            self.best = Best(self.step, score, {name: tensor.clone() for name, tensor in self.average.items()})
+        self.worse = 0 if is_best else self.worse + 1
 
     def to_state(self) -> dict[str, Any]:
         """Everything but the history, as plain values and tensors. Nothing else is random: see the module's first lines and `PatchFeed`."""

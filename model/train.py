@@ -3,7 +3,7 @@
 A packed dataset enters; a checkpoint (the best weights), `last.safetensors` and `history.csv` leave. Beside them lies `state.pt`: a run
 that was killed, or stopped by Ctrl-C or SIGTERM, goes on from it and ends with the same bytes as one that was not (on one machine, with
 as many threads and processes; on a GPU as far as its kernels repeat themselves). It stays: a finished run that is asked for again with
-the same data, settings and code is written again in seconds instead of trained again; without it it is trained from the start.
+the same data, settings and code is written again in seconds instead of trained again. Without `state*.pt` it is trained from the start.
 
 A batch is cut twice: among processes, each of which takes its share of the crops, and by each into `accumulate` pieces to save memory.
 What the loss is divided by is added up over the whole batch first, so that however it is cut, the sum of the pieces is the same. Only
@@ -18,17 +18,17 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sereno.model.checkpoint import (
     CheckpointMeta,
+    Identity,
     choose_device,
     hash_file,
     identify_run,
@@ -38,25 +38,22 @@ from sereno.model.checkpoint import (
     save_state,
 )
 from sereno.model.config import TrainSettings
-from sereno.model.data import Batch, DatasetFacts, Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records, to_batch
+from sereno.model.data import Batch, DatasetFacts, Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records
+from sereno.model.faults import describe_memory, explain_faults
 from sereno.model.flow import hold_folder
 from sereno.model.losses import compute_loss, measure_amounts, part_names
-from sereno.model.metrics import masked_psnr
 from sereno.model.monitor import Monitor, read_watched
 from sereno.model.ranks import Ranks, StopRequest, catch_signals, join_ranks, sum_gradients, sum_numbers, sum_over_ranks
-from sereno.model.run import Best, Run, Score, Sums
+from sereno.model.run import Best, Run, Sums
 from sereno.model.schedule import compute_rate
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
+from sereno.model.validation import describe_validation_memory, score_weights
 from sereno.model.weighting import MaskEncoder, encoding_loss
-from sereno.pipeline.errors import ConfigError, TrainingError
+from sereno.pipeline.errors import TrainingError
 from sereno.pipeline.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_BATCH: Final = 4
-"""Patches per forward pass of a validation."""
-CLOUDY: Final = 0.5
-"""A pixel whose cloud probability is at least this counts as cloudy in the validation's PSNR."""
 MAX_SKIPPED: Final = 16
 """Steps in a row that fp16 may leave out: so many halvings bring the first scale of torch's `GradScaler`, 65536, down to 1."""
 ENCODER_LR: Final = 1e-2
@@ -93,6 +90,8 @@ class Job(NamedTuple):
     """This process among those that share the work."""
     device: torch.device
     """Where it works."""
+    identity: Identity
+    """What a saved state must be of, so that this may go on from it."""
 
     @property
     def state_file(self) -> Path:
@@ -113,51 +112,61 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
     with join_ranks(settings) as ranks, hold_folder(output.parent) if ranks.is_first else contextlib.nullcontext():
         device, facts = choose_device(ranks.device), read_facts(dataset)
         feed = PatchFeed(open_split(dataset, "train"), settings, facts.sar_bands, device=device)
-        job = Job(dataset, output, settings, facts, feed, open_split(dataset, "val"), ranks, device)
+        identity = identify_run(settings, hash_file(dataset), fingerprint("sereno.model.train"))
+        job = Job(dataset, output, settings, facts, feed, open_split(dataset, "val"), ranks, device, identity)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             _train(job)
 
 
 def _train(job: Job) -> None:
-    identity = identify_run(job.settings, hash_file(job.dataset), fingerprint("sereno.model.train"))
-    run, first = Run(_create_network(job), job.settings, device=job.device, bands=len(job.facts.bands)), job.ranks.is_first
-    state = load_state(job.state_file, identity=identity)
+    """Begin or go on, take all steps, write what they led to."""
+    started, state = time.monotonic(), load_state(job.state_file, identity=job.identity)
+    run = _begin_run(job, state)
+    with _open_monitor(job) as monitor, catch_signals() as request:
+        monitor.start(run.step, state["rows"] if state else [])
+        if run.best is None:
+            _validate(run, job, monitor)
+        _take_steps(run, job, monitor, request)
+        if job.ranks.is_first:
+            monitor.save()
+            _save_weights(run, job)
+    if not run.is_over:
+        raise StoppedError(_describe_stop(run, job), request.number or signal.SIGTERM)
+    logger.info("trained %s: %d steps in %.0f s, kept step %d", job.output, run.step, time.monotonic() - started, _best_of(run).step)
+
+
+def _begin_run(job: Job, state: Mapping[str, Any] | None) -> Run:
+    """The run as `state` saw it; without one as it is before its first step, its mask encoder learnt."""
+    run = Run(_create_network(job), job.settings, device=job.device, bands=len(job.facts.bands))
     if state is not None:
         run.restore(state)
     _check_together(run, job.ranks)
     _log_start(run, job)
     if run.encoder is not None and state is None:
         _train_encoder(run.encoder, job)
-    started, columns = time.monotonic(), ("step", "lr", *Sums.columns(job.settings), "val_loss", "val_psnr_db")
-    watched = read_watched(job.validation, job.facts, job.settings) if first else None
-    with Monitor(job.output.parent, job.settings, columns, watched, active=first) as monitor, catch_signals() as request:
-        monitor.start(run.step, state["rows"] if state else [])
-        if run.best is None:
-            _validate(run, job, monitor)
-        for _ in _take_steps(run, job, monitor, request):
-            if run.is_saving_due and first:
-                save_state(job.state_file, run.to_state() | {"rows": monitor.rows}, identity=identity)
-        if first:
-            monitor.save()
-            _save_weights(run, job)
-        if not run.is_over:
-            raise StoppedError(_describe_stop(run, job), request.number or signal.SIGTERM)
-    logger.info("trained %s: %d steps in %.0f s, kept step %d", job.output, run.step, time.monotonic() - started, _best_of(run).step)
+    return run
 
 
-def _take_steps(run: Run, job: Job, monitor: Monitor, request: StopRequest) -> Iterator[int]:
-    """Take one step after the other until the run is over or asked to stop; after each, its number."""
+def _open_monitor(job: Job) -> Monitor:
+    columns = ("step", "lr", *Sums.columns(job.settings), "val_loss", "val_psnr_db")
+    watched = read_watched(job.validation, job.facts, job.settings) if job.ranks.is_first else None
+    return Monitor(job.output.parent, job.settings, columns, watched, active=job.ranks.is_first)
+
+
+def _take_steps(run: Run, job: Job, monitor: Monitor, request: StopRequest) -> None:
+    """Take one step after the other until the run is over or asked to stop; look at the losses, validate and save whenever that is due."""
     share = job.ranks.rank, job.ranks.world
     with contextlib.closing(job.feed.stream(run.step, share)) as stream:
         while not (run.is_over or run.is_stopping):
             draw = next(stream)
-            with _explain_faults(describe_memory(job.settings)):
+            with explain_faults(describe_memory(job.settings)):
                 _take_step(run, draw, job, request)
             if _is_reading_due(run, job, request):
                 _read_losses(run, job, monitor)
             if run.is_validation_due:
                 _validate(run, job, monitor)
-            yield run.step
+            if run.is_saving_due and job.ranks.is_first:
+                save_state(job.state_file, run.to_state() | {"rows": monitor.rows}, identity=job.identity)
             monitor.advance(run.step, run.trend.last)
 
 
@@ -209,13 +218,13 @@ def _read_losses(run: Run, job: Job, monitor: Monitor) -> None:
     """Look at the steps taken since the last look: stop if one went wrong, else enter them into the history.
 
     Raises:
-        TrainingError: loss or gradient was not finite, or the loss has diverged.
+        TrainingError: as `_check_step`.
     """
     table = torch.stack(run.unread).tolist()
     run.unread.clear()
     for step, (*values, asked) in enumerate(table, run.step - len(table) + 1):
-        if _is_sound(run, job, step, values):
-            run.sums = run.sums.add(values)
+        run.follow(values)
+        _check_step(run, job, step, values)
         run.is_stopping = run.is_stopping or asked > 0
     if run.is_row_due:
         rate = compute_rate(job.settings, run.step - 1)
@@ -223,113 +232,39 @@ def _read_losses(run: Run, job: Job, monitor: Monitor) -> None:
         run.sums = Sums.begin(job.settings)
 
 
-def _is_sound(run: Run, job: Job, step: int, values: list[float]) -> bool:
-    """Whether step number `step` counts; with fp16 one of too large a gradient does not, and the scaler left it out."""
-    norm, total, *_ = values
-    if job.settings.precision == "fp16" and not math.isfinite(norm):
-        run.skipped += 1
-        if run.skipped == MAX_SKIPPED:
-            raise TrainingError(_describe_fault(job, step, f"fp16 overflows {MAX_SKIPPED} times in a row", "set 'train.precision' to bf16"))
-        return False
-    if not (math.isfinite(norm) and math.isfinite(total)):
-        raise TrainingError(_describe_fault(job, step, "loss or gradient is not finite", "lower 'train.lr'"))
-    run.skipped, run.trend = 0, run.trend.follow(total)
-    limit = job.settings.divergence
-    if limit is not None and run.trend.smooth > limit * run.trend.lowest:
-        found = f"the loss has diverged: {run.trend.smooth:.4g} after {run.trend.lowest:.4g}"
-        raise TrainingError(_describe_fault(job, step, found, "lower 'train.lr', raise 'train.divergence'"))
-    return True
-
-
-def _describe_fault(job: Job, step: int, found: str, remedy: str) -> str:
-    records = read_records(job.dataset, "train")
-    names = ", ".join(sorted({records[place].id for place in job.feed.find_patches(step - 1)}))
-    return f"{found} at step {step}, patches {names} of {job.dataset}: {remedy} or look at these patches; the last good state is kept"
-
-
-@contextlib.contextmanager
-def _explain_faults(memory: str) -> Iterator[None]:
-    """Turn what torch says of memory that does not suffice, or of a network it cannot compile, into one line with the remedy.
+def _check_step(run: Run, job: Job, step: int, values: Sequence[float]) -> None:
+    """Refuse to go on from step number `step`, the `values` of which the run has just followed, if it went wrong.
 
     Raises:
-        TrainingError: `memory`, if it was that.
-        ConfigError: the network cannot be compiled.
+        TrainingError: loss or gradient is not finite, fp16 overflows again and again, or the loss has diverged; names the patches.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in reason:
-            raise TrainingError(memory) from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise ConfigError(f"'train.compile': torch cannot compile the network ({reason}); set it to false") from error
-        raise
-
-
-def describe_memory(settings: TrainSettings) -> str:
-    """What to try where memory does not suffice: a finer cut of each batch, else a smaller batch, else smaller crops."""
-    share = settings.batch_size // settings.processes
-    crops = share // settings.accumulate
-    found = f"out of memory with {crops} crops of {settings.crop_px} px at a time"
-    if crops == 1:
-        return f"{found}: lower 'train.crop_px' or take a smaller network"
-    finer = next(count for count in range(2 * settings.accumulate, share + 1) if share % count == 0)
-    smaller = crops // 2 * settings.accumulate * settings.processes
-    return f"{found}: set 'train.accumulate' to {finer} (same result) or 'train.batch_size' to {smaller}"
+    limit = job.settings.divergence
+    if run.skipped == MAX_SKIPPED:
+        found, remedy = f"fp16 overflows {MAX_SKIPPED} times in a row", "set 'train.precision' to bf16"
+    elif not run.skipped and not all(map(math.isfinite, values)):
+        found, remedy = "loss or gradient is not finite", "lower 'train.lr'"
+    elif limit is not None and run.trend.smooth > limit * run.trend.lowest:
+        found = f"the loss has diverged: {run.trend.smooth:.4g} after {run.trend.lowest:.4g}"
+        remedy = "lower 'train.lr', raise 'train.divergence'"
+    else:
+        return
+    records = read_records(job.dataset, "train")
+    names = ", ".join(sorted({records[place].id for place in job.feed.find_patches(step - 1)}))
+    where = f"at step {step}, patches {names} of {job.dataset}"
+    raise TrainingError(f"{found} {where}: {remedy} or look at these patches; the last good state is kept")
 
 
 def _validate(run: Run, job: Job, monitor: Monitor) -> None:
-    """Score the averaged weights, keep them if they are the best, and enter the score into the history.
-
-    Without validation patches the newest weights are kept.
-    """
-    memory = f"out of memory with {VALIDATION_BATCH} whole patches in a validation: take a smaller network or cut smaller patches"
-    with _explain_faults(memory):
-        score = score_weights(run, job) if job.validation.n_patches else None
-    is_better = score is None or run.best is None or run.best.score is None or score.loss < run.best.score.loss
-    if is_better:
-        run.best = Best(run.step, score, {name: tensor.clone() for name, tensor in run.average.items()})
-    run.worse = 0 if is_better else run.worse + 1
+    """Score the averaged weights if there are validation patches, keep the best, and enter the score into the history."""
+    score = None
+    if job.validation.n_patches:
+        with explain_faults(describe_validation_memory()):
+            score = score_weights(run, job.validation, sar_bands=job.facts.sar_bands, ranks=job.ranks)
+    run.keep_best(score)
     if score is not None:
         monitor.record({"step": run.step, "val_loss": score.loss, "val_psnr_db": score.psnr_db})
-        monitor.draw(run.step, lambda batch: _answer_averaged(run, batch.to(job.device)))
+        monitor.draw(run.step, run.answer_averaged)
         logger.info("step %d: validation loss %.5f, cloudy pixels %s dB", run.step, score.loss, _in_words(score.psnr_db))
-
-
-@torch.no_grad()
-def _answer_averaged(run: Run, batch: Batch) -> Tensor:
-    """The answer of the averaged weights, in fp32 as in `evaluate`: (B, C, H, W)."""
-    run.network.eval()
-    answer: Tensor = functional_call(run.network, run.average, (batch.optical, batch.sar, batch.cloud))
-    return answer.float()
-
-
-@torch.no_grad()
-def score_weights(run: Run, job: Job) -> Score:
-    """Loss and PSNR of cloudy pixels with the averaged weights, each a mean over the patches that have it.
-
-    Each process scores its share of the patches; the sums are those of all.
-
-    Raises:
-        TrainingError: no validation patch has a usable target pixel.
-    """
-    losses: list[float] = []
-    ratios: list[float] = []
-    for start in range(0, job.validation.n_patches, VALIDATION_BATCH)[job.ranks.rank :: job.ranks.world]:
-        stored = job.validation.read(start, min(start + VALIDATION_BATCH, job.validation.n_patches))
-        batch = to_batch(*stored, job.settings.sar_range, job.facts.sar_bands).to(job.device)
-        prediction = _answer_averaged(run, batch)
-        weight = run.weigh(batch)
-        for image, (alone, its_weight) in enumerate(zip(batch.cut(len(weight)), torch.split(weight, 1), strict=True)):
-            if alone.weight.any():
-                losses.append(compute_loss(prediction[image, None], alone, job.settings.loss, weight=its_weight)["total"].item())
-        region = (batch.cloud[:, 0] >= CLOUDY) & (batch.weight[:, 0] > 0)
-        ratios += [value for value in masked_psnr(prediction, batch.target, region).tolist() if math.isfinite(value)]
-    found = {"loss": math.fsum(losses), "losses": len(losses), "ratio": math.fsum(ratios), "ratios": len(ratios)}
-    total = sum_numbers(found, job.ranks)
-    if not total["losses"]:
-        raise TrainingError("no validation patch has a clear target pixel: loosen 'patch.max_target_cloud' or draw other splits")
-    return Score(total["loss"] / total["losses"], total["ratio"] / total["ratios"] if total["ratios"] else None)
 
 
 def _train_encoder(encoder: MaskEncoder, job: Job) -> None:

@@ -36,8 +36,9 @@ MODEL_LANES = (
     {"weighting"},
     {"losses"},
     {"tasks"},
-    {"data", "schedule", "ranks"},
+    {"data", "schedule", "ranks", "faults"},
     {"checkpoint", "monitor", "run"},
+    {"validation"},
     set(MODEL_VERBS),
     {"__main__"},
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sereno.model.config import LossSettings, TrainSettings
+from sereno.model.data import Batch
 from sereno.model.run import SETTLED, Best, Run, Score, Sums, Trend, create_encoder
 
 CPU = torch.device("cpu")
@@ -114,6 +115,39 @@ def test_a_run_is_over_after_its_steps_or_when_patience_is_out() -> None:
     endless = make_run(steps=5)
     endless.worse = 1000
     assert not endless.is_over
+
+
+def test_the_best_is_kept_and_those_after_it_are_counted() -> None:
+    run = make_run(lr=0.1)
+    for loss in (0.5, 0.3, 0.4, 0.3):
+        take_steps(run, 1)
+        run.keep_best(Score(loss, None))
+    assert run.best is not None
+    assert (run.best.step, run.best.score, run.worse) == (2, Score(0.3, None), 2)
+    kept = run.best.weights["shift"].clone()
+    take_steps(run, 1)
+    assert torch.equal(run.best.weights["shift"], kept), "a copy, which training does not move"
+    run.keep_best(None)
+    assert (run.best.step, run.best.score, run.worse) == (5, None, 0)
+
+
+@pytest.mark.parametrize(("precision", "skipped"), [("fp16", 1), ("fp32", 0)])
+def test_only_with_fp16_a_step_of_too_large_a_gradient_does_not_count(precision: str, skipped: int) -> None:
+    run = make_run(precision=precision)
+    values = [0.5] * len(run.sums.values)
+    run.follow([math.inf, *values[1:]])
+    assert (run.skipped, run.sums.steps, run.trend.seen) == (skipped, 1 - skipped, 1 - skipped)
+    run.follow(values)
+    assert (run.skipped, run.sums.steps, run.trend.last) == (0, 2 - skipped, 0.5)
+
+
+def test_the_averaged_weights_answer_and_not_the_newest() -> None:
+    run, ones = make_run(), torch.ones(1, 3, 4, 4)
+    run.average["shift"].fill_(2.0)
+    answer = run.answer_averaged(Batch(*[ones] * 7))
+    assert torch.equal(answer, 3 * ones)
+    assert not answer.requires_grad
+    assert not run.network.training
 
 
 def test_the_mask_encoder_depends_on_the_seed_alone() -> None:

@@ -27,7 +27,7 @@ from sereno.model import train
 from sereno.model.checkpoint import load_checkpoint
 from sereno.model.config import AfsstSettings, LossSettings, S2TransformerSettings, TrainSettings, UnetSettings
 from sereno.model.flow import hold_folder
-from sereno.model.train import describe_memory, train_network
+from sereno.model.train import train_network
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS, PatchRecord
 from sereno.pipeline.store import store_of, write_manifest
@@ -126,7 +126,7 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         train_network(dataset, killed, SETTINGS)
-    assert f"going on after step {after // 4 * 4}" in caplog.text or after < 4
+    assert (f"going on after step {after // 4 * 4}" in caplog.text) == (after >= 4), "states are saved after every fourth step"
     assert killed.read_bytes() == whole.read_bytes()
     assert (killed.parent / "history.csv").read_bytes() == (whole.parent / "history.csv").read_bytes()
 
@@ -266,6 +266,8 @@ def test_two_processes_stop_together_and_go_on_together(dataset: Path, tmp_path:
         if "going on after step" in line:
             assert int(line.split("after step ")[1].split(":")[0]) == int(stops[0])
             break
+    else:
+        pytest.fail("the second start did not go on")
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=120)
 
@@ -470,21 +472,6 @@ def test_where_memory_does_not_suffice_it_is_said_what_to_try(
         TrainingError, match=r"with 4 crops of 16 px at a time: set 'train\.accumulate' to 2 \(same result\) or .*batch_size' to 2"
     ):
         train_network(dataset, tmp_path / "c.safetensors", SHARED)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 6, 12, 7])
-@pytest.mark.parametrize("processes", [1, 2])
-def test_what_is_to_be_tried_is_allowed_and_smaller(batch_size: int, processes: int) -> None:
-    settings = TrainSettings(batch_size=batch_size * processes, processes=processes)
-    for _ in range(5):
-        advice = describe_memory(settings)
-        if "accumulate" not in advice:
-            break
-        finer, smaller = (int(number) for number in re.findall(r"to (\d+)", advice))
-        assert TrainSettings.model_validate(settings.model_dump() | {"batch_size": smaller}).batch_size < settings.batch_size
-        settings = TrainSettings.model_validate(settings.model_dump() | {"accumulate": finer})
-    assert settings.accumulate == batch_size, "in the end single crops"
-    assert "lower 'train.crop_px'" in describe_memory(settings)
 
 
 def test_a_network_that_cannot_be_compiled_is_refused_in_one_line(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
