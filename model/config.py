@@ -179,7 +179,7 @@ class LossSettings(Settings):
     """How a pixel's weight follows from the clouds of the input: from the mask, or from what a small network learnt of the mask."""
     cloud_emphasis: Annotated[float, Field(ge=0)] = 3.0
     """Lambda of static weighting: how much more a cloudy input pixel weighs than a clear one."""
-    encoding_steps: Annotated[int, Field(ge=0)] = 200
+    encoding_steps: Annotated[int, Field(ge=1)] = 200
     """Steps of the small network of learned weighting before training begins; then it is frozen."""
     max_weight: Annotated[float, Field(gt=1)] = 10.0
     """Largest weight that learned weighting gives before it is normalised."""

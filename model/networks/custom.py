@@ -19,8 +19,8 @@ def load_network(settings: CustomSettings, *, sar_bands: int, mean: Sequence[flo
     """The network that the function named in `source` makes; its file is run as code.
 
     The function is called as `NetworkFactory` says, with `options` in the stead of the settings:
-    `function(sar_bands=..., mean=..., std=..., **options)`. What the network answers is checked each time, since an answer of one band
-    would be compared with every band of the target without a word.
+    `function(sar_bands=..., mean=..., std=..., **options)`. What the network answers when it is called is checked each time, since an
+    answer of one band would be compared with every band of the target without a word; what `forward_stages` gives is not.
 
     Raises:
         MissingError: the file is not there.

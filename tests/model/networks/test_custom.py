@@ -16,6 +16,7 @@ from sereno.model.checkpoint import load_checkpoint
 from sereno.model.config import CustomSettings, EvaluateSettings, LossSettings, TrainSettings
 from sereno.model.evaluate import evaluate_checkpoint
 from sereno.model.networks.custom import load_network
+from sereno.model.run import Run
 from sereno.model.train import train_network
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import ConfigError, MissingError, SerenoError
@@ -125,6 +126,13 @@ def test_an_answer_of_another_shape_is_refused_before_it_is_compared(file: Path,
     network = load(f"{file}:{name}")
     with pytest.raises(ConfigError, match=rf"small\.py:{name} answers {seen}, expected an image \(2, 3, 8, 8\)"):
         network(*images())
+
+
+def test_an_answer_of_another_shape_is_refused_in_training_too(file: Path) -> None:
+    network = load(f"{file}:make_grey")
+    network.register_parameter("learnt", nn.Parameter(torch.ones(1)))
+    with pytest.raises(ConfigError, match=r"answers \(2, 1, 8, 8\)"):
+        Run(network, TrainSettings(), device=torch.device("cpu"), bands=3).answer(*images())
 
 
 @pytest.fixture
