@@ -120,7 +120,7 @@ def main() -> int:
     try:
         contestants = [*_make_ours(options), *_make_peers(options)]
     except SerenoError as err:
-        print(err, file=sys.stderr)
+        print(f"step: error: {err}", file=sys.stderr)
         return err.exit_code
     contestants = [contestant for contestant in contestants if _warm_up(contestant, batch, options)]
     for contestant in contestants:
@@ -141,11 +141,11 @@ def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--crop", type=int, default=128, help="side of the images in pixels")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--bands", type=int, default=13)
+    parser.add_argument("--batch", type=int, default=1, help="images per step")
+    parser.add_argument("--bands", type=int, default=13, help="optical bands")
     parser.add_argument("--sar-bands", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7, help="steps of each network, taken in turn")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; with one, networks are compared by CPU time")
     parser.add_argument("--variants", nargs="*", default=["naive", "fast", "bf16"], choices=VARIANTS, help="of AFSST of --size")
     parser.add_argument("--size", default="S", choices=["S", "M", "L"])
     parser.add_argument("--settings", type=json.loads, default={}, help="""of AFSST, e.g. '{"base": "cloudy", "fusion": "global"}'""")

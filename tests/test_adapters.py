@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import adapters
 import numpy as np
 import pytest
+import volkov
+import worldcereal
 import zarr
+from samples import Facts, Sample, save_samples, stack_mask
 
 from sereno.model.data import open_split, read_facts, read_records
 from sereno.pipeline.atmosphere import Sun
@@ -35,7 +39,7 @@ def make_series(scl: list[int], *, days: list[int], site: str = SITE, left: floa
     times = np.datetime64("2018-01-01T10:00:00", "s") + np.array(days) * np.timedelta64(86400, "s")
     dates = np.arange(10, 10 + len(days), dtype=np.uint16)[:, None, None, None]
     shape = (len(days), 12, 12)
-    return adapters.Series(
+    return worldcereal.Series(
         site=site,
         times=times,
         optical=np.broadcast_to(100 * dates, (len(days), 6, 12, 12)).astype(np.uint16),
@@ -49,7 +53,7 @@ def make_series(scl: list[int], *, days: list[int], site: str = SITE, left: floa
     )
 
 
-def make_sample(number: int, split: str) -> Any:
+def make_sample(number: int, split: str) -> Sample:
     left = 10_000.0 * SPLITS.index(split)  # type: ignore[arg-type]
     record = PatchRecord(
         id=f"a/{split}/{number}",
@@ -70,11 +74,11 @@ def make_sample(number: int, split: str) -> Any:
     generator = np.random.default_rng(number)
     clear, cloudy = generator.integers(1, 5000, (2, 3, 8, 8)).astype(np.uint16)
     sar = np.full((1, 8, 8), -100 * number, np.int16)
-    return adapters.Sample(record, sar, cloudy, clear, adapters.stack_mask({}, (8, 8)))
+    return Sample(record, sar, cloudy, clear, stack_mask({}, (8, 8)))
 
 
 def save(samples: list[Any], output: Path, **given: Any) -> Path:
-    adapters.save_samples(samples, output, facts=adapters.Facts(("B02", "B03", "B04"), ("VH",), 8, 10.0), notes={"why": "test"}, **given)
+    save_samples(samples, output, facts=Facts(("B02", "B03", "B04"), ("VH",), 8, 10.0), notes={"why": "test"}, **given)
     return output
 
 
@@ -107,7 +111,7 @@ def test_ground_in_two_splits_is_refused_unless_it_is_said(tmp_path: Path) -> No
 def test_a_class_that_says_neither_is_cloud_on_a_cloudy_date_and_ground_on_a_clear_one() -> None:
     cloudy, clear = np.full((2, 20, 20), 4, np.uint8)
     cloudy[:], cloudy[:5], clear[:5] = 9, 7, 7
-    masks = adapters.mask_dates(np.stack([cloudy, clear, np.full((20, 20), 7, np.uint8), np.full((20, 20), 11, np.uint8)]))
+    masks = worldcereal.mask_dates(np.stack([cloudy, clear, np.full((20, 20), 7, np.uint8), np.full((20, 20), 11, np.uint8)]))
     assert masks.usable.all(axis=(1, 2)).tolist() == [False, True, False, False]
     assert not masks.usable[[0, 2, 3]].any()
 
@@ -115,7 +119,7 @@ def test_a_class_that_says_neither_is_cloud_on_a_cloudy_date_and_ground_on_a_cle
 def test_a_cloud_grows_by_one_pixel_and_nothing_observed_is_nothing_usable() -> None:
     scl = np.full((1, 9, 9), 4, np.uint8)
     scl[0, 4, 4], scl[0, 0, 0], scl[0, 8, 8] = 9, 0, 3
-    masks = adapters.mask_dates(scl)
+    masks = worldcereal.mask_dates(scl)
     assert (masks.cloud > 0).sum() == 5
     assert (masks.shadow > 0).sum() == 3
     assert not masks.usable[0, 0, 0]
@@ -124,13 +128,13 @@ def test_a_cloud_grows_by_one_pixel_and_nothing_observed_is_nothing_usable() -> 
 
 def test_every_cloudy_date_meets_the_nearest_clear_one_within_ten_days() -> None:
     verdicts = ["clear", "cloudy", "odd", "cloudy", "clear", "doubtful", "cloudy"]
-    assert adapters.pair_dates(np.array([0.0, 4, 5, 7, 9, 12, 20]), verdicts) == [(1, 0), (3, 4)]
-    assert adapters.pair_dates(np.array([0.0, 1]), ["cloudy", "cloudy"]) == []
+    assert worldcereal.pair_dates(np.array([0.0, 4, 5, 7, 9, 12, 20]), verdicts) == [(1, 0), (3, 4)]
+    assert worldcereal.pair_dates(np.array([0.0, 1]), ["cloudy", "cloudy"]) == []
 
 
 def test_training_and_validation_of_a_site_share_no_date() -> None:
     pairs = [(n, n + step) for n in range(0, 60, 3) for step in (1, 2)]
-    splits = adapters.split_in_time(pairs)
+    splits = worldcereal.split_in_time(pairs)
     dates = {
         split: {date for pair, given in zip(pairs, splits, strict=True) if given == split for date in pair} for split in ("train", "val")
     }
@@ -141,9 +145,9 @@ def test_training_and_validation_of_a_site_share_no_date() -> None:
 def test_a_date_too_bright_for_its_season_is_odd_and_a_season_is_not() -> None:
     days = np.arange(0.0, 200, 10)
     levels = 1000 + 3 * days
-    assert not adapters.find_odd_levels(levels, days).any()
+    assert not worldcereal.find_odd_levels(levels, days).any()
     levels[7] *= 1.3
-    assert np.flatnonzero(adapters.find_odd_levels(levels, days)).tolist() == [7]
+    assert np.flatnonzero(worldcereal.find_odd_levels(levels, days)).tolist() == [7]
 
 
 def test_a_straight_line_in_time_is_restored_and_the_nearer_end_copied() -> None:
@@ -152,26 +156,26 @@ def test_a_straight_line_in_time_is_restored_and_the_nearer_end_copied() -> None
     usable = np.ones((3, 5, 5), bool)
     usable[1, 0] = False  # there the line is drawn from day 0
     usable[2, 1] = False  # there nothing comes after
-    near = adapters.find_neighbours(images, usable, days, 5.0)
-    line = adapters.interpolate_between(near)
+    near = worldcereal.find_neighbours(images, usable, days, 5.0)
+    line = worldcereal.interpolate_between(near)
     assert line[:, 0] == pytest.approx(135)
     assert line[:, 2:] == pytest.approx(135)
     assert line[:, 1] == pytest.approx(128)
-    assert adapters.copy_nearest(near)[0, :3, 0].tolist() == [100, 128, 128]
+    assert worldcereal.copy_nearest(near)[0, :3, 0].tolist() == [100, 128, 128]
 
 
 def test_a_pixel_that_is_never_clear_is_refused() -> None:
     with pytest.raises(DataError, match="never clear"):
-        adapters.find_neighbours(np.ones((1, 1, 2, 2)), np.zeros((1, 2, 2), bool), np.array([0.0]), 1.0)
+        worldcereal.find_neighbours(np.ones((1, 1, 2, 2)), np.zeros((1, 2, 2), bool), np.array([0.0]), 1.0)
 
 
 def test_no_floor_sees_its_target() -> None:
     series = make_series([4, 9, 4, 4], days=[0, 3, 5, 9])
-    choice = adapters.choose_pairs(series)
+    choice = worldcereal.choose_pairs(series)
     assert choice.pairs == [(1, 2)]
-    before = adapters.answer_without_network(choice, (1, 2))
+    before = worldcereal.answer_without_network(choice, (1, 2))
     series.optical[2] = 9999
-    after = adapters.answer_without_network(choice, (1, 2))
+    after = worldcereal.answer_without_network(choice, (1, 2))
     assert {name: float(answer.mean()) for name, answer in before.items()} == pytest.approx(
         {"copy_nearest": 1000, "interpolate": 1000 + 300 * 3 / 9, "site_mean": 1150}
     )
@@ -180,7 +184,7 @@ def test_no_floor_sees_its_target() -> None:
 
 def test_a_patch_is_the_cloudy_date_its_target_and_the_nearest_sar() -> None:
     series = make_series([4, 9, 4, 4], days=[0, 3, 5, 9])
-    sample = adapters.cut_sample(adapters.choose_pairs(series), (1, 2), "test")
+    sample = worldcereal.cut_sample(worldcereal.choose_pairs(series), (1, 2), "test")
     assert (sample.cloudy.mean(), sample.clear.mean(), sample.sar.mean()) == (1100, 1200, -11)
     assert (sample.record.clear_gap_days, sample.record.cloud_input_share, sample.record.cloud_target_share) == (2, 1, 0)
     assert sample.record.id == "site/2018-01-04-to-2018-01-06/r0-c0"
@@ -191,22 +195,22 @@ def test_a_patch_is_the_cloudy_date_its_target_and_the_nearest_sar() -> None:
 
 def test_sites_without_a_pair_and_folders_without_two_sites_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no cloudy date has a clear one"):
-        adapters.choose_pairs(make_series([4, 4], days=[0, 3]))
+        worldcereal.choose_pairs(make_series([4, 4], days=[0, 3]))
     with pytest.raises(MissingError, match="at least two are needed"):
-        adapters.pack_worldcereal(tmp_path, tmp_path / "dataset.json", None)
+        worldcereal.pack_worldcereal(tmp_path, tmp_path / "dataset.json", None)
     with pytest.raises(MissingError, match=r"index\.tsv does not exist"):
-        adapters.pack_volkov(tmp_path, tmp_path / "dataset.json", "real")
+        volkov.pack_volkov(tmp_path, tmp_path / "dataset.json", "real")
 
 
 def test_rectangles_that_touch_through_others_are_one_group() -> None:
     boxes = [(0, 0, 1, 1), (5, 5, 6, 6), (2, 0, 3, 1), (1, 1, 2, 2), (9, 9, 10, 10)]
-    assert adapters.group_touching(boxes) == [0, 1, 0, 0, 2]
+    assert volkov.group_touching(boxes) == [0, 1, 0, 0, 2]
 
 
 def test_clouds_hide_the_ground_where_the_mask_says_so_and_nowhere_else() -> None:
     ground = np.random.default_rng(0).uniform(0.05, 0.3, (3, 200, 200)).astype(np.float32)
-    clear = adapters.to_stored(ground)
-    cover = adapters.cover_picture(ground, np.random.default_rng(3), sun=Sun(180, 40))
+    clear = volkov.to_stored(ground)
+    cover = volkov.cover_picture(ground, np.random.default_rng(3), sun=Sun(180, 40))
     changed = abs(cover.cloudy.astype(int) - clear).max(axis=0)
     untouched = (cover.cloud == 0) & (cover.shadow == 0)
     certain = cover.cloud == 255
@@ -219,18 +223,26 @@ def test_clouds_hide_the_ground_where_the_mask_says_so_and_nowhere_else() -> Non
 
 def test_shuffled_sar_is_anothers_of_the_same_split_and_nothing_else_changes() -> None:
     samples = [make_sample(n, split) for n, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 4)]
-    for change in (adapters.shuffle_sar, adapters.zero_sar):
+    for change in (volkov.shuffle_sar, volkov.zero_sar):
         changed = change(samples)
         assert all(a.record == b.record for a, b in zip(samples, changed, strict=True))
         assert all(
             np.array_equal(getattr(a, k), getattr(b, k)) for a, b in zip(samples, changed, strict=True) for k in ("cloudy", "clear", "mask")
         )
-    givers = [int(sample.sar.mean()) // -100 for sample in adapters.shuffle_sar(samples)]
+    givers = [int(sample.sar.mean()) // -100 for sample in volkov.shuffle_sar(samples)]
     assert sorted(givers) == list(range(len(samples)))
     assert all(giver != place and samples[giver].record.split == samples[place].record.split for place, giver in enumerate(givers))
-    assert {int(value) for sample in adapters.zero_sar(samples) for value in sample.sar.flat} == {-2500}
+    assert {int(value) for sample in volkov.zero_sar(samples) for value in sample.sar.flat} == {-2500}
     with pytest.raises(DataError, match="holds one patch"):
-        adapters.shuffle_sar(samples[:7])
+        volkov.shuffle_sar(samples[:7])
+
+
+def test_a_fault_of_the_data_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["adapters.py", "volkov", str(tmp_path), str(tmp_path / "dataset.json")])
+    assert adapters.main() == MissingError.exit_code
+    assert capsys.readouterr().err.splitlines() == [
+        f"adapters: error: {tmp_path}/index.tsv does not exist: name the folder that holds it beside `opt` and `sar`"
+    ]
 
 
 @pytest.mark.real
@@ -240,7 +252,7 @@ def test_real_series_are_split_by_site_and_time_beats_the_training_mean(samples:
     folder = samples / "worldcereal"
     sites = sorted(path.name for path in folder.iterdir())
     for name in ("first", "second"):
-        adapters.pack_worldcereal(folder, tmp_path / name / "dataset.json", sites[place])
+        worldcereal.pack_worldcereal(folder, tmp_path / name / "dataset.json", sites[place])
     output = tmp_path / "first" / "dataset.json"
     verify_store(output)
     assert output.read_bytes() == (tmp_path / "second" / "dataset.json").read_bytes()
@@ -265,7 +277,7 @@ def test_real_pairs_differ_in_nothing_but_sar(samples: Path, tmp_path: Path) -> 
         (folder / kind).symlink_to(given / kind)
     (folder / "index.tsv").write_text("\n".join((given / "index.tsv").read_text().splitlines()[:5]) + "\n")
     for sar in ("real", "zero", "shuffled"):
-        adapters.pack_volkov(folder, tmp_path / sar / "dataset.json", sar)
+        volkov.pack_volkov(folder, tmp_path / sar / "dataset.json", sar)
     files = {sar: read_manifest(tmp_path / sar / "dataset.json")["files"] for sar in ("real", "zero", "shuffled")}
     for sar in ("zero", "shuffled"):
         assert {name for name in files["real"] if files["real"][name] != files[sar][name]} == {
