@@ -120,8 +120,10 @@ def test_the_file_map_in_the_readme_names_every_module() -> None:
     block = readme[readme.index("## File map") :].split("\n## ")[0]
     present = {str(path.relative_to(ROOT)) for package in ("pipeline", "model") for path in modules(package)}
     present -= {path for path in present if path.endswith("__init__.py") and "networks" not in path}
-    present |= {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").iterdir()}
-    named = set(re.findall(r"`((?:pipeline|model|recipes)/[\w./-]+\.\w+)`", block))
+    present |= {
+        str(path.relative_to(ROOT)) for folder in ("recipes", "benchmarks", "benchmarks/results") for path in (ROOT / folder).glob("*.*")
+    }
+    named = set(re.findall(r"`((?:pipeline|model|recipes|benchmarks)/[\w./-]+\.\w+)`", block))
     assert named == present, f"missing in the map: {sorted(present - named)}; no longer there: {sorted(named - present)}"
 
 
