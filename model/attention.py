@@ -227,7 +227,7 @@ class WindowAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width // head_dim, (2 * window_px - 1) ** 2))
         self.masked = MASKED[mask_to]
         self.embed_mask = MaskEmbedding(width) if any(self.masked) else None
-        self.register_buffer("relative", relative_index(window_px), persistent=False)
+        self.register_buffer("relative", index_offsets(window_px), persistent=False)
 
     def forward(self, features: Tensor, clear: Tensor | None = None) -> Tensor:
         """Attended features, without the residual; `clear` (B, 1, H, W) is 1 where the sky is clear."""
@@ -288,7 +288,7 @@ def join_windows(windows: Tensor, shape: Sequence[int]) -> Tensor:
     return windows.reshape(batch, height // side, columns // side, side, side, width).transpose(2, 3).reshape(batch, height, columns, width)
 
 
-def relative_index(window_px: int) -> Tensor:
+def index_offsets(window_px: int) -> Tensor:
     """Place in the bias table of each pair of pixels of a window: (M*M, M*M) int64 in 0..(2M-1)^2-1."""
     axis = torch.arange(window_px)
     row, col = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))

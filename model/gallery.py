@@ -30,7 +30,7 @@ from sereno.model.pictures import (
     to_sar_composite,
     to_true_colour,
 )
-from sereno.model.results import Array, Key, Results, Run, find_truth, list_cleared, read_examples
+from sereno.model.results import Array, Key, Results, RunResults, find_truth, list_cleared, read_examples
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
 from sereno.pipeline.scene import REFLECTANCE_SCALE, bands_of, geobox_of
@@ -128,7 +128,7 @@ def _describe_scene(results: Results, key: Key, look: Look) -> list[Block]:
     return blocks if truth is None else [*blocks, *_score_scene(results, key, truth)]
 
 
-def _is_stale(run: Run, key: Key) -> bool:
+def _is_stale(run: RunResults, key: Key) -> bool:
     """Whether a scene was cleared with other weights than those that were scored, as one left over from an earlier training is."""
     cleared = read_json(run.predictions[key])["checkpoint"]["weights_sha256"]
     return run.summary is not None and run.summary["checkpoint"]["weights_sha256"] != cleared
@@ -169,7 +169,7 @@ def _show_prediction(path: Path, look: Look) -> tuple[str, str]:
     return encode_png(shrink_picture(optical, look.px)), where
 
 
-def _to_share_row(run: Run, key: Key, folder: Path) -> list[Cell]:
+def _to_share_row(run: RunResults, key: Key, folder: Path) -> list[Cell]:
     path = run.predictions[key]
     shares = read_json(path)["shares"]
     words = [show_share(shares[name]) for name in ("observed", "reconstructed", "nodata")]

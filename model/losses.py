@@ -62,7 +62,7 @@ class Term(NamedTuple):
     """The amount it is divided by: a sum over the batch, a scalar."""
 
 
-def part_names(settings: LossSettings) -> tuple[str, ...]:
+def name_parts(settings: LossSettings) -> tuple[str, ...]:
     """Keys of the losses: `total`, the parts of non-zero weight, then `stages` if it has one."""
     parts = dict.fromkeys(term.part for term in _active_terms(settings).values())
     return ("total", *parts, *(["stages"] if settings.stages else []))
@@ -85,7 +85,7 @@ def compute_loss(
     weight: Tensor | None = None,
     amounts: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The parts of `part_names` and their weighted sum `total`, each a scalar in float32 (float64 for float64 images).
+    """The parts of `name_parts` and their weighted sum `total`, each a scalar in float32 (float64 for float64 images).
 
     `images` is (B, C, H, W), or the final image followed by intermediate ones, the mean loss of which is the part `stages` (0 without
     any). `weight` (B, 1, H, W) is static by default (`weigh_pixels`), `amounts` that of this batch (`measure_amounts`). Where the target

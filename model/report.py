@@ -51,7 +51,7 @@ from sereno.model.pictures import (
     draw_lines,
     draw_map,
 )
-from sereno.model.results import Json, Key, Results, Run, find_true_shifts, read_results
+from sereno.model.results import Json, Key, Results, RunResults, find_true_shifts, read_results
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.patches import SPLITS
@@ -162,7 +162,7 @@ def describe_result(results: Results) -> list[Block]:
     return blocks
 
 
-def _describe_run(run: Run) -> list[Block]:
+def _describe_run(run: RunResults) -> list[Block]:
     if run.summary is None:
         return [Text(f"{run.name} has no scores: run `sereno evaluate`.", "missing")]
     summary = run.summary
@@ -221,7 +221,7 @@ def _grade(interval: Json) -> str:
     return "won" if interval["low"] is not None and interval["low"] > 0 else "unsure"
 
 
-def _compare_runs(runs: Sequence[Run]) -> list[Block]:
+def _compare_runs(runs: Sequence[RunResults]) -> list[Block]:
     """The first run against each other one, patch by patch."""
     first, rows = runs[0], []
     for other in runs[1:]:
@@ -234,7 +234,7 @@ def _compare_runs(runs: Sequence[Run]) -> list[Block]:
     return [Table(head, rows)]
 
 
-def _bootstrap(first: Run, second: Run, metric: str) -> Json:
+def _bootstrap(first: RunResults, second: RunResults, metric: str) -> Json:
     """Paired difference of a metric over the patches that both runs have, blocks drawn."""
     ours, theirs = (
         {row["id"]: row for row in run.scores if (row["method"], row["region"]) == ("network", "cloudy")} for run in (first, second)

@@ -28,7 +28,7 @@ PICTURE_NAME: Final = re.compile(r"step-(\d+)\.png")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResults:
     """What is there of one training run."""
 
     name: str
@@ -67,7 +67,7 @@ class Results:
     """SHA-256 of its manifest; empty if there is none."""
     records: list[dict[str, str]]
     """Rows of `patches.csv`; empty if there is no dataset."""
-    runs: tuple[Run, ...]
+    runs: tuple[RunResults, ...]
     """The runs to show."""
     world: Json | None
     """`world.json` of the simulation; None if the data is real."""
@@ -107,11 +107,11 @@ def _read_summaries(folder: Path, keys: Iterable[Key], kind: str) -> dict[Key, J
     return {key: read_manifest(path, kind=kind)["summary"] for key, path in paths.items() if path.is_file()}
 
 
-def _read_run(folder: Path, name: str, pairs: Iterable[Key]) -> Run:
+def _read_run(folder: Path, name: str, pairs: Iterable[Key]) -> RunResults:
     evaluated = folder / "evaluate" / name
     summary, examples = evaluated / "summary.json", evaluated / "examples.npz"
     predictions = {(area, pair): folder / "predict" / name / area / f"{pair}.json" for area, pair in pairs}
-    return Run(
+    return RunResults(
         name=name,
         history=_read_table(folder / "train" / name / "history.csv"),
         summary=read_json(summary) if summary.is_file() else None,
@@ -168,7 +168,7 @@ def find_true_shifts(results: Results) -> dict[str, tuple[float, float]]:
     return shifts
 
 
-def read_examples(run: Run) -> dict[str, Array]:
+def read_examples(run: RunResults) -> dict[str, Array]:
     """The arrays of `examples.npz`; empty if there is no example."""
     if run.examples is None:
         return {}

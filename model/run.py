@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from sereno.model.config import TrainSettings
 from sereno.model.data import Batch
-from sereno.model.losses import part_names
+from sereno.model.losses import name_parts
 from sereno.model.weighting import MaskEncoder, weigh_pixels
 
 ROW_EVERY: Final = 20
@@ -77,7 +77,7 @@ class Sums(NamedTuple):
     @staticmethod
     def columns(settings: TrainSettings) -> tuple[str, ...]:
         """Names of the values: the norm of the gradient before it is clipped, then the parts of the loss, `total` first."""
-        return ("grad_norm", *part_names(settings.loss))
+        return ("grad_norm", *name_parts(settings.loss))
 
     @staticmethod
     def begin(settings: TrainSettings) -> Sums:

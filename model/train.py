@@ -41,14 +41,14 @@ from sereno.model.config import TrainSettings
 from sereno.model.data import Batch, DatasetFacts, Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records
 from sereno.model.faults import describe_memory, explain_faults
 from sereno.model.flow import hold_folder
-from sereno.model.losses import compute_loss, measure_amounts, part_names
+from sereno.model.losses import compute_loss, measure_amounts, name_parts
 from sereno.model.monitor import Monitor, read_watched
 from sereno.model.ranks import Ranks, StopRequest, catch_signals, join_ranks, sum_gradients, sum_numbers, sum_over_ranks
 from sereno.model.run import Best, Run, Sums
 from sereno.model.schedule import compute_rate
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
 from sereno.model.validation import describe_validation_memory, score_weights
-from sereno.model.weighting import MaskEncoder, encoding_loss
+from sereno.model.weighting import MaskEncoder, compute_encoding_loss
 from sereno.pipeline.errors import TrainingError
 from sereno.pipeline.fingerprint import fingerprint
 
@@ -200,7 +200,7 @@ def _learn_piece(run: Run, piece: Batch, weight: Tensor, amounts: Mapping[str, T
         images = run.answer(piece.optical, piece.sar, piece.cloud)
     losses = compute_loss(images, piece, settings.loss, weight=weight, amounts=amounts)
     run.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
-    return torch.stack([losses[name] for name in part_names(settings.loss)]).detach()
+    return torch.stack([losses[name] for name in name_parts(settings.loss)]).detach()
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -276,7 +276,7 @@ def _train_encoder(encoder: MaskEncoder, job: Job) -> None:
     loss = torch.zeros(())
     with contextlib.closing(job.feed.stream()) as stream:
         for draw in itertools.islice(stream, steps):
-            loss = encoding_loss(encoder, draw.batch)
+            loss = compute_encoding_loss(encoder, draw.batch)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

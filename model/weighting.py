@@ -90,7 +90,7 @@ class MaskEncoder(nn.Module):
         return logits.float()
 
 
-def encoding_loss(encoder: MaskEncoder, batch: Supervision) -> Tensor:
+def compute_encoding_loss(encoder: MaskEncoder, batch: Supervision) -> Tensor:
     """Cross-entropy between the encoder's clearness and 1 - p, a scalar: mean over the observed input pixels, 0 if there are none.
 
     The notes take the absolute difference, which settles on the likelier of clear and cloudy; cross-entropy settles on the probability.

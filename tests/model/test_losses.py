@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sereno.model.config import LossSettings
-from sereno.model.losses import CHARBONNIER, FAINT, TERMS, compute_loss, measure_amounts, part_names
+from sereno.model.losses import CHARBONNIER, FAINT, TERMS, compute_loss, measure_amounts, name_parts
 from sereno.model.weighting import weigh_pixels
 
 Array = npt.NDArray[np.float64]
@@ -69,10 +69,10 @@ def test_every_part_of_the_settings_is_there_in_order_and_no_other() -> None:
     prediction, truth = make()
     names = list(LossSettings.model_fields)
     assert names[: names.index("weighting")] == [*PARTS, "stages"]
-    assert part_names(ALL) == ("total", *PARTS, "stages")
-    assert part_names(LossSettings()) == ("total", "pixel", "spatial", "spectral")
+    assert name_parts(ALL) == ("total", *PARTS, "stages")
+    assert name_parts(LossSettings()) == ("total", "pixel", "spatial", "spectral")
     for chosen in (ALL, LossSettings(), LossSettings(sam=1, spatial=0), only("phase")):
-        assert tuple(compute_loss(prediction, truth, chosen)) == part_names(chosen)
+        assert tuple(compute_loss(prediction, truth, chosen)) == name_parts(chosen)
 
 
 def mean_of(values: Array, weight: Array) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sereno.model.config import LossSettings
-from sereno.model.weighting import MaskEncoder, encoding_loss, weigh_pixels
+from sereno.model.weighting import MaskEncoder, compute_encoding_loss, weigh_pixels
 
 GROUND = {"water": (0.04, 0.03, 0.02, 0.01), "field": (0.05, 0.08, 0.06, 0.35), "soil": (0.12, 0.16, 0.20, 0.26)}
 """Reflectance in blue, green, red and near infrared."""
@@ -111,7 +111,7 @@ def test_the_encoder_answers_in_full_precision_under_autocast() -> None:
     batch = make()
     encoder = MaskEncoder(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        clearness, loss = encoder(batch.optical), encoding_loss(encoder, batch)
+        clearness, loss = encoder(batch.optical), compute_encoding_loss(encoder, batch)
     assert clearness.dtype == loss.dtype == torch.float32
     torch.testing.assert_close(clearness, encoder(batch.optical), rtol=0.02, atol=0.02)
 
@@ -120,15 +120,15 @@ def test_encoding_loss_is_cross_entropy_over_observed_pixels() -> None:
     batch, encoder = make(), MaskEncoder(4)
     clearness, clear = encoder(batch.optical).double(), 1 - batch.cloud.double()
     entropy = -(clear * clearness.log() + (1 - clear) * (1 - clearness).log())
-    loss = encoding_loss(encoder, batch)
+    loss = compute_encoding_loss(encoder, batch)
     assert loss.item() == pytest.approx(entropy[batch.valid_input > 0].mean().item(), rel=1e-5)
     hidden = batch._replace(cloud=torch.where(batch.valid_input > 0, batch.cloud, 0.123))
-    assert torch.equal(encoding_loss(encoder, hidden), loss)
+    assert torch.equal(compute_encoding_loss(encoder, hidden), loss)
 
 
 def test_encoding_loss_is_zero_where_nothing_was_observed() -> None:
     batch, encoder = make(), MaskEncoder(4)
-    loss = encoding_loss(encoder, batch._replace(valid_input=torch.zeros_like(batch.cloud)))
+    loss = compute_encoding_loss(encoder, batch._replace(valid_input=torch.zeros_like(batch.cloud)))
     loss.backward()
     assert loss.item() == 0
     assert not any(parameter.grad.any() for parameter in encoder.parameters())
@@ -152,7 +152,7 @@ def test_dark_clear_water_does_not_weigh_like_a_cloud() -> None:
     encoder = MaskEncoder(4)
     optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-2)
     for step in range(150):
-        loss = encoding_loss(encoder, scenes(step)[0])
+        loss = compute_encoding_loss(encoder, scenes(step)[0])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
