@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sereno.model.config import CustomSettings, TrainSettings
 from sereno.model.data import DatasetFacts
+from sereno.model.networks.custom import find_file
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Signature, create_network
 from sereno.pipeline.config import Settings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError, TrainingError
@@ -240,16 +241,13 @@ def identify_run(settings: TrainSettings, dataset_sha256: str, code: str) -> dic
     values = settings.model_dump(mode="json", exclude=set(OPERATIONAL))
     identity = {**_flatten(values, "train"), "the dataset": dataset_sha256, "the code": code}
     if settings.start_from is not None:
-        identity["the weights in 'start_from'"] = _hash_named(Path(settings.start_from), "train.start_from")
+        start = Path(settings.start_from).expanduser()
+        if not start.is_file():
+            raise MissingError(f"train.start_from: {start} does not exist (relative paths are seen from {Path.cwd()})")
+        identity["the weights in 'start_from'"] = hash_file(start)
     if isinstance(settings.network, CustomSettings):
-        identity["the file of 'network.source'"] = _hash_named(Path(settings.network.source.rsplit(":", 1)[0]), "network.source")
+        identity["the file of 'network.source'"] = hash_file(find_file(settings.network))
     return identity
-
-
-def _hash_named(path: Path, setting: str) -> str:
-    if not path.expanduser().is_file():
-        raise MissingError(f"{setting}: {path} does not exist (relative paths are seen from {Path.cwd()})")
-    return hash_file(path.expanduser())
 
 
 def _flatten(values: Mapping[str, Any], path: str) -> dict[str, str]:

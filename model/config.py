@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from sereno.pipeline.config import Name, PipelineSettings, Settings, Share, load_settings
+from sereno.pipeline.config import ARM, Name, PipelineSettings, Settings, Share, load_settings
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 """Where tensors live; `auto` takes a GPU if there is one."""
@@ -129,22 +129,32 @@ class CustomSettings(Settings):
     name: Literal["custom"]
     """A network of `model/networks/`."""
     source: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
-    """`path/to/file.py:function`; called as a `NetworkFactory` is. Its code runs whenever the network is made."""
+    """`path/to/file.py:function`; called with `sar_bands`, `mean` and `std`. Its code runs whenever the network is made."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Handed to that function as keyword arguments."""
+    """Handed to that function as keyword arguments as well."""
     use_sar: bool = True
     """False says that the network does not look at SAR."""
 
+    @property
+    def file(self) -> str:
+        """The file that `source` names, as it is written there."""
+        return self.source.rpartition(":")[0]
+
+    @property
+    def function(self) -> str:
+        """The function that `source` names."""
+        return self.source.rpartition(":")[2]
+
 
 def _tag_network(value: Any) -> str:
-    return f"name={value.get('name', 'afsst') if isinstance(value, Mapping) else getattr(value, 'name', None)}"
+    return f"{ARM}{value.get('name', 'afsst') if isinstance(value, Mapping) else getattr(value, 'name', None)}"
 
 
 NetworkSettings = Annotated[
-    Annotated[AfsstSettings, Tag("name=afsst")]
-    | Annotated[S2TransformerSettings, Tag("name=s2transformer")]
-    | Annotated[UnetSettings, Tag("name=unet")]
-    | Annotated[CustomSettings, Tag("name=custom")],
+    Annotated[AfsstSettings, Tag(f"{ARM}afsst")]
+    | Annotated[S2TransformerSettings, Tag(f"{ARM}s2transformer")]
+    | Annotated[UnetSettings, Tag(f"{ARM}unet")]
+    | Annotated[CustomSettings, Tag(f"{ARM}custom")],
     Discriminator(
         _tag_network,
         custom_error_type="unknown_network",

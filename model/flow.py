@@ -9,12 +9,15 @@ import fcntl
 import functools
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
-from sereno.model.config import Config, TrainSettings, load_config
+from sereno.model.config import Config, CustomSettings, TrainSettings, load_config
 from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.fingerprint import fingerprint
 from sereno.pipeline.pairs import Lock
+
+LAUNCHER: Final = "torchrun --standalone --nproc-per-node {} -m sereno.model"
+"""The program that starts so many processes on one machine, to which the sub-command is added."""
 
 
 class Flow:
@@ -73,7 +76,7 @@ class Flow:
     def launch(self, run: str) -> str:
         """The program that trains a run: ours, or torchrun if several processes share each batch."""
         processes = self.processes(run)
-        return "sereno" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes} -m sereno.model"
+        return "sereno" if processes == 1 else LAUNCHER.format(processes)
 
     def processes(self, run: str) -> int:
         """Processes that train a run, one per GPU."""
@@ -81,8 +84,8 @@ class Flow:
 
     def network_files(self, run: str) -> list[str]:
         """The file of a network that is not ours."""
-        source = getattr(self._training[run].network, "source", None)
-        return [self._locate(source.rpartition(":")[0])] if source else []
+        network = self._training[run].network
+        return [self._locate(network.file)] if isinstance(network, CustomSettings) else []
 
     def start_files(self, run: str) -> list[str]:
         """The checkpoint that a run starts from; if another run writes it, that one comes first."""

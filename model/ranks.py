@@ -22,12 +22,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sereno.model.config import TrainSettings
+from sereno.model.flow import LAUNCHER
 from sereno.pipeline.errors import ConfigError, TrainingError
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """What asks a run to stop: Ctrl-C, and what torchrun, schedulers and shutting down send."""
-LAUNCHER: Final = "torchrun --standalone --nproc-per-node {} -m sereno.model train ..."
-"""The command that starts several processes on one machine."""
 
 
 class Ranks(NamedTuple):
@@ -56,7 +55,7 @@ def join_ranks(settings: TrainSettings) -> Iterator[Ranks]:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != settings.processes:
-        remedy = f"start them with `{LAUNCHER.format(settings.processes)}`" if world == 1 else f"set 'train.processes' to {world}"
+        remedy = f"start them with `{LAUNCHER.format(settings.processes)} train ...`" if world == 1 else f"set 'train.processes' to {world}"
         raise ConfigError(f"'train.processes' is {settings.processes}, but {world} run: {remedy}")
     if world == 1:
         yield Ranks(device=settings.device)

@@ -15,7 +15,7 @@ from torch import nn
 
 from sereno.model.config import SIZES, AfsstSettings, CustomSettings, NetworkSettings, S2TransformerSettings, UnetSettings
 from sereno.model.networks import NETWORKS
-from sereno.model.networks.custom import split_source
+from sereno.model.networks.custom import find_file
 from sereno.pipeline.errors import ConfigError
 
 
@@ -92,10 +92,6 @@ class Description(NamedTuple):
     """Its name in the config."""
     parameters: int
     """Numbers that are learnt."""
-    bands: int
-    """Optical bands that it was counted with."""
-    sar_bands: int
-    """SAR bands that it was counted with; unused ones count nothing."""
     tasks: tuple[Task, ...]
     """What it can be asked."""
     settings: NetworkSettings
@@ -113,7 +109,7 @@ PRESETS: Final[tuple[NetworkSettings, ...]] = (
 
 
 def describe_network(settings: NetworkSettings, *, bands: int = 13, sar_bands: int = 2) -> Description:
-    """What a network is, counted with so many bands; as given, all of Sentinel-2's and both polarisations of Sentinel-1.
+    """What a network is, counted with so many bands, of which unused SAR counts nothing; by default those of Sentinel-2 and Sentinel-1.
 
     Raises:
         ConfigError, MissingError: as `create_network`.
@@ -122,9 +118,8 @@ def describe_network(settings: NetworkSettings, *, bands: int = 13, sar_bands: i
     network = create_network(CLOUD_REMOVAL, settings, Signature(optical, sar, (1.0,) * bands, (1.0,) * bands))
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     if isinstance(settings, CustomSettings):
-        file, _ = split_source(settings.source)
-        words = ast.get_docstring(ast.parse(file.read_text()))
+        words = ast.get_docstring(ast.parse(find_file(settings).read_text()))
     else:
         words = sys.modules[type(network).__module__].__doc__
     tasks = tuple(task for task in TASKS.values() if settings.name in task.networks)
-    return Description(settings.name, parameters, bands, sar_bands, tasks, settings, (words or "Its file does not say.").strip())
+    return Description(settings.name, parameters, tasks, settings, (words or "Its file does not say.").strip())

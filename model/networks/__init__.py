@@ -1,4 +1,7 @@
-"""One file per network; `forward` reads like the figure. The registry below is all that adding a network changes elsewhere."""
+"""One file per network, in which `restore` reads like the figure.
+
+Another network also takes its settings in `model/config.py`, a row in the registry below, and its name in a task of `model/tasks.py`.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sereno.pipeline.errors import ConfigError, MissingError
 def load_network(settings: CustomSettings, *, sar_bands: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """The network that the function named in `source` makes; its file is run as code.
 
-    The function is called as `NetworkFactory` says, with `options` in the stead of the settings:
+    The function is called as a `NetworkFactory` is, but with `options` in the stead of the settings:
     `function(sar_bands=..., mean=..., std=..., **options)`. What the network answers when it is called is checked each time, since an
     answer of one band would be compared with every band of the target without a word; what `forward_stages` gives is not.
 
@@ -27,7 +27,7 @@ def load_network(settings: CustomSettings, *, sar_bands: int, mean: Sequence[flo
         ConfigError: it cannot be imported, it has no such function, the function does not take the options or gives no network, or
             the network (when it is called) answers anything but an image like its optical input.
     """
-    file, name = split_source(settings.source)
+    file, name = find_file(settings), settings.function
     make = getattr(_import_file(file), name, None)
     if not callable(make):
         raise ConfigError(f"network.source: {file} has no function '{name}'")
@@ -40,17 +40,16 @@ def load_network(settings: CustomSettings, *, sar_bands: int, mean: Sequence[flo
     return network
 
 
-def split_source(source: str) -> tuple[Path, str]:
-    """File and function of `path/to/file.py:function`.
+def find_file(settings: CustomSettings) -> Path:
+    """The file that `source` names.
 
     Raises:
-        MissingError: the file is not there.
+        MissingError: it is not there.
     """
-    path, _, name = source.rpartition(":")
-    file = Path(path).expanduser()
+    file = Path(settings.file).expanduser()
     if not file.is_file():
         raise MissingError(f"network.source: {file} does not exist (relative paths are seen from {Path.cwd()})")
-    return file, name
+    return file
 
 
 def _import_file(file: Path) -> ModuleType:

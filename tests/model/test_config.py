@@ -1,12 +1,25 @@
 """The whole config file: overlays of runs, cross-checks, and the shipped files."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from sereno.model.config import Config, UnetSettings, load_config
+from sereno.model.config import (
+    AfsstSettings,
+    Config,
+    CustomSettings,
+    LossSettings,
+    S2TransformerSettings,
+    SarRange,
+    TrainSettings,
+    UnetSettings,
+    load_config,
+)
+from sereno.model.losses import TERMS
 from sereno.pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +61,38 @@ def test_every_shipped_file_is_valid(names: tuple[str, ...]) -> None:
 def test_every_recipe_is_tried_above() -> None:
     tried = {"ablations.yaml", "long.yaml", "quality.yaml", "own-area.yaml", "sen12mscr.yaml", "overfit.yaml"}
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == tried
+
+
+SHARED = [
+    "model/train.py",
+    "model/run.py",
+    "model/schedule.py",
+    "model/data.py",
+    "model/ranks.py",
+    "model/monitor.py",
+    "model/validation.py",
+]
+READERS = {
+    TrainSettings: SHARED,
+    LossSettings: [*SHARED, "model/losses.py", "model/weighting.py"],
+    SarRange: ["model/data.py"],
+    AfsstSettings: ["model/networks/afsst.py", "model/networks/clearing.py", "model/tasks.py"],
+    S2TransformerSettings: ["model/networks/s2transformer.py", "model/networks/clearing.py", "model/tasks.py"],
+    UnetSettings: ["model/networks/unet.py", "model/networks/clearing.py", "model/tasks.py"],
+    CustomSettings: ["model/networks/custom.py", "model/tasks.py"],
+}
+"""The files in which the settings of each section have their effect."""
+DERIVED = {AfsstSettings: {"size": "channels", "width": "channels", "blocks": "depth"}, CustomSettings: {"source": "file"}}
+"""Settings that are read through a property."""
+
+
+@pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.__name__)
+def test_no_setting_of_training_is_dead(kind: type[BaseModel]) -> None:
+    trees = [ast.parse((ROOT / name).read_text()) for name in READERS[kind]]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    read |= {term.part for term in TERMS.values()} if kind is LossSettings else set()
+    wanted = {DERIVED.get(kind, {}).get(name, name) for name in kind.model_fields}
+    assert wanted <= read, wanted - read
 
 
 def test_the_longer_recipe_leaves_the_data_as_they_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -21,6 +22,12 @@ def test_every_task_is_served_by_known_networks() -> None:
     for task in TASKS.values():
         assert task.networks
         assert set(task.networks) <= NETWORKS.keys()
+
+
+def test_every_network_that_may_be_asked_for_is_known_and_serves_a_task() -> None:
+    arms = get_args(get_args(NetworkSettings)[0])
+    names = {get_args(get_args(arm)[0].model_fields["name"].annotation)[0] for arm in arms}
+    assert names == NETWORKS.keys() == {name for task in TASKS.values() for name in task.networks}
 
 
 @pytest.mark.parametrize("settings", [SMALL, UnetSettings(name="unet", width=8, levels=2)])
