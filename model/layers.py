@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
-SOBEL: Final = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
-"""Horizontal derivative kernel (Sobel and Feldman 1968); its transpose is the vertical one."""
+SOBEL: Final = ((-0.125, 0.0, 0.125), (-0.25, 0.0, 0.25), (-0.125, 0.0, 0.125))
+"""Horizontal derivative per pixel (Sobel and Feldman 1968, over 8); its transpose is the vertical one."""
 EDGE_EPS: Final = 1e-6
 """Added under the root of the edge magnitude: the derivative of a root at zero is infinite."""
 BINOMIAL: Final = (0.125, 0.375, 0.375, 0.125)
@@ -103,9 +103,11 @@ def _repeat_edges(image: Tensor) -> Tensor:
 class MultiscaleSar(nn.Module):
     """Features of SAR with its edges at three kernel sizes: (B, S, H, W) -> (B, C, H/stem, W/stem).
 
-    `B = conv(S)`, `E = B + edges(B)`, `W1 E + sigmoid(W3 * E) + DW5(W1 E)`: MSFEM as the notes describe it, without their batch norm
-    after the convolution: SAR comes scaled already, and without it an image's features depend on nothing but the image, however a batch is
-    shared among processes. A norm over channels in its stead loses the level of backscatter, and with it most of what SAR tells.
+    `B = conv(S)`, `E = B + edges(B)`, `B + W1 E + sigmoid(W3 * E) + DW5(W1 E)`: MSFEM as the notes describe it, but for three things. B
+    itself passes as well, and edges are derivatives per pixel, an eighth of the plain Sobel sums: speckle has edges everywhere, and eight
+    times as strong they drown the backscatter they are added to. And the convolution has no batch norm after it: SAR comes scaled already,
+    and an image's features then depend on nothing but the image, however a batch is shared among processes. (A norm over channels
+    instead loses the level of backscatter, and with it most of what SAR tells.)
     """
 
     def __init__(self, bands: int, width: int, stem_px: int, alpha: str = "channel") -> None:
@@ -121,7 +123,7 @@ class MultiscaleSar(nn.Module):
         embedded = self.embed(sar)
         edged = embedded + self.edges(embedded)
         point = self.point(edged)
-        features: Tensor = point + torch.sigmoid(self.gate(edged)) + self.wide(point)
+        features: Tensor = embedded + point + torch.sigmoid(self.gate(edged)) + self.wide(point)
         return features
 
 

@@ -170,12 +170,12 @@ def embed_sar(layer: nn.Module, sar: Tensor) -> Tensor:
     embedded = layer.embed(sar)
     edged = embedded + find_edges(layer.edges, embedded)
     point = mix_channels(layer.point, edged)
-    return point + torch.sigmoid(layer.gate(edged)) + layer.wide(point)
+    return embedded + point + torch.sigmoid(layer.gate(edged)) + layer.wide(point)
 
 
 def find_edges(layer: SobelEdges, features: Tensor) -> Tensor:
     """`sqrt((a Kx * B)^2 + (a Ky * B)^2 + eps)`, the factor inside the kernel."""
-    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=features.device)
+    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=features.device) / 8
     padded = F.pad(features, (1, 1, 1, 1), mode="replicate")
     width = features.shape[1]
     factor = layer.alpha.expand(width).reshape(width, 1, 1, 1)

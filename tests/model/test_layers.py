@@ -37,11 +37,11 @@ def random_parameters(module: nn.Module) -> nn.Module:
     return module
 
 
-def test_sobel_of_a_step_is_four_times_the_step_beside_it_and_nothing_elsewhere() -> None:
+def test_sobel_of_a_step_is_half_the_step_beside_it_and_nothing_elsewhere() -> None:
     image = torch.zeros(1, 1, 6, 8)
     image[..., 4:] = 2.0
     edges = SobelEdges(1)(image)[0, 0]
-    torch.testing.assert_close(edges[:, 3:5], torch.full((6, 2), 8.0))
+    torch.testing.assert_close(edges[:, 3:5], torch.full((6, 2), 1.0))
     torch.testing.assert_close(edges[:, :3], torch.full((6, 3), math.sqrt(EDGE_EPS)))
     torch.testing.assert_close(edges, SobelEdges(1)(image.transpose(2, 3))[0, 0].T)
 
