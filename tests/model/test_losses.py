@@ -248,7 +248,7 @@ def test_without_emphasis_the_pixel_part_is_the_masked_mean() -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), emphasis=st.floats(0.1, 8))
 def test_pixels_count_more_the_cloudier_the_input_and_one_on_average(seed: int, emphasis: float) -> None:
-    """Acceptance test 9, read off the gradient: how much an error costs at each pixel against the masked mean."""
+    """Read off the gradient: how much an error costs at each pixel against the masked mean."""
     prediction, truth = make(seed, size=(8, 8))
     hard = truth._replace(weight=(truth.weight > 0).double())
     pulls = []
@@ -313,7 +313,7 @@ def test_the_angle_is_that_between_the_spectra_however_bright() -> None:
 
 
 def test_the_angle_of_a_batch_is_the_mean_over_its_images() -> None:
-    """Acceptance test 8: not the angle of spectra that run on from one image into the next."""
+    """Not the angle of spectra that run on from one image into the next."""
     prediction, truth = make()
     truth = trusted(truth)
     both = part_of(prediction, truth, "sam", cloud_emphasis=0.0)
@@ -330,7 +330,7 @@ def test_a_target_without_any_light_has_no_angle() -> None:
 
 
 def test_clear_input_is_to_be_kept_and_cloudy_input_replaced() -> None:
-    """Acceptance test 7: the clear term compares with the input, not with the prediction itself."""
+    """The clear term compares with the input, not with the prediction itself."""
     _, truth = make()
     truth = trusted(truth)
     clear, cloudy = (truth._replace(cloud=torch.full_like(truth.cloud, value)) for value in (0.0, 1.0))
@@ -362,7 +362,7 @@ def waves(phase: float) -> Truth:
 
 @pytest.mark.parametrize("start", [0.0, math.pi - 0.05, -math.pi + 0.05, 3.0])
 def test_phases_lie_on_a_circle(start: float) -> None:
-    """Acceptance test 5: a whole turn changes nothing, and either side of the cut at pi is as near as anywhere else."""
+    """A whole turn changes nothing, and either side of the cut at pi is as near as anywhere else."""
     for step in (0.1, -0.1, 0.1 + 2 * math.pi, math.pi):
         assert part_of(wave(start + step), waves(start), "phase") == pytest.approx(1 - math.cos(step), abs=1e-9)
 

@@ -59,7 +59,7 @@ def test_training_starts_at_the_base_in_every_stage(base: str) -> None:
 
 
 def test_size_is_the_one_counted_in_the_authors_code() -> None:
-    """Notes, section 2.2: 2.61 M (2.26 M at ratio 2) with the mask's convolutions, 1.83 M (1.48 M) without them and the pin, at 28 bands in
+    """Their code has 2.61 M (2.26 M at ratio 2) with the mask's convolutions, 1.83 M (1.48 M) without them and the pin, at 28 bands in
     and out; embedding and last convolution take and give other bands here, between them all is equal."""
     theirs = 28 * 60 * 9 + 60 + 60 * 28 * 9 + 28
     for expansion, mask_to, pin, expected in [
