@@ -14,7 +14,7 @@ import typer
 from sereno.model import config
 from sereno.pipeline.__main__ import Settings, app
 from sereno.pipeline.config import parse_settings
-from sereno.pipeline.errors import SerenoError
+from sereno.pipeline.errors import ConfigError, SerenoError, describe_fault
 
 Dataset = Annotated[Path, typer.Argument(help="Dataset manifest written by `sereno pack`.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint written by `sereno train`.")]
@@ -27,9 +27,11 @@ def train(
     settings: Settings = "{}",
 ) -> None:
     """Train a network on a dataset; a killed run goes on where it was."""
+    chosen = parse_settings(config.TrainSettings, settings)
+    _check_output(output)
     from sereno.model.train import train_network
 
-    train_network(dataset, output, parse_settings(config.TrainSettings, settings))
+    train_network(dataset, output, chosen)
 
 
 @app.command()
@@ -42,9 +44,11 @@ def evaluate(
     settings: Settings = "{}",
 ) -> None:
     """Score a network and the baselines that need no weights, patch by patch."""
+    chosen = parse_settings(config.EvaluateSettings, settings)
+    _check_output(output)
     from sereno.model.evaluate import evaluate_checkpoint
 
-    evaluate_checkpoint(dataset, checkpoint, output, parse_settings(config.EvaluateSettings, settings))
+    evaluate_checkpoint(dataset, checkpoint, output, chosen)
 
 
 @app.command()
@@ -56,9 +60,11 @@ def predict(
     settings: Settings = "{}",
 ) -> None:
     """Clear a whole scene and write it as a cloud-optimised GeoTIFF."""
+    chosen = parse_settings(config.PredictSettings, settings)
+    _check_output(output)
     from sereno.model.predict import predict_scene
 
-    predict_scene(checkpoint, (pair, masks), output, parse_settings(config.PredictSettings, settings))
+    predict_scene(checkpoint, (pair, masks), output, chosen)
 
 
 @app.command()
@@ -69,9 +75,11 @@ def report(
     settings: Settings = "{}",
 ) -> None:
     """Write one self-contained page with pictures, maps, curves and tables."""
+    chosen = parse_settings(config.ReportSettings, settings)
+    _check_output(output)
     from sereno.model.report import write_report
 
-    write_report(results, output, parse_settings(config.ReportSettings, settings), runs=tuple(run or ()))
+    write_report(results, output, chosen, runs=tuple(run or ()))
 
 
 @app.command()
@@ -98,6 +106,15 @@ def describe(
     typer.echo(f"settings: {chosen.to_json()}\n\n{described.provenance}")
 
 
+def _check_output(path: Path) -> None:
+    """Refuse, before any work, a place where no file can be written."""
+    if path.is_dir():
+        raise ConfigError(f"OUTPUT {path} is a folder: name a file in it")
+    blocked = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if blocked is not None:
+        raise ConfigError(f"OUTPUT {path} cannot be written: {blocked} is a file, not a folder")
+
+
 def main() -> None:
     """Run the command line; a `SerenoError` becomes one line and its exit code, anything unforeseen keeps its traceback."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -109,7 +126,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        _fail(f"{error.filename or 'file system'}: {error.strerror}; free space or choose another folder, then run again", 6)
+        _fail(f"{error.filename or 'file system'}: {describe_fault(error)}", 6)
 
 
 def _fail(message: str, code: int) -> None:

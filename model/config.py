@@ -16,6 +16,10 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 """Where tensors live; `auto` takes a GPU if there is one."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""How much of an average is kept at each step; with 1 it would never move."""
+
+
 class ClearingSettings(Settings):
     """What every network of ours for cloud removal has in common."""
 
@@ -243,7 +247,7 @@ class TrainSettings(Settings):
     """AdamW decays weights apart from the gradient, Adam through it."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the optimiser's averages of the gradient and of its square."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Weight decay."""
@@ -259,7 +263,7 @@ class TrainSettings(Settings):
     """Largest norm of the gradient."""
     divergence: Annotated[float, Field(gt=1)] | None = 20.0
     """Training stops when its smoothed loss is so many times the lowest it was; none never stops for that."""
-    ema: Share = 0.99
+    ema: Decay = 0.99
     """Decay of the averaged weights that are validated and saved; 0 switches averaging off."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network; weights, loss and averages stay in fp32."""

@@ -23,9 +23,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
-    """Base of every settings record: frozen, unknown keys refused, defaults checked too."""
+    """Base of every settings record: frozen, unknown keys and infinite numbers refused, defaults checked too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     def to_json(self) -> str:
         """The record as compact JSON with sorted keys: equal settings give equal text."""
@@ -73,7 +73,8 @@ def _describe_fault(kind: type[BaseModel], fault: Any) -> str:
         return f"unknown key '{key}'{hint}"
     whole = fault["type"] == "missing" or isinstance(fault["input"], dict | BaseModel)  # too long to show, and named by its key anyway
     seen = "" if whole else f" (seen {str(fault['input'])[:60]!r})"
-    return f"'{key or 'config'}': {fault['msg'].removeprefix('Value error, ')}{seen}"
+    name = "" if fault["type"] == "value_error" and not key else f"'{key or 'config'}': "
+    return f"{name}{fault['msg'].removeprefix('Value error, ')}{seen}"
 
 
 def _known_keys(kind: type[BaseModel], path: list[Any]) -> list[str]:

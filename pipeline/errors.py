@@ -4,6 +4,10 @@ A message names what, the value seen, what was expected, where, and the remedy, 
 Only the command line turns them into that line and `exit_code`; everything else is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import errno
+
 
 class SerenoError(Exception):
     """A fault of the input, the settings or the surroundings, not of the code."""
@@ -45,3 +49,9 @@ class TrainingError(SerenoError, RuntimeError):
     """Training cannot go on: non-finite loss, unusable checkpoint, empty split."""
 
     exit_code = 7
+
+
+def describe_fault(error: OSError) -> str:
+    """What the operating system says, and what helps."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"{error.strerror}; {'free space' if full else 'make it writable'} or choose another folder, then run again"

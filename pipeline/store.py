@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from zarr.codecs import BloscCodec, BloscShuffle
 
-from sereno.pipeline.errors import MissingError, StoreError
+from sereno.pipeline.errors import MissingError, StoreError, describe_fault
 
 FORMAT: Final = "sereno-store/1"
 WRITERS: Final = {"scene": "ingest", "pair": "align", "mask": "mask", "patches": "patch", "dataset": "pack"}
@@ -41,10 +41,11 @@ def codec_for(dtype: np.dtype[Any], name: Literal["lz4", "zstd"] = "lz4", level:
 def staged(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; when the block ends well, what was written there is synced and renamed to `path`.
 
-    Leftovers of a killed job are removed first; if the block fails, its own are.
+    Leftovers of a killed job are removed first; if the block fails, its own are. A folder gives way to a folder only: what lies in one is
+    never lost to a file of its name.
 
     Raises:
-        StoreError: the place cannot be written, for example because the disk is full.
+        StoreError: the place cannot be written, for example because the disk is full, or a folder is there where a file should be.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -53,7 +54,9 @@ def staged(path: Path) -> Iterator[Path]:
         yield partial
         with ThreadPoolExecutor(SYNC_THREADS) as executor:
             list(executor.map(_sync, (partial, *partial.rglob("*"))))
-        if path.is_dir() or partial.is_dir():  # a file is replaced in one step, a folder cannot be
+        if path.is_dir() and not partial.is_dir():
+            raise StoreError(f"cannot write {path}: it is a folder; name a file, for example in it")
+        if partial.is_dir():  # a file is replaced in one step, a folder cannot be
             remove(path)
         partial.replace(path)
         _sync(path.parent)
@@ -62,7 +65,7 @@ def staged(path: Path) -> Iterator[Path]:
             remove(partial)
         if error.errno is None:  # ours, which says more already, or of a library that gives no cause
             raise
-        raise StoreError(f"cannot write {path}: {error.strerror}; free space or choose another folder, then run again") from error
+        raise StoreError(f"cannot write {path}: {describe_fault(error)}") from error
     except BaseException:
         remove(partial)
         raise
@@ -107,8 +110,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise MissingError(f"{path} does not exist: run the step that writes it first") from None
+    except IsADirectoryError:
+        raise StoreError(f"{path} is a folder, expected a JSON file that a step has written (for a dataset: pack/dataset.json)") from None
     except ValueError as error:
-        raise StoreError(f"{path} is not valid JSON ({error}): delete it and run again") from None
+        raise StoreError(f"{path} is not valid JSON ({error}): name another file, or if a step wrote it, run that step again") from None
 
 
 def store_of(manifest: Path) -> Path:

@@ -139,6 +139,9 @@ def test_a_run_with_another_network_starts_from_that_networks_defaults() -> None
         ({"network": {"name": "custom", "source": "net.py"}}, "'model.train.network.source'"),
         ({"batch_size": 6, "accumulate": 2, "processes": 2}, "'batch_size' 6 cannot be shared evenly among 2 'processes' times 2"),
         ({"loss": {"pixel": 0, "spatial": 0, "spectral": 0}}, "every part of the loss has weight zero"),
+        ({"ema": 1.0}, "'model.train.ema'"),
+        ({"betas": [0.9, 1.0]}, "'model.train.betas.1'"),
+        ({"lr": float("inf")}, "'model.train.lr'"),
     ],
 )
 def test_a_faulty_network_or_loss_is_named_where_it_stands(train: dict[str, Any], words: str) -> None:

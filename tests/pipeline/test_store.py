@@ -27,6 +27,7 @@ from sereno.pipeline.store import (
     verify_store,
     write_json,
     write_manifest,
+    write_text,
 )
 
 
@@ -215,7 +216,7 @@ def test_a_full_disk_gives_one_line_and_leaves_the_old_result(tmp_path: Path, mo
         await set_item(self, key, value)
 
     monkeypatch.setattr(zarr.storage.LocalStore, "set", fail_on_the_fourth)
-    with pytest.raises(StoreError, match=f"cannot write .*scene.zarr: {os.strerror(code)}; free space") as caught:
+    with pytest.raises(StoreError, match=f"cannot write .*scene.zarr: {os.strerror(code)}; .* or choose another folder") as caught:
         save(tmp_path, value=5)
     assert "\n" not in str(caught.value)
     assert read_all(tmp_path) == before
@@ -301,3 +302,18 @@ def test_bitshuffle_knows_the_size_of_the_numbers(dtype: type, name: Any) -> Non
     codec = store.codec_for(np.dtype(dtype), name).to_dict()["configuration"]
     assert isinstance(codec, dict)
     assert (codec["cname"], codec["shuffle"], codec["typesize"]) == (name, "bitshuffle", np.dtype(dtype).itemsize)
+
+
+def test_a_folder_never_gives_way_to_a_file(tmp_path: Path) -> None:
+    kept = tmp_path / "mine" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    with pytest.raises(StoreError, match="mine: it is a folder; name a file"):
+        write_text(tmp_path / "mine", "two lines")
+    assert kept.read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"is a folder, expected a JSON file.*pack/dataset\.json"):
+        read_json(tmp_path)
