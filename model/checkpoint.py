@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 METADATA_KEY: Final = "sereno"
 """Key of our JSON text in the safetensors metadata."""
+OPENING: Final = f'{{"__metadata__":{{"{METADATA_KEY}":'.encode()
+"""How the header of a checkpoint begins: safetensors writes metadata first."""
+STATE_KIND: Final = b"sereno-state/"
+"""How a saved state begins."""
 OPERATIONAL: Final = (
     "device", "processes", "accumulate", "compile", "save_every", "pictures", "tensorboard", "divergence", "start_from"
 )  # fmt: skip
@@ -106,12 +110,12 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
 
     Raises:
         MissingError: there is no such file.
-        TrainingError: it is no checkpoint of ours, damaged, or changed after it was written.
+        TrainingError: it is no checkpoint of ours, of another version, damaged, or changed after it was written.
     """
     meta, tensors = _read(path)
     if hash_weights(tensors) != meta.weights_sha256:
         raise TrainingError(
-            f"{path}: the weights are not those that were written (SHA-256 differs); delete it and run `sereno train` again"
+            f"{path} is damaged: its weights are not those that were written (SHA-256 differs); delete it and run `sereno train` again"
         )
     signature = Signature(meta.bands, meta.sar_bands, meta.training_mean, meta.training_std)
     network = create_network(TASKS[meta.task], meta.settings.network, signature)
@@ -140,16 +144,41 @@ def check_bands(loaded: Loaded, bands: Sequence[str], sar_bands: Sequence[str], 
 def _read(path: Path) -> tuple[CheckpointMeta, dict[str, Tensor]]:
     if not path.is_file():
         raise MissingError(f"checkpoint {path} does not exist: run `sereno train` first")
+    _check_kind(path)
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY, "")
+            text = file.metadata()[METADATA_KEY]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the handle is no mapping
         meta = parse_settings(CheckpointMeta, text, where=str(path))
-    except (SafetensorError, ConfigError) as error:
-        raise TrainingError(f"{path} is damaged or no checkpoint of ours ({error}); delete it and run `sereno train` again") from None
+    except SafetensorError as error:
+        raise TrainingError(f"{path} is damaged ({error}); delete it and run `sereno train` again") from None
+    except ConfigError as error:
+        raise TrainingError(
+            f"{path} does not say of itself what this version expects ({error}): use the version of sereno that wrote it, or run "
+            "`sereno train` again"
+        ) from None
     if meta.task not in TASKS:
         raise TrainingError(f"{path} is for the task {meta.task!r}, known here: {sorted(TASKS)}; run `sereno train` again")
     return meta, tensors
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a file that does not say that it is a checkpoint of ours; one that is cut short after saying so passes."""
+    with path.open("rb") as file:
+        head = file.read(len(OPENING) + 8)  # eight bytes of length, then the header
+    if head.startswith(STATE_KIND):
+        raise TrainingError(
+            f"{path} is a training state, from which only its own run goes on: take checkpoint.safetensors or last.safetensors beside it"
+        )
+    if head[8:] == OPENING:
+        return
+    try:
+        with safe_open(path, framework="pt") as opened:
+            is_ours = METADATA_KEY in (opened.metadata() or {})
+    except SafetensorError:
+        is_ours = False
+    if not is_ours:
+        raise TrainingError(f"{path} is no checkpoint of sereno: name one that `sereno train` wrote")
 
 
 def hash_weights(tensors: Mapping[str, Tensor]) -> str:
@@ -188,7 +217,7 @@ def save_state(path: Path, state: Mapping[str, Any], *, identity: Identity) -> N
 def load_state(path: Path, *, identity: Identity) -> dict[str, Any] | None:
     """What training needs to go on, or None if nothing is saved for this `identity`; the log says why.
 
-    A damaged file is put aside as `state.damaged.pt` and the one before it is taken.
+    A damaged file is put aside as `state.damaged.pt` (the one before it as `state.previous.damaged.pt`) and the one before it is taken.
     """
     for candidate in (path, previous_of(path)):
         if not candidate.is_file():
@@ -196,7 +225,7 @@ def load_state(path: Path, *, identity: Identity) -> dict[str, Any] | None:
         try:
             content = _read_state(candidate)
         except (DataError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+            aside = candidate.with_name(f"{candidate.stem}.damaged{candidate.suffix}")
             logger.warning("the saved state %s cannot be read (%s); it is now %s", candidate, _in_one_line(error), aside.name)
             with contextlib.suppress(FileNotFoundError):  # another process of this run may have put it aside already
                 candidate.replace(aside)
@@ -217,7 +246,7 @@ def previous_of(path: Path) -> Path:
 
 
 def _seal(content: bytes | memoryview) -> bytes:
-    return f"sereno-state/2 {hashlib.sha256(content).hexdigest()}\n".encode()
+    return STATE_KIND + f"2 {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -57,6 +57,9 @@ LOG_EVERY_S: Final = 20.0
 PICTURE_PX: Final = 128
 """Longest side of one patch in a picture."""
 
+CURVES: Final = "events.out.tfevents.*"
+"""Names of the files that TensorBoard's writer makes."""
+
 Row = dict[str, Any]
 """Numbers by column; a column without a number is left out or None."""
 
@@ -153,13 +156,16 @@ class Monitor:
         self._bar.update(self._task, completed=step)
         if not self._active:
             return
-        for drawn, path in find_pictures(self._folder).items():
-            if step == 0 or drawn > step:
-                remove(path)
-        if step == 0:
-            remove(self._folder / "tensorboard")
+        for path in self._find_outdated(step):
+            remove(path)
         if self._settings.tensorboard:
             self._curves = _open_curves(self._folder / "tensorboard", step)
+
+    def _find_outdated(self, step: int) -> list[Path]:
+        """Files of the kinds that this run writes itself, and that show steps it will take again; all others may be somebody's."""
+        drawn = find_pictures(self._folder) if self._settings.pictures else {}
+        curves = (self._folder / "tensorboard").glob(CURVES) if self._settings.tensorboard and step == 0 else ()
+        return [path for at, path in drawn.items() if step == 0 or at > step] + [path for path in curves if path.is_file()]
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Enter a row into the history, or into its last row if that is of the same step. Rows come in the order of their steps."""

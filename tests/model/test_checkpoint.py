@@ -89,14 +89,29 @@ def test_a_changed_weight_is_noticed(saved: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 5, 400, -20])
 def test_a_checkpoint_cut_short_is_refused(saved: Path, keep: int) -> None:
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors is damaged.*sereno train"):
+    said = "is damaged.*sereno train" if abs(keep) > 5 else "is no checkpoint of sereno"
+    with pytest.raises(TrainingError, match=rf"checkpoint\.safetensors {said}") as caught:
         load_checkpoint(saved, CPU)
+    assert ("delete" in str(caught.value)) == (abs(keep) > 5), "only what says that it is ours may be deleted"
+
+
+def test_a_training_state_is_told_from_a_checkpoint(tmp_path: Path) -> None:
+    save_state(tmp_path / "state.pt", {"step": 3}, identity={})
+    with pytest.raises(TrainingError, match=r"state\.pt is a training state.*: take checkpoint\.safetensors or last\.safetensors beside it$"):
+        load_checkpoint(tmp_path / "state.pt", CPU)
+
+
+def test_a_checkpoint_of_another_version_is_not_called_damaged(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes().replace(b"sereno-checkpoint/1", b"sereno-checkpoint/9"))
+    with pytest.raises(TrainingError, match="use the version of sereno that wrote it") as caught:
+        load_checkpoint(saved, CPU)
+    assert "damaged" not in str(caught.value)
 
 
 def test_weights_of_others_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.ones(3)}, path, metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match="no checkpoint of ours"):
+    with pytest.raises(TrainingError, match="no checkpoint of sereno: name one"):
         load_checkpoint(path, CPU)
     save_checkpoint(path, {"weight": torch.ones(3)}, META)
     with pytest.raises(TrainingError, match="does not fit this version of the network"):
@@ -210,6 +225,7 @@ def test_with_no_sound_state_a_run_starts_anew(tmp_path: Path, caplog: pytest.Lo
         place.write_bytes(b"PK\x03\x04 broken")
     assert load_state(path, identity={}) is None
     assert caplog.text.count("cannot be read") == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["state.damaged.pt", "state.previous.damaged.pt"]
 
 
 @pytest.mark.parametrize("largest_file", [0, 1000])

@@ -235,8 +235,18 @@ def test_a_run_that_starts_anew_shows_no_curve_of_an_earlier_one(tmp_path: Path)
     for shift in (0, 100):
         go(tmp_path, range(1, 3), [], settings, shift=shift)
     assert [event.value for event in read_curves(tmp_path).Scalars("training/total")] == [101, 102]
-    Monitor(tmp_path, SETTINGS, COLUMNS).start(0, [])
-    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_fresh_run_removes_only_what_it_writes_itself(tmp_path: Path) -> None:
+    names = ["tensorboard/events.out.tfevents.1.host", "tensorboard/mine.txt", "pictures/step-000005.png", "pictures/mine.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    Monitor(tmp_path, SETTINGS.model_copy(update={"pictures": 0}), COLUMNS).start(0, [])
+    assert all((tmp_path / name).exists() for name in names), "neither curves nor pictures were asked for"
+    with Monitor(tmp_path, SETTINGS.model_copy(update={"tensorboard": True}), COLUMNS) as monitor:
+        monitor.start(0, [])
+    assert [(tmp_path / name).exists() for name in names] == [False, True, False, True]
 
 
 def test_curves_without_the_package_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
