@@ -23,11 +23,21 @@ def explain_faults(memory: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in reason:
+        if is_shortage(error):
             raise TrainingError(memory) from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if is_compiling_fault(error):
             raise ConfigError(f"'train.compile': torch cannot compile the network ({reason}); set it to false") from error
         raise
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether `error` says that memory does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error).partition("\n")[0]
+
+
+def is_compiling_fault(error: Exception) -> bool:
+    """Whether `error` is of torch's compiler."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def describe_memory(settings: TrainSettings) -> str:

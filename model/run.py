@@ -107,6 +107,7 @@ class Run:
         self.step, self.sums, self.trend, self.skipped = 0, Sums.begin(settings), Trend(), 0
         self.best: Best | None = None
         self.worse = 0
+        self.sound = Best(0, None, {name: tensor.to("cpu", copy=True) for name, tensor in self.average.items()})
         self.unread: list[Tensor] = []
         self.is_stopping = False
         has_stages = settings.loss.stages > 0 and hasattr(network, "forward_stages")
@@ -177,6 +178,17 @@ class Run:
             self.best = Best(self.step, score, {name: tensor.clone() for name, tensor in self.average.items()})
         self.worse = 0 if is_best else self.worse + 1
 
+    def keep_sound(self) -> None:
+        """Remember the averaged weights as of a step after which nothing was wrong, on the CPU: what a fault later leaves."""
+        for name, tensor in self.sound.weights.items():
+            tensor.copy_(self.average[name])
+        self.sound = self.sound._replace(step=self.step)
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether those weights are of use: finite, and at least one step was taken that fp16 did not leave out."""
+        return self.sound.step > self.skipped and all(bool(tensor.isfinite().all()) for tensor in self.sound.weights.values())
+
     def to_state(self) -> dict[str, Any]:
         """Everything but the history, as plain values and tensors. Nothing else is random: see the module's first lines and `PatchFeed`."""
         best = None if self.best is None else {**self.best._asdict(), "score": self.best.score and tuple(self.best.score)}
@@ -198,6 +210,7 @@ class Run:
         self.step, self.sums, self.trend = state["step"], Sums(*state["sums"]), Trend(*state["trend"])
         self.skipped, self.worse, best = state["skipped"], state["worse"], state["best"]
         self.best = best and Best(best["step"], best["score"] and Score(*best["score"]), best["weights"])
+        self.keep_sound()
 
 
 def create_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

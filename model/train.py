@@ -18,7 +18,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -49,7 +49,7 @@ from sereno.model.schedule import compute_rate
 from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
 from sereno.model.validation import describe_validation_memory, score_weights
 from sereno.model.weighting import MaskEncoder, compute_encoding_loss
-from sereno.pipeline.errors import TrainingError
+from sereno.pipeline.errors import ConfigError, StoreError, TrainingError
 from sereno.pipeline.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,9 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
         ConfigError: the network does not fit the dataset or `start_from`, the device is not there, or processes are too many or too few.
         DataError: `start_from` was trained on other bands.
         MissingError, StoreError: the dataset is unfinished or damaged, or another process is training to the same place.
-        TrainingError: the training split is empty, the loss is no longer finite or has diverged, or memory does not suffice.
-        StoppedError: a signal asked to stop; the state is saved.
+        TrainingError: the training split is empty, the loss is no longer finite or has diverged, or memory does not suffice; the weights
+            before that, if any step was taken, are in `last.safetensors`.
+        StoppedError: a signal asked to stop; the state is saved, if any step was taken.
     """
     with join_ranks(settings) as ranks, hold_folder(output.parent) if ranks.is_first else contextlib.nullcontext():
         device, facts = choose_device(ranks.device), read_facts(dataset)
@@ -121,29 +122,69 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
 def _train(job: Job) -> None:
     """Begin or go on, take all steps, write what they led to."""
     started, state = time.monotonic(), load_state(job.state_file, identity=job.identity)
-    run = _begin_run(job, state)
-    with _open_monitor(job) as monitor, catch_signals() as request:
-        monitor.start(run.step, state["rows"] if state else [])
-        if run.best is None:
-            _validate(run, job, monitor)
-        _take_steps(run, job, monitor, request)
-        if job.ranks.is_first:
-            monitor.save()
-            _save_weights(run, job)
+    with catch_signals() as request:
+        run = _begin_run(job, state, request)
+        with _open_monitor(job) as monitor:
+            monitor.start(run.step, state["rows"] if state else [])
+            with _keep_sound_weights(run, job, monitor):
+                if run.best is None:
+                    _validate(run, job, monitor)
+                _take_steps(run, job, monitor, request)
+            if job.ranks.is_first:
+                monitor.save()
+                _save_weights(run, job)
     if not run.is_over:
         raise StoppedError(_describe_stop(run, job), request.number or signal.SIGTERM)
     logger.info("trained %s: %d steps in %.0f s, kept step %d", job.output, run.step, time.monotonic() - started, _best_of(run).step)
+    if run.step and not _best_of(run).step and _best_of(run).score is not None:
+        logger.warning(
+            "training did not improve on the weights it started from, which are kept (step 0): lower 'train.lr', raise 'train.steps' or "
+            "look at val_loss in %s; the weights after the last step are in last.safetensors",
+            job.output.with_name("history.csv"),
+        )
 
 
-def _begin_run(job: Job, state: Mapping[str, Any] | None) -> Run:
-    """The run as `state` saw it; without one as it is before its first step, its mask encoder learnt."""
+@contextlib.contextmanager
+def _keep_sound_weights(run: Run, job: Job, monitor: Monitor) -> Iterator[None]:
+    """Let a fault of training leave the history and the averaged weights from before it. No process waits for another here.
+
+    Raises:
+        TrainingError: the fault, with the place of what was left.
+    """
+    try:
+        yield
+    except TrainingError as fault:
+        if not (job.ranks.is_first and run.has_sound):
+            raise
+        last = job.output.with_name("last.safetensors")
+        try:
+            monitor.save()
+            save_checkpoint(last, run.sound.weights, _describe(run, job, step=run.sound.step))
+        except StoreError as error:
+            raise TrainingError(f"{fault}; the weights so far could not be kept ({error})") from fault
+        raise TrainingError(
+            f"{fault}; the weights so far are in {last} ('train.start_from' goes on from them with other settings)"
+        ) from fault
+
+
+def _begin_run(job: Job, state: Mapping[str, Any] | None, request: StopRequest) -> Run:
+    """The run as `state` saw it; without one as it is before its first step, its mask encoder learnt.
+
+    Raises:
+        StoppedError: `request` asked to stop while the mask encoder learnt.
+    """
     run = Run(_create_network(job), job.settings, device=job.device, bands=len(job.facts.bands))
     if state is not None:
         run.restore(state)
     _check_together(run, job.ranks)
     _log_start(run, job)
     if run.encoder is not None and state is None:
-        _train_encoder(run.encoder, job)
+        _train_encoder(run.encoder, job, request)
+        if sum_numbers({"asked": request.number is not None}, job.ranks)["asked"]:
+            raise StoppedError(
+                "stopped while the mask encoder was learnt, before the first step: nothing was saved yet; the same command starts again",
+                request.number or signal.SIGTERM,
+            )
     return run
 
 
@@ -226,6 +267,7 @@ def _read_losses(run: Run, job: Job, monitor: Monitor) -> None:
         run.follow(values)
         _check_step(run, job, step, values)
         run.is_stopping = run.is_stopping or asked > 0
+    run.keep_sound()
     if run.is_row_due:
         rate = compute_rate(job.settings, run.step - 1)
         monitor.record({"step": run.step, "lr": rate, **run.sums.to_means(job.settings)})
@@ -251,7 +293,7 @@ def _check_step(run: Run, job: Job, step: int, values: Sequence[float]) -> None:
     records = read_records(job.dataset, "train")
     names = ", ".join(sorted({records[place].id for place in job.feed.find_patches(step - 1)}))
     where = f"at step {step}, patches {names} of {job.dataset}"
-    raise TrainingError(f"{found} {where}: {remedy} or look at these patches; the last good state is kept")
+    raise TrainingError(f"{found} {where}: {remedy} or look at these patches")
 
 
 def _validate(run: Run, job: Job, monitor: Monitor) -> None:
@@ -267,15 +309,17 @@ def _validate(run: Run, job: Job, monitor: Monitor) -> None:
         logger.info("step %d: validation loss %.5f, cloudy pixels %s dB", run.step, score.loss, _in_words(score.psnr_db))
 
 
-def _train_encoder(encoder: MaskEncoder, job: Job) -> None:
+def _train_encoder(encoder: MaskEncoder, job: Job, request: StopRequest) -> None:
     """Teach the small network of learned weighting what a cloud is, on the first batches; then it stays as it is.
 
-    Every process does the same with the whole batches, so that all have the same weights.
+    Every process does the same with the whole batches, so that all have the same weights. A `request` ends it at once.
     """
     steps, optimiser = job.settings.loss.encoding_steps, torch.optim.AdamW(encoder.parameters(), lr=ENCODER_LR)
     loss = torch.zeros(())
     with contextlib.closing(job.feed.stream()) as stream:
         for draw in itertools.islice(stream, steps):
+            if request.number is not None:
+                return
             loss = compute_encoding_loss(encoder, draw.batch)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -289,6 +333,8 @@ def _create_network(job: Job) -> nn.Module:
     network = create_network(CLOUD_REMOVAL, settings.network, Signature(*job.facts), seed=settings.seed)
     if start is not None:
         network.load_state_dict(load_start(Path(start).expanduser(), settings, job.facts, where=job.dataset))
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"'train.network' {settings.network.name} has no weight that can be learnt: give it a parameter")
     return network.to(job.device)
 
 
@@ -300,20 +346,25 @@ def _check_together(run: Run, ranks: Ranks) -> None:
 
 def _save_weights(run: Run, job: Job) -> None:
     """Write the last weights, and, if the run is over, the best: where the checkpoint is, everything is."""
-    meta = CheckpointMeta(
+    meta = _describe(run, job, step=run.step)
+    save_checkpoint(job.output.with_name("last.safetensors"), run.average, meta)
+    if run.is_over:
+        best = _best_of(run)
+        scores = {"best_loss": best.score and best.score.loss, "best_psnr_db": best.score and best.score.psnr_db}
+        save_checkpoint(job.output, best.weights, meta.model_copy(update={"step": best.step, **scores}))
+
+
+def _describe(run: Run, job: Job, *, step: int) -> CheckpointMeta:
+    """What weights of `step` say about themselves."""
+    return CheckpointMeta(
         settings=run.settings,
         bands=job.facts.bands,
         sar_bands=job.facts.sar_bands,
         training_mean=job.facts.mean,
         training_std=job.facts.std,
         dataset_sha256=hash_file(job.dataset),
-        step=run.step,
+        step=step,
     )
-    save_checkpoint(job.output.with_name("last.safetensors"), run.average, meta)
-    if run.is_over:
-        best = _best_of(run)
-        scores = {"best_loss": best.score and best.score.loss, "best_psnr_db": best.score and best.score.psnr_db}
-        save_checkpoint(job.output, best.weights, meta.model_copy(update={"step": best.step, **scores}))
 
 
 def _best_of(run: Run) -> Best:
@@ -331,7 +382,8 @@ def _log_start(run: Run, job: Job) -> None:
     where = f"{job.ranks.world} x {job.device}" if job.ranks.world > 1 else job.device
     logger.info("%s: %d steps, %d crops per epoch, %.2f M parameters, %s", start, run.settings.steps, job.feed.epoch_crops, size, where)
     if not job.validation.n_patches:
-        logger.warning("the validation split is empty: the last weights are kept instead of the best")
+        early = "" if job.settings.patience is None else ", and 'train.patience' has no effect: there is no early stopping"
+        logger.warning("the validation split is empty: the last weights are kept instead of the best%s", early)
 
 
 def _in_words(ratio: float | None) -> str:

@@ -97,7 +97,9 @@ def test_a_checkpoint_cut_short_is_refused(saved: Path, keep: int) -> None:
 
 def test_a_training_state_is_told_from_a_checkpoint(tmp_path: Path) -> None:
     save_state(tmp_path / "state.pt", {"step": 3}, identity={})
-    with pytest.raises(TrainingError, match=r"state\.pt is a training state.*: take checkpoint\.safetensors or last\.safetensors beside it$"):
+    with pytest.raises(
+        TrainingError, match=r"state\.pt is a training state.*: take checkpoint\.safetensors or last\.safetensors beside it$"
+    ):
         load_checkpoint(tmp_path / "state.pt", CPU)
 
 

@@ -131,6 +131,19 @@ def test_the_best_is_kept_and_those_after_it_are_counted() -> None:
     assert (run.best.step, run.best.score, run.worse) == (5, None, 0)
 
 
+def test_sound_weights_stay_as_they_were_whatever_comes_after() -> None:
+    run = make_run(lr=0.1)
+    assert not run.has_sound, "no step was taken"
+    take_steps(run, 2)
+    run.keep_sound()
+    before = run.average["shift"].clone()
+    run.average["shift"].fill_(math.nan)
+    assert torch.equal(run.sound.weights["shift"], before)
+    assert (run.sound.step, run.has_sound) == (2, True)
+    run.skipped = 2
+    assert not run.has_sound, "fp16 left out every step"
+
+
 @pytest.mark.parametrize(("precision", "skipped"), [("fp16", 1), ("fp32", 0)])
 def test_only_with_fp16_a_step_of_too_large_a_gradient_does_not_count(precision: str, skipped: int) -> None:
     run = make_run(precision=precision)

@@ -375,8 +375,9 @@ def test_the_checkpoint_is_the_best_of_the_validations_and_says_which(dataset: P
 
 def test_without_validation_the_last_weights_are_kept_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     manifest = write_dataset(tmp_path, {"train": 3, "val": 0, "test": 0})
-    train_network(manifest, tmp_path / "c.safetensors", SETTINGS)
+    train_network(manifest, tmp_path / "c.safetensors", SETTINGS.model_copy(update={"patience": 2}))
     assert "validation split is empty" in caplog.text
+    assert "'train.patience' has no effect: there is no early stopping" in caplog.text
     meta = load_checkpoint(tmp_path / "c.safetensors", torch.device("cpu")).meta
     assert (meta.step, meta.best_loss) == (SETTINGS.steps, None)
 
@@ -395,9 +396,9 @@ def test_a_loss_that_is_no_number_stops_with_the_patches_named(dataset: Path, tm
     monkeypatch.setattr(
         train, "compute_loss", lambda *given, **more: {part: value * float("nan") for part, value in honest(*given, **more).items()}
     )
-    with pytest.raises(TrainingError, match=r"not finite at step 1, patches west/p/train\d.*lower 'train\.lr'"):
+    with pytest.raises(TrainingError, match=r"not finite at step 1, patches west/p/train\d.*lower 'train\.lr' or look at these patches$"):
         train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
-    assert not (tmp_path / "c.safetensors").exists()
+    assert not list(tmp_path.glob("*.safetensors")), "before the first step there is nothing to keep"
 
 
 def break_loss(monkeypatch: pytest.MonkeyPatch, *, factor: Callable[[int], float]) -> None:
@@ -417,11 +418,48 @@ NO_VALIDATION = {"train": 6, "val": 0}
 def test_a_gradient_that_is_no_number_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_dataset(tmp_path, NO_VALIDATION)
     break_loss(monkeypatch, factor=lambda call: math.inf if call == 9 else 1.0)
-    with pytest.raises(TrainingError, match=r"not finite at step 10, patches west/p/train.*the last good state is kept"):
+    with pytest.raises(TrainingError, match=r"not finite at step 10, patches west/p/train.*; the weights so far are .*'train.start_from'"):
         train_network(manifest, tmp_path / "c.safetensors", SETTINGS)
     state = torch.load(io.BytesIO((tmp_path / "state.pt").read_bytes().partition(b"\n")[2]))["state"]
     assert state["step"] == 8
     assert all(tensor.isfinite().all() for tensor in state["network"].values())
+    assert load_checkpoint(tmp_path / "last.safetensors", torch.device("cpu")).meta.step == 9
+    assert weights_of(tmp_path / "last.safetensors").isfinite().all()
+    assert (tmp_path / "history.csv").exists()
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_what_a_fault_leaves_is_what_a_run_of_the_steps_before_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, settings = write_dataset(tmp_path, NO_VALIDATION), SETTINGS.model_copy(update={"schedule": "constant"})
+    train_network(manifest, tmp_path / "whole/c.safetensors", settings.model_copy(update={"steps": 4}))
+    learn, calls = train._learn_piece, itertools.count()
+    monkeypatch.setattr(train, "_learn_piece", lambda *given: raise_shortage_of_a_gpu() if next(calls) == 4 else learn(*given))
+    with pytest.raises(TrainingError, match=rf"out of memory .*; the weights so far are in {tmp_path}/last\.safetensors"):
+        train_network(manifest, tmp_path / "c.safetensors", settings)
+    assert apart(tmp_path / "last.safetensors", tmp_path / "whole/last.safetensors") == 0
+
+
+def test_a_signal_while_the_mask_encoder_learns_stops_before_anything_is_saved(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = train.compute_encoding_loss
+
+    def ask(*given: Any) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*given)
+
+    monkeypatch.setattr(train, "compute_encoding_loss", ask)
+    settings = SETTINGS.model_copy(update={"loss": LossSettings(**LEARNED)})
+    with pytest.raises(train.StoppedError, match=r"while the mask encoder was learnt.*nothing was saved yet") as stopped:
+        train_network(dataset, tmp_path / "c.safetensors", settings)
+    assert stopped.value.exit_code == 143
+    assert not list(tmp_path.glob("[!.]*"))
+
+
+def test_training_that_does_not_help_says_so(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train_network(dataset, tmp_path / "c.safetensors", SETTINGS.model_copy(update={"lr": 3.0, "warmup_steps": 0, "divergence": None}))
+    assert load_checkpoint(tmp_path / "c.safetensors", torch.device("cpu")).meta.step == 0
+    assert "training did not improve on the weights it started from, which are kept (step 0): lower 'train.lr'" in caplog.text
 
 
 def test_a_fault_names_the_patches_of_its_own_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

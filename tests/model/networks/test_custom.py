@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def make_pair(**_):
     return Pair()
 
 
+def make_fault(**_):
+    raise ValueError("no good\\nat all")
+
+
+def make_faulty(sar_bands, mean, std, detach=False):
+    class Faulty(Small):
+        def forward(self, optical, sar, cloud):
+            if detach:
+                return super().forward(optical, sar, cloud).detach()
+            raise KeyError("sought")
+    return Faulty(len(mean), sar_bands, mean, 1)
+
+
 no_function = 3
 '''
 
@@ -103,6 +117,7 @@ FAULTS = {
     "no such function": ("{file}:mkae", {}, ConfigError, r"small\.py has no function 'mkae'"),
     "no function": ("{file}:no_function", {}, ConfigError, "has no function 'no_function'"),
     "wrong type": ("{file}:make_list", {}, ConfigError, r"small\.py:make_list gave a list, expected a torch\.nn\.Module"),
+    "fault of the function": ("{file}:make_fault", {}, ConfigError, r"small\.py:make_fault raised ValueError: no good \(line \d+\)$"),
     "unknown option": ("{file}:make", {"kernal": 3}, ConfigError, "small.py:make cannot be called with .*'kernal'.*'network.options'"),
 }
 
@@ -119,6 +134,29 @@ def test_a_file_that_cannot_be_imported_is_named(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"small\.py cannot be imported \((SyntaxError|ModuleNotFoundError): "):
         load(f"{file}:make")
+
+
+def test_a_fault_while_the_file_is_imported_is_said_with_its_line(file: Path) -> None:
+    file.write_text("\n\nraise ValueError('broken')\n")
+    with pytest.raises(ConfigError, match=r"small\.py:make raised ValueError: broken \(line 3\)$") as caught:
+        load(f"{file}:make")
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_fault_of_the_network_is_said_with_its_line_and_a_lack_of_memory_stays_one(file: Path) -> None:
+    line = 1 + SOURCE.split("\n").index('            raise KeyError("sought")')
+    with pytest.raises(ConfigError, match=rf"small\.py:make_faulty raised KeyError: 'sought' \(line {line}\)$"):
+        copy.deepcopy(load(f"{file}:make_faulty"))(*images())
+    file.write_text(SOURCE.replace('KeyError("sought")', 'torch.OutOfMemoryError("CUDA out of memory")'))
+    with pytest.raises(torch.OutOfMemoryError):
+        load(f"{file}:make_faulty")(*images())
+
+
+def test_an_answer_without_a_gradient_is_refused_in_training_only(file: Path) -> None:
+    network = load(f"{file}:make_faulty", detach=True)
+    assert network.eval()(*images()).shape == (2, 3, 8, 8)
+    with pytest.raises(ConfigError, match="does not require grad, so that it learns nothing"):
+        network.train()(*images())
 
 
 @pytest.mark.parametrize(("name", "seen"), [("make_grey", r"\(2, 1, 8, 8\)"), ("make_pair", "a tuple")])
