@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 SOBEL: Final = ((-0.125, 0.0, 0.125), (-0.25, 0.0, 0.25), (-0.125, 0.0, 0.125))
 """Horizontal derivative per pixel (Sobel and Feldman 1968, over 8); its transpose is the vertical one."""
-FIRST_SHARE: Final = 0.1
-"""Share of the edges' features in those of SAR when training starts."""
 EDGE_EPS: Final = 1e-6
 """Added under the root of the edge magnitude: the derivative of a root at zero is infinite."""
 BINOMIAL: Final = (0.125, 0.375, 0.375, 0.125)
@@ -105,12 +103,11 @@ def _repeat_edges(image: Tensor) -> Tensor:
 class MultiscaleSar(nn.Module):
     """Features of SAR with its edges at three kernel sizes: (B, S, H, W) -> (B, C, H/stem, W/stem).
 
-    `B = conv(S)`, `E = B + edges(B)`, `B + g (W1 E + sigmoid(W3 * E) + DW5(W1 E))`: MSFEM as the notes describe it, but for three things.
-    B itself passes as well, and the rest with a learnable share g per channel that is small at first (Touvron et al. 2021, LayerScale):
-    from the start in full, it cost 1.2 dB on the simulated world. Edges are derivatives per pixel, an eighth of the plain Sobel sums, since
-    speckle has edges everywhere. And the convolution has no batch norm after it: SAR comes scaled already, and an image's features then
-    depend on nothing but the image, however a batch is shared among processes. (A norm over channels instead loses the level of
-    backscatter, and with it most of what SAR tells.)
+    `B = conv(S)`, `E = B + edges(B)`, `B + W1 E + sigmoid(W3 * E) + DW5(W1 E)`: MSFEM as the notes describe it, but for three things. B
+    itself passes as well, and edges are derivatives per pixel, an eighth of the plain Sobel sums: speckle has edges everywhere, and eight
+    times as strong they drown the backscatter they are added to. And the convolution has no batch norm after it: SAR comes scaled already,
+    and an image's features then depend on nothing but the image, however a batch is shared among processes. (A norm over channels
+    instead loses the level of backscatter, and with it most of what SAR tells.)
     """
 
     def __init__(self, bands: int, width: int, stem_px: int, alpha: str = "channel") -> None:
@@ -120,14 +117,13 @@ class MultiscaleSar(nn.Module):
         self.point = PixelLinear(width, width)
         self.gate = nn.Conv2d(width, width, 3, padding=1)
         self.wide = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.share = nn.Parameter(torch.full((width, 1, 1), FIRST_SHARE))
 
     def forward(self, sar: Tensor) -> Tensor:
         """SAR features."""
         embedded = self.embed(sar)
         edged = embedded + self.edges(embedded)
         point = self.point(edged)
-        features: Tensor = embedded + self.share * (point + torch.sigmoid(self.gate(edged)) + self.wide(point))
+        features: Tensor = embedded + point + torch.sigmoid(self.gate(edged)) + self.wide(point)
         return features
 
 

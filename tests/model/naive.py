@@ -170,7 +170,7 @@ def embed_sar(layer: nn.Module, sar: Tensor) -> Tensor:
     embedded = layer.embed(sar)
     edged = embedded + find_edges(layer.edges, embedded)
     point = mix_channels(layer.point, edged)
-    return embedded + layer.share * (point + torch.sigmoid(layer.gate(edged)) + layer.wide(point))
+    return embedded + point + torch.sigmoid(layer.gate(edged)) + layer.wide(point)
 
 
 def find_edges(layer: SobelEdges, features: Tensor) -> Tensor:
