@@ -103,11 +103,11 @@ def _repeat_edges(image: Tensor) -> Tensor:
 class MultiscaleSar(nn.Module):
     """Features of SAR with its edges at three kernel sizes: (B, S, H, W) -> (B, C, H/stem, W/stem).
 
-    `B = conv(S)`, `E = B + edges(B)`, `B + W1 E + sigmoid(W3 * E) + DW5(W1 E)`: MSFEM as the notes describe it, but for three things. B
-    itself passes as well, and edges are derivatives per pixel, an eighth of the plain Sobel sums: speckle has edges everywhere, and eight
-    times as strong they drown the backscatter they are added to. And the convolution has no batch norm after it: SAR comes scaled already,
-    and an image's features then depend on nothing but the image, however a batch is shared among processes. (A norm over channels
-    instead loses the level of backscatter, and with it most of what SAR tells.)
+    `B = conv(S)`, `E = B + edges(B)`, `B + W1 E + sigmoid(W3 * E) + DW5(W1 E)`: MSFEM as the notes describe it, but for three choices of
+    ours. B itself passes as well, and edges are derivatives per pixel, an eighth of the plain Sobel sums, since speckle has edges
+    everywhere (neither was shown to matter). The convolution has no batch norm after it: SAR comes scaled already, and an image's features
+    then depend on nothing but the image, however a batch is shared among processes. (A norm over channels instead loses the level of
+    backscatter, and with it most of what SAR tells.)
     """
 
     def __init__(self, bands: int, width: int, stem_px: int, alpha: str = "channel") -> None:
