@@ -421,12 +421,12 @@ def _to_pair_row(results: Results, key: Key) -> list[Cell]:
     cloudy, clear, sar = lock.scene(pair.cloudy), lock.scene(pair.clear), lock.scene(pair.sar)
     words = [
         *key,
-        show_day(cloudy.time, cloudy.properties),
+        show_day(cloudy.time, cloudy.items[0].properties),
         show_number(cloudy.cloud_cover_pct, 0),
-        show_day(clear.time, clear.properties),
+        show_day(clear.time, clear.items[0].properties),
         show_number(pair.clear_gap_days, 1, sign=True),
     ]
-    words += [show_day(sar.time, sar.properties), show_number(pair.sar_gap_days, 1, sign=True)]
+    words += [show_day(sar.time, sar.items[0].properties), show_number(pair.sar_gap_days, 1, sign=True)]
     if key in results.patched:
         kept, refused = len(results.patched[key]["patches"]), len(results.patched[key]["refused"])
         words += [str(kept), str(kept + refused)]

@@ -112,25 +112,33 @@ def _tag_of(record: type[BaseModel]) -> str:
 
 
 class Area(Settings):
-    """Ground to work on: a bounding box in degrees, or exact bounds in metres of a UTM zone."""
+    """Ground to work on, stated in one of five ways."""
 
     bbox: tuple[float, float, float, float] | None = None
-    """West, south, east, north in degrees (EPSG:4326). The UTM zone is chosen from its centre unless `epsg` is given."""
+    """West, south, east, north in degrees (EPSG:4326). West may be greater than east: then the box crosses 180 degrees."""
     bounds_m: tuple[float, float, float, float] | None = None
     """Left, bottom, right, top in metres of `epsg`; taken as they are."""
+    mgrs: Annotated[str, Field(pattern=r"^\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V]$")] | None = None
+    """A 100 km square such as `32TNR`: the ground of the Sentinel-2 tile of that name (109.8 km wide), in its own zone."""
+    geojson: dict[str, Any] | None = None
+    """A GeoJSON polygon, multipolygon, feature or collection in degrees; ground outside it is not used."""
+    file: Path | None = None
+    """A file with such GeoJSON."""
     epsg: int | None = None
-    """EPSG code of a projected CRS in metres; needed with `bounds_m`."""
+    """EPSG code of a projected CRS in metres; needed with `bounds_m`, else the UTM zone of the area's centre."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.bbox is None) == (self.bounds_m is None):
-            raise ValueError("give either 'bbox' (degrees) or 'bounds_m' with 'epsg' (metres)")
+        given = [name for name in ("bbox", "bounds_m", "mgrs", "geojson", "file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            seen = " and ".join(given) or "none of them"
+            raise ValueError(f"give one of 'bbox' (degrees), 'bounds_m' with 'epsg' (metres), 'mgrs', 'geojson' and 'file', not {seen}")
         if self.bounds_m is not None and self.epsg is None:
             raise ValueError("'bounds_m' needs 'epsg'")
-        left, bottom, right, top = self.bbox or self.bounds_m or (0, 0, 0, 0)
-        if left >= right or bottom >= top:
+        left, bottom, right, top = self.bbox or self.bounds_m or (0, 0, 1, 1)
+        if bottom >= top or (self.bounds_m and left >= right) or left == right:
             raise ValueError("bounds must be ordered west < east and south < north")
-        if self.bbox and not (-180 <= left and right <= 180 and -90 <= bottom and top <= 90):
+        if self.bbox and not (-180 <= left <= 180 and -180 <= right <= 180 and -90 <= bottom and top <= 90):
             raise ValueError("bbox must lie within -180..180 and -90..90 degrees")
         return self
 
@@ -170,22 +178,36 @@ class SimulateSettings(Settings):
 class QuerySettings(Settings):
     """Which scenes are searched and how they become pairs."""
 
-    source: Literal["stac", "sen12mscr"] = "stac"
-    """Where scenes come from: a STAC API, or a folder laid out like SEN12MS-CR."""
+    source: Literal["stac", "sen12mscr", "lock"] = "stac"
+    """Where scenes come from: a STAC API, a folder laid out like SEN12MS-CR, or a folder of frozen locks (no search at all)."""
     catalogue: str = "results/simulate"
-    """URL of a STAC API, or the folder of a simulated world or of a dataset."""
+    """Name of a preset (`earth-search`, `planetary-computer`, `cdse`), URL of a STAC API, or the folder of a simulated world, of a dataset
+    or of locks named `AREA.json`."""
+    sar_catalogue: str | None = None
+    """Where SAR is searched if not in `catalogue`: the same, or a folder of Sentinel-1 GRD products (`.SAFE` or `.zip`)."""
     areas: dict[Name, Area] = Field(default_factory=dict)
-    """Areas by name. With `source: sen12mscr` leave it empty: each season and ROI is an area."""
+    """Areas by name. With `source: sen12mscr` and `source: lock` leave it empty: the folder says which there are."""
     start: date | datetime | None = None
     """First moment of the optical search, UTC."""
     end: date | datetime | None = None
     """Last moment of the optical search, UTC; a bare day means all of it."""
-    optical_collections: tuple[str, ...] = ("sentinel-2-c1-l2a", "sentinel-2-l2a")
-    """Collections searched for optical scenes; those the catalogue lacks are passed over."""
-    sar_collections: tuple[str, ...] = ("sentinel-1-rtc",)
-    """Collections searched for SAR scenes; those the catalogue lacks are passed over."""
+    optical_collections: tuple[str, ...] = ()
+    """Collections searched for optical scenes, the preferred one first; those the catalogue lacks are passed over. Empty: the preset's."""
+    sar_collections: tuple[str, ...] = ()
+    """Collections searched for SAR scenes, likewise."""
+    polarisations: Annotated[tuple[Literal["VV", "VH", "HH", "HV"], ...], Field(min_length=1)] = ("VV", "VH")
+    """What a SAR scene must hold, in the order in which it is stored."""
+    orbit_state: Literal["ascending", "descending"] | None = None
+    """Direction of flight of the SAR scenes; None means both."""
+    relative_orbits: tuple[int, ...] = ()
+    """Tracks of the SAR scenes; empty means all."""
+    cover_from: Literal["scl", "catalogue"] = "scl"
+    """`scl`: cloud cover is measured over the area in a small overview of SCL, before anything else is read. `catalogue`: its word for the
+    whole tile is taken."""
+    cover_pixel_m: Annotated[float, Field(gt=0)] = 160.0
+    """Largest pixel of that overview."""
     cloudy_cover_pct: tuple[float, float] = (10.0, 95.0)
-    """Smallest and largest cloud cover of an input scene, percent as the catalogue states it."""
+    """Smallest and largest cloud cover of an input scene, percent."""
     clear_cover_pct: Annotated[float, Field(ge=0, le=100)] = 5.0
     """Largest cloud cover of a target scene, percent."""
     max_gap_sar_days: Annotated[float, Field(gt=0)] = 3.0
@@ -193,13 +215,17 @@ class QuerySettings(Settings):
     max_gap_clear_days: Annotated[float, Field(gt=0)] = 20.0
     """Largest time between the cloudy scene and the clear scene."""
     min_overlap: Share = 0.6
-    """Smallest share of the area that each scene's footprint covers."""
+    """Smallest share of the area that each scene's footprint covers, its items taken together."""
     resolution_m: Annotated[float, Field(gt=0)] = 10.0
     """Pixel size of the common grid."""
     exclude: tuple[str, ...] = ()
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     max_pairs: Annotated[int, Field(ge=1)] | None = None
     """At most so many pairs per area, the smallest time gaps first; none means all."""
+    max_requests: Annotated[int, Field(ge=1)] = 2000
+    """At most so many requests to the catalogue per area, retries included: providers ban those who ask without end."""
+    probe: bool = True
+    """Ask the servers of used assets without a stated checksum for size and ETag, and note them in the lock."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -218,8 +244,25 @@ class QuerySettings(Settings):
         return self.model_copy(update={"areas": {key: area for key, area in self.areas.items() if key == name}})
 
 
+class SpeckleSettings(Settings):
+    """How speckle is reduced; in power, and never across pixels that are not valid."""
+
+    method: Literal["none", "boxcar", "lee", "refined-lee", "gamma-map"] = "none"
+    """The filter; `none` leaves it to the network."""
+    window_px: Annotated[int, Field(ge=3, le=31)] = 7
+    """Side of its window, odd."""
+    looks: Annotated[float, Field(gt=0)] = 4.4
+    """Equivalent number of looks (Sentinel-1 IW GRDH: about 4.4)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.window_px % 2 == 0:
+            raise ValueError("'window_px' must be odd")
+        return self
+
+
 class IngestSettings(Settings):
-    """How an item becomes a calibrated scene."""
+    """How an acquisition becomes a calibrated scene."""
 
     bands: tuple[str, ...] = ()
     """Optical bands to keep, in this order; empty means all of the product."""
@@ -228,7 +271,18 @@ class IngestSettings(Settings):
     attempts: Annotated[int, Field(ge=1)] = 4
     """How often one asset is tried before it counts as unreadable."""
     min_valid: Share = 0.05
-    """A scene with less valid ground than this share is refused."""
+    """A scene with less valid ground than this share is not used: its pairs give no patches, and the ledger says why."""
+    check: Literal["checksum", "size", "none"] = "checksum"
+    """Whether assets are still those of the lock: local files by checksum, remote ones by ETag and size; `size`: by size alone."""
+    dem: str | None = None
+    """Heights above the ellipsoid, a GeoTIFF: with it Sentinel-1 products from a folder are terrain corrected (needs the extra `sar`)."""
+    speckle: SpeckleSettings = SpeckleSettings()
+    """Speckle filter."""
+    readers: Annotated[int, Field(ge=1)] = 4
+    """Assets read at the same time: over HTTP most of the time is waiting."""
+    scheduler: str = "threads"
+    """`threads`: in this process. Else the address of a dask scheduler (`tcp://host:8786`) whose workers
+    read (needs the extra `cluster`)."""
 
 
 class AlignSettings(Settings):
@@ -250,15 +304,31 @@ class AlignSettings(Settings):
     """Largest predicted uncertainty of the shift."""
 
 
+CloudMethod = Literal["scl", "threshold", "s2cloudless", "omnicloudmask"]
+"""`scl`: the scene classification of L2A. `threshold`: spectral rules on top-of-atmosphere reflectance with cirrus. `s2cloudless`: a
+pixel classifier for L1C (extra `s2cloudless`, share-alike licence). `omnicloudmask`: a network on red, green and NIR of any level (extra
+`omnicloudmask`; loads weights at first use)."""
+
+
 class MaskSettings(Settings):
     """How clouds and shadows are found."""
 
-    method: Literal["scl", "threshold"] = "scl"
-    """`scl`: the scene classification of L2A. `threshold`: spectral rules on top-of-atmosphere reflectance with cirrus."""
+    method: CloudMethod = "scl"
+    """Decides."""
+    second: CloudMethod | None = None
+    """A second method whose agreement with the first is reported; it decides nothing."""
+    weights: Path | None = None
+    """Folder with the weights of `omnicloudmask`, for machines without network; none means its own cache or a download."""
     dilate_px: Annotated[int, Field(ge=0)] = 3
     """Clouds and shadows grow by this radius."""
     feather_px: Annotated[float, Field(ge=0)] = 3.0
     """Width over which the probability falls from 1 to 0 outside a cloud."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.second == self.method:
+            raise ValueError("'second' must differ from 'method'")
+        return self
 
 
 class PatchSettings(Settings):

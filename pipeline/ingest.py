@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,17 +13,17 @@ import rasterio
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.catalogue import open_catalogue, resolve_href
+from sereno.pipeline.catalogue import open_catalogue
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
+from sereno.pipeline.pairs import ItemRecord, Lock, SceneRecord, Sensor
 from sereno.pipeline.scene import bands_of
 from sereno.pipeline.sensors import sen12mscr, sentinel1, sentinel2
 from sereno.pipeline.store import save_dataset
 
 logger = logging.getLogger(__name__)
 
-Reader = Callable[[SceneRecord, GeoBox, IngestSettings, Callable[[str], str]], xr.Dataset]
+Reader = Callable[[ItemRecord, GeoBox, IngestSettings, Callable[[str], str]], xr.Dataset]
 
 READERS: Final[Mapping[Sensor, Reader]] = {
     "sentinel2-l2a": sentinel2.read_scene,
@@ -62,9 +61,9 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
     started = time.monotonic()
     content = Lock.read(lock)
     record = content.scene(scene_id)
-    logger.info("ingest %s: reading %d assets of %s", scene_id, len(record.assets), record.item)
+    logger.info("ingest %s: reading %d assets of %s", scene_id, sum(len(item.assets) for item in record.items), record.item)
     with rasterio.Env(**GDAL_SETTINGS), _open_assets(content, record) as resolve:
-        scene = READERS[record.sensor](record, content.grid.to_geobox(), settings, resolve)
+        scene = READERS[record.sensor](record.items[0], content.grid.to_geobox(), settings, resolve)
     facts: dict[str, Any] = scene.attrs["provenance"]
     check_valid(record, facts, settings)
     for warning in facts["warnings"]:
@@ -102,9 +101,9 @@ def _open_assets(lock: Lock, record: SceneRecord) -> Iterator[Callable[[str], st
         folder = Path(lock.catalogue)
         if not folder.is_dir():
             raise MissingError(
-                f"folder {folder} of {record.collection} does not exist: set pipeline.query.catalogue and run the query step again"
+                f"folder {folder} of {record.item} does not exist: set pipeline.query.catalogue and run the query step again"
             )
         yield lambda href: str(folder / href)
     else:
         with open_catalogue(lock.catalogue) as catalogue:
-            yield partial(resolve_href, catalogue)
+            yield catalogue.resolver

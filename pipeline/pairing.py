@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairs import Pair, Refusal, Role, SceneRecord
+from sereno.pipeline.pairs import ItemRecord, Pair, Refusal, Role, SceneRecord
 
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
@@ -83,7 +83,7 @@ def refuse(candidate: Candidate, role: Role, reason: str, cause: Cause) -> Refus
 
 def role_of(candidate: Candidate, settings: QuerySettings) -> Role:
     """What the candidate would have been: SAR, clear target or cloudy input."""
-    if candidate.scene.sensor == "sentinel1-rtc":
+    if candidate.scene.sensor.startswith("sentinel1"):
         return "sar"
     cover = candidate.scene.cloud_cover_pct
     return "clear" if cover is not None and cover <= settings.clear_cover_pct else "cloudy"
@@ -96,13 +96,13 @@ def drop_duplicates(candidates: list[Candidate], collections: tuple[str, ...]) -
     """
 
     def to_rank(candidate: Candidate) -> tuple[Any, ...]:
-        scene = candidate.scene
-        place = collections.index(scene.collection) if scene.collection in collections else len(collections)
-        return scene.processing_baseline or "", scene.properties.get("generated", ""), -place, scene.item
+        item = candidate.scene.items[0]
+        place = collections.index(item.collection) if item.collection in collections else len(collections)
+        return item.processing_baseline or "", item.properties.get("generated", ""), -place, item.item
 
     groups: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate in candidates:
-        groups.setdefault(_acquisition_of(candidate.scene), []).append(candidate)
+        groups.setdefault(_acquisition_of(candidate.scene.items[0]), []).append(candidate)
     kept, dropped = [], []
     for group in groups.values():
         *older, newest = sorted(group, key=to_rank)
@@ -112,24 +112,25 @@ def drop_duplicates(candidates: list[Candidate], collections: tuple[str, ...]) -
 
 
 def _compare_processing(older: Candidate, newer: Candidate) -> str:
+    old, new = older.scene.items[0], newer.scene.items[0]
     for what, one, other in (
-        ("baseline", older.scene.processing_baseline, newer.scene.processing_baseline),
-        ("processed", older.scene.properties.get("generated"), newer.scene.properties.get("generated")),
-        ("collection", older.scene.collection, newer.scene.collection),
+        ("baseline", old.processing_baseline, new.processing_baseline),
+        ("processed", old.properties.get("generated"), new.properties.get("generated")),
+        ("collection", old.collection, new.collection),
     ):
         if one != other:
             return f"{what} {one or 'not stated'} against {other or 'not stated'}"
     return "equal processing"
 
 
-def _acquisition_of(scene: SceneRecord) -> tuple[str, ...]:
+def _acquisition_of(item: ItemRecord) -> tuple[str, ...]:
     """What two processings of one acquisition have in common: platform, tile and start of sensing, to the second."""
-    name = SENTINEL1_NAME.match(scene.item)
+    name = SENTINEL1_NAME.match(item.item)
     if name:
-        return scene.sensor, name[1]
-    sensed = SENSED.search(scene.properties.get("datastrip", ""))
-    moment = sensed[1] if sensed else scene.time[:19]
-    return scene.sensor, scene.properties.get("platform", ""), scene.properties.get("tile", ""), moment
+        return item.sensor, name[1]
+    sensed = SENSED.search(item.properties.get("datastrip", ""))
+    moment = sensed[1] if sensed else item.time[:19]
+    return item.sensor, item.properties.get("platform", ""), item.properties.get("tile", ""), moment
 
 
 def choose_triplets(optical: Iterable[Candidate], sar: Iterable[Candidate], settings: QuerySettings) -> tuple[list[Triplet], list[Refused]]:

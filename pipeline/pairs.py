@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -16,8 +16,13 @@ from sereno.pipeline.errors import MissingError
 if TYPE_CHECKING:  # the Snakefile imports this file: the grid library alone would cost it half a second
     from odc.geo.geobox import GeoBox
 
-Sensor = Literal["sentinel2-l2a", "sentinel1-rtc", "sen12mscr-s2", "sen12mscr-s1"]
+Sensor = Literal["sentinel2-l2a", "sentinel2-l1c", "sentinel1-rtc", "sentinel1-grd", "sentinel1-safe", "sen12mscr-s2", "sen12mscr-s1"]
 Role = Literal["sar", "cloudy", "clear"]
+OffsetSource = Literal["flag", "metadata", "declared", "baseline"]
+"""What may tell whether values carry the reflectance offset: the provider's flag that it is removed, the product's own metadata file,
+`raster:bands` of the catalogue, the processing baseline."""
+Status = Literal["used", "partly", "duplicate", "refused", "missing", "unreadable"]
+"""What became of an item or an asset; `partly`: some of its pixels cannot be read and are masked."""
 
 
 class GridRecord(Settings):
@@ -45,11 +50,24 @@ class GridRecord(Settings):
         return GeoBox(self.shape, Affine(*self.transform), self.crs)
 
 
-class SceneRecord(Settings):
+class AssetRecord(Settings):
+    """One file of an item, or one band of it."""
+
+    href: str
+    """Address; relative to the catalogue where the catalogue is local."""
+    index: Annotated[int, Field(ge=1)] = 1
+    """Band of the file, from 1."""
+    checksum: str | None = None
+    """Checksum of the whole file as the catalogue states it: a multihash in hexadecimal digits, or bare MD5; None if not stated."""
+    etag: str | None = None
+    """ETag that the file's server gave when the lock was written; None if it gave none or was not asked."""
+    size_bytes: int | None = None
+    """Size of the file; None if not known."""
+
+
+class ItemRecord(Settings):
     """One catalogue item in one form, whatever the dialect it was written in."""
 
-    id: str
-    """File-safe name, unique in the lock."""
     item: str
     """Id of the item in its catalogue, or the folder of the product."""
     collection: str
@@ -61,24 +79,50 @@ class SceneRecord(Settings):
     crs: str
     """CRS of the assets, for example `EPSG:32632`; empty if the catalogue does not say."""
     bbox: tuple[float, float, float, float]
-    """West, south, east, north in degrees."""
-    assets: dict[str, str]
-    """Band name (`B02`, `VV`, `SCL`) to address; relative to the catalogue where the catalogue is local.
-    A delivery in windows has one address for all its bands per window, the key being the window's name."""
+    """West, south, east, north in degrees; west is greater than east where the item crosses 180 degrees."""
+    assets: dict[str, AssetRecord]
+    """Files by band name (`B02`, `VV`, `SCL`), and what describes them: `MTD` (product metadata of Sentinel-2), `annotation-VV`,
+    `calibration-VV`, `noise-VV` (Sentinel-1 GRD). A delivery in windows has one file for all its bands per window, by the window's name."""
     cloud_cover_pct: float | None = None
-    """Cloud cover as the catalogue states it; None for SAR or if it is not stated."""
+    """Cloud cover of the whole item as the catalogue states it; None for SAR or if it is not stated."""
     processing_baseline: str | None = None
     """Processing baseline of Sentinel-2, for example `05.09`; None if not stated."""
     declared_offset: float | None = None
     """Reflectance offset stated by `raster:bands`, for example -0.1; None if not stated."""
     offset_applied: bool | None = None
     """Whether the provider says that the offset has already been removed (`earthsearch:boa_offset_applied`)."""
+    offset_sources: tuple[OffsetSource, ...] = ("flag", "declared", "baseline")
+    """Whom to believe about the offset, the most trusted first."""
     sun_azimuth_deg: float | None = None
     """Azimuth of the sun, degrees clockwise from north."""
     sun_elevation_deg: float | None = None
     """Elevation of the sun, degrees."""
     properties: dict[str, str] = Field(default_factory=dict)
     """Further facts worth keeping (orbit, pass direction, dialect), as text."""
+
+
+class SceneRecord(Settings):
+    """One acquisition: an item, or several items of one overflight that together cover the area (slices, tiles, zones)."""
+
+    id: str
+    """File-safe name, unique in the lock."""
+    sensor: Sensor
+    """That of all its items."""
+    time: str
+    """Acquisition of the first item, UTC, ISO 8601 with `Z`."""
+    items: Annotated[tuple[ItemRecord, ...], Field(min_length=1)]
+    """In the order in which they are laid down: where they overlap the first one that is valid stays."""
+    catalogue: str = ""
+    """Where its assets are found; empty means the catalogue of the lock."""
+    cloud_cover_pct: float | None = None
+    """Cloud cover of the area, percent of its valid ground; None for SAR or if nothing tells."""
+    cover_source: Literal["scl", "catalogue"] | None = None
+    """Whether the cover was measured over the area in an overview of SCL, or is the catalogue's word for the whole items."""
+
+    @property
+    def item(self) -> str:
+        """Ids of its items, joined."""
+        return "+".join(item.item for item in self.items)
 
 
 class Pair(Settings):
@@ -107,18 +151,24 @@ class Refusal(Settings):
     """What it was a candidate for."""
     reason: str
     """Words with the value seen and the limit."""
+    status: Status = "refused"
+    """`duplicate` for another processing of a used acquisition, `missing` if it lacks an asset, `unreadable` if one cannot be read."""
 
 
 class Lock(Settings):
     """Everything that the later steps need to know of one area."""
 
-    format: Literal["sereno-lock/1"] = "sereno-lock/1"
+    format: Literal["sereno-lock/2"] = "sereno-lock/2"
     area: str
     """Name of the area."""
     catalogue: str
-    """Where the scenes were found; opened again at ingest."""
+    """Where the scenes were found: name of a preset, URL or folder; opened again at ingest."""
+    searched: str | None = None
+    """When the catalogue was searched, UTC; None for a folder, whose state is known by its checksums."""
     grid: GridRecord
     """The common grid of all pairs of this area."""
+    outline: dict[str, Any] | None = None
+    """GeoJSON geometry in the grid's CRS outside which no pixel is used; None means the whole grid."""
     scenes: dict[str, SceneRecord]
     """Used scenes by id."""
     pairs: tuple[Pair, ...]

@@ -6,44 +6,25 @@ Reads: a catalogue. Writes: the lock, with every candidate that was not used and
 from __future__ import annotations
 
 import logging
-import math
+import re
 from collections import Counter
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import shapely
-from affine import Affine
-from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from pyproj.exceptions import CRSError
-from shapely.errors import ShapelyError
-from shapely.geometry import shape
-from shapely.geometry.base import BaseGeometry as Geometry
 
 from sereno.pipeline import store
-from sereno.pipeline.catalogue import Bbox, Catalogue, Period, open_catalogue, search_items, select_collections, to_scene_record
-from sereno.pipeline.config import Area, QuerySettings
+from sereno.pipeline.areas import compute_overlap, to_bbox, to_geobox
+from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items, select_collections
+from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
+from sereno.pipeline.items import to_item_record
 from sereno.pipeline.pairing import Candidate, Cause, Refused, choose_triplets, drop_duplicates, refuse, role_of, to_pairs
-from sereno.pipeline.pairs import GridRecord, Lock, Refusal, Role
+from sereno.pipeline.pairs import GridRecord, Lock, Refusal, Role, SceneRecord
 
 logger = logging.getLogger(__name__)
-
-UTM_ZONE_DEG: Final = 6
-"""Width of a UTM zone in degrees of longitude."""
-EDGE_STEP_DEG: Final = 0.05
-"""Edges of an area are split into pieces of this length before they are projected, since straight lines bend."""
-CLIP_DEG: Final = 1.0
-"""Footprints are cut this far around the area before they are projected: a UTM zone is only good near its meridian."""
-EDGE_STEP_M: Final = 5_000.0
-"""The same for edges in metres."""
-DEGREES: Final = "EPSG:4326"
-"""CRS of STAC footprints; here always longitude, latitude."""
-SNAP_SHARE: Final = 1e-6
-"""Bounds may miss a whole number of pixels by this share of a pixel."""
 
 
 def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
@@ -99,14 +80,21 @@ class Found(NamedTuple):
     """The collections that were searched, the preferred one first."""
     base_url: str
     """URL of the catalogue."""
+    kind: str
+    """`optical` or `sar`."""
 
 
 def _search(catalogue: Catalogue, geobox: GeoBox, what: tuple[QuerySettings, str]) -> Found:
     settings, kind = what
-    wanted = settings.optical_collections if kind == "optical" else settings.sar_collections
+    asked, known = (
+        (settings.optical_collections, catalogue.preset.optical_collections)
+        if kind == "optical"
+        else (settings.sar_collections, catalogue.preset.sar_collections)
+    )
+    wanted = asked or known
     collections = select_collections(catalogue, wanted)
     margin = timedelta(0) if kind == "optical" else timedelta(days=settings.max_gap_sar_days)
-    return Found(search_items(catalogue, collections, _to_bbox(geobox), to_period(settings, margin)), collections, catalogue.base_url)
+    return Found(search_items(catalogue, collections, to_bbox(geobox), to_period(settings, margin)), collections, catalogue.base_url, kind)
 
 
 def to_period(settings: QuerySettings, margin: timedelta) -> Period:
@@ -122,79 +110,6 @@ def to_period(settings: QuerySettings, margin: timedelta) -> Period:
     return start and start - margin, end and end + margin
 
 
-def to_geobox(area: Area, resolution_m: float) -> GeoBox:
-    """The grid of an area: its bounds in metres as they are, or its box in degrees, projected and grown to whole pixels.
-
-    Without `epsg` the UTM zone is that of the box's centre.
-
-    Raises:
-        ConfigError: bounds in metres are not a whole number of pixels wide and high, or `epsg` is no CRS in metres.
-    """
-    epsg = area.epsg
-    if epsg is not None:
-        _check_epsg(epsg)
-    if area.bbox is not None:
-        west, south, east, north = area.bbox
-        epsg = epsg or _utm_epsg((west + east) / 2, (south + north) / 2)
-        outline = shapely.segmentize(shapely.box(west, south, east, north), EDGE_STEP_DEG)
-        left, bottom, right, top = _project(outline, CRS(DEGREES), CRS(f"EPSG:{epsg}")).bounds
-        left, bottom = (math.floor(edge / resolution_m) * resolution_m for edge in (left, bottom))
-        right, top = (math.ceil(edge / resolution_m) * resolution_m for edge in (right, top))
-    else:
-        assert area.bounds_m is not None  # Area takes one of the two
-        left, bottom, right, top = area.bounds_m
-    columns, rows = (right - left) / resolution_m, (top - bottom) / resolution_m
-    if max(abs(columns - round(columns)), abs(rows - round(rows))) > SNAP_SHARE or not round(columns) or not round(rows):
-        raise ConfigError(f"bounds_m {area.bounds_m} are {columns:g} x {rows:g} pixels of {resolution_m} m: give a whole number of pixels")
-    return GeoBox((round(rows), round(columns)), Affine(resolution_m, 0, left, 0, -resolution_m, top), f"EPSG:{epsg}")
-
-
-def _check_epsg(epsg: int) -> None:
-    try:
-        crs = CRS(f"EPSG:{epsg}")
-    except CRSError:
-        raise ConfigError(f"EPSG {epsg} is not known: give the code of a UTM zone, for example 32632") from None
-    if not crs.projected or crs.units[0] != "metre":
-        raise ConfigError(f"EPSG {epsg} is not a projected CRS in metres: give the code of a UTM zone, for example 32632")
-
-
-def _utm_epsg(longitude: float, latitude: float) -> int:
-    zone = min(int((longitude + 180) // UTM_ZONE_DEG) + 1, 60)
-    return (32_600 if latitude >= 0 else 32_700) + zone
-
-
-def compute_overlap(footprint: dict[str, Any] | None, geobox: GeoBox) -> float:
-    """Share (0..1) of the grid's ground inside a GeoJSON footprint in degrees, measured in the grid's CRS.
-
-    Raises:
-        DataError: there is no footprint, or it is no geometry.
-    """
-    if not footprint:
-        raise DataError("the item states no footprint")
-    try:
-        outline = shapely.make_valid(shape(footprint))
-    except (ShapelyError, ValueError, TypeError, KeyError, AttributeError) as error:  # shapely's faults with what is no GeoJSON
-        raise DataError(f"its footprint is no GeoJSON geometry ({error})") from None
-    west, south, east, north = _to_bbox(geobox)
-    clipped = shapely.intersection(outline, shapely.box(west - CLIP_DEG, south - CLIP_DEG, east + CLIP_DEG, north + CLIP_DEG))
-    ground = shapely.segmentize(clipped, EDGE_STEP_DEG)
-    area = geobox.extent.geom
-    return float(shapely.intersection(_project(ground, CRS(DEGREES), CRS(str(geobox.crs))), area).area / area.area)
-
-
-def _to_bbox(geobox: GeoBox) -> Bbox:
-    """West, south, east, north of the grid in degrees."""
-    outline = shapely.segmentize(geobox.extent.geom, EDGE_STEP_M)
-    west, south, east, north = _project(outline, CRS(str(geobox.crs)), CRS(DEGREES)).bounds
-    return west, south, east, north
-
-
-def _project(geometry: Geometry, source: CRS, target: CRS) -> Geometry:
-    # odc-geo's own `to_crs` warns with shapely 2.2, which deprecates the function that it calls.
-    transform = source.transformer_to_crs(target)
-    return shapely.transform(geometry, lambda xy: np.stack(transform(xy[:, 0], xy[:, 1]), axis=1))
-
-
 def _judge_items(found: Found, geobox: GeoBox, settings: QuerySettings) -> tuple[list[Candidate], list[Refused]]:
     """Those items that can be read, are no duplicates and cover enough of the area, and the refusals of the others."""
     candidates: list[Candidate] = []
@@ -203,10 +118,18 @@ def _judge_items(found: Found, geobox: GeoBox, settings: QuerySettings) -> tuple
         try:
             if item.get("id") in settings.exclude:
                 raise DataError("named in pipeline.query.exclude")
-            scene = to_scene_record(item, base_url=found.base_url)
+            record = to_item_record(item, base_url=found.base_url)
+            scene = SceneRecord(
+                id=re.sub(r"[^A-Za-z0-9._-]+", "-", record.item).lstrip("._-"),
+                sensor=record.sensor,
+                time=record.time,
+                items=(record,),
+                cloud_cover_pct=record.cloud_cover_pct,
+                cover_source=None if record.cloud_cover_pct is None else "catalogue",
+            )
             candidates.append(Candidate(scene, compute_overlap(item.get("geometry"), geobox)))
         except (ConfigError, DataError, MissingError) as error:
-            role: Role = "sar" if str(item.get("collection")) in settings.sar_collections else "cloudy"
+            role: Role = "sar" if found.kind == "sar" else "cloudy"
             refused.append(Refused(Refusal(item=str(item.get("id")), role=role, reason=str(error)), Cause.ITEM))
     unique, duplicates = drop_duplicates(candidates, found.collections)
     covering = [candidate for candidate in unique if candidate.overlap >= settings.min_overlap]
@@ -222,7 +145,7 @@ def _with_unique_ids(candidates: list[Candidate]) -> list[Candidate]:
     """The candidates, ids completed by the collection where two collections use the same one."""
     counts = Counter(candidate.scene.id for candidate in candidates)
     return [
-        c if counts[c.scene.id] == 1 else c._replace(scene=c.scene.model_copy(update={"id": f"{c.scene.id}.{c.scene.collection}"}))
+        c if counts[c.scene.id] == 1 else c._replace(scene=c.scene.model_copy(update={"id": f"{c.scene.id}.{c.scene.items[0].collection}"}))
         for c in candidates
     ]
 

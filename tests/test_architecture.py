@@ -16,14 +16,31 @@ MODEL_VERBS = ("train", "evaluate", "predict", "report")
 PIPELINE_LANES = (
     {"errors", "fingerprint"},
     {"config"},
-    {"bands"},
+    {"bands", "http"},
     {"pairs", "patches", "layouts"},
+    {"presets", "signing", "areas", "items", "scheduler"},
     {"scene"},
     {"store"},
-    {"radiometry", "geometry", "registration", "clouds", "splits", "pairing", "search", "server", "catalogue", "noise"},
+    {"ledger", "estimate", "comparison", "safe"},
+    {
+        "radiometry",
+        "offset",
+        "geometry",
+        "registration",
+        "clouds",
+        "splits",
+        "acquisitions",
+        "pairing",
+        "search",
+        "server",
+        "noise",
+        "speckle",
+    },
+    {"catalogue", "detectors", "mosaic"},
     {"ground", "atmosphere"},
     {"radar", "stac", "world"},
     {"sensors"},
+    {"cover"},
     set(DATA_VERBS),
     {"__main__"},
 )
@@ -42,7 +59,7 @@ MODEL_LANES = (
     set(MODEL_VERBS),
     {"__main__"},
 )
-CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "store"}
+CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "store", "ledger"}
 """What the model may know of the pipeline; `flow` also uses what the Snakefile needs, `train` asks whether a saved state is of this code,
 `__main__` joins the command lines."""
 EXCEPTIONS = {"flow": {"fingerprint", "layouts"}, "train": {"fingerprint"}, "__main__": {"__main__"}}

@@ -26,7 +26,7 @@ from rasterio.windows import Window
 
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.geometry import WARP_TOLERANCE_PX, scale_options
-from sereno.pipeline.pairs import SceneRecord
+from sereno.pipeline.pairs import ItemRecord
 from sereno.pipeline.scene import Bool2d
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class GridMatch(NamedTuple):
     """File column of each wanted column."""
 
 
-def select_assets(record: SceneRecord, names: tuple[str, ...], resolve: Callable[[str], str], attempts: int) -> dict[str, Asset]:
+def select_assets(record: ItemRecord, names: tuple[str, ...], resolve: Callable[[str], str], attempts: int) -> dict[str, Asset]:
     """The assets of `record` for the bands `names`, by name; `resolve` turns an address into what GDAL opens.
 
     Raises:
@@ -109,10 +109,10 @@ def select_assets(record: SceneRecord, names: tuple[str, ...], resolve: Callable
             f"item {record.item} of {record.collection} has no asset for {', '.join(missing)} (it has {', '.join(sorted(record.assets))}): "
             "name the item in pipeline.query.exclude, or leave the band out of pipeline.ingest.bands"
         )
-    return {name: Asset(f"item {record.item}, {name}", resolve(record.assets[name]), attempts) for name in names}
+    return {name: Asset(f"item {record.item}, {name}", resolve(record.assets[name].href), attempts) for name in names}
 
 
-def describe_item(record: SceneRecord, layers: Mapping[str, Layer], valid: Bool2d) -> dict[str, Any]:
+def describe_item(record: ItemRecord, layers: Mapping[str, Layer], valid: Bool2d) -> dict[str, Any]:
     """The part of a scene's provenance that every catalogue item has: who it is, when, under which sun, what was lost."""
     return {
         "item": record.item,

@@ -24,7 +24,7 @@ from sereno.pipeline.bands import L1C_BANDS, SAR_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.layouts import KINDS, Roi, find_sen12mscr_rois
-from sereno.pipeline.pairs import GridRecord, Lock, Pair, Refusal, SceneRecord, Sensor
+from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord, Sensor
 from sereno.pipeline.radiometry import decibel_to_centi_db, to_stored_reflectance
 from sereno.pipeline.scene import Bool2d, to_scene
 from sereno.pipeline.sensors.assets import SNAP_PX, Asset, describe_item, open_raster, read_pixels, select_assets
@@ -90,7 +90,7 @@ def list_pairs(folder: Path, area: str) -> Lock:
     return Lock(area=area, catalogue=str(folder), grid=grid, scenes=scenes, pairs=(pair,), refused=refused)
 
 
-def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
+def read_scene(record: ItemRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
     """One image of a ROI, mosaicked from its windows on `geobox`: reflectance x 10000 of L1C, or VV and VH in centi-dB.
 
     Optical pixels are valid unless all thirteen bands are 0, SAR pixels if both polarisations are finite. `settings.bands` chooses
@@ -189,17 +189,17 @@ def _in_words(place: Place) -> str:
 
 def _describe_scene(roi: Roi, kind: str, geobox: GeoBox) -> SceneRecord:
     west, south, east, north = transform_bounds(str(geobox.crs), "EPSG:4326", *geobox.boundingbox)
-    return SceneRecord(
-        id=f"{roi.area}.{kind}",
+    item = ItemRecord(
         item=f"{roi.area}/{kind}",
         collection=COLLECTION,
         sensor=SENSORS[kind],
         time=SEASON_TIMES[roi.area.split("_")[1]],
         crs=str(geobox.crs),
         bbox=(west, south, east, north),
-        assets={window.name: getattr(window, kind) for window in roi.windows},
+        assets={window.name: AssetRecord(href=getattr(window, kind)) for window in roi.windows},
         properties={"time": "nominal: the season of the ROI"},
     )
+    return SceneRecord(id=f"{roi.area}.{kind}", sensor=item.sensor, time=item.time, items=(item,))
 
 
 def _join_windows(assets: dict[str, Asset], geobox: GeoBox, bands: tuple[str, ...]) -> Mosaic:

@@ -15,13 +15,13 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.bands import SAR_BANDS
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.pairs import SceneRecord
+from sereno.pipeline.pairs import ItemRecord
 from sereno.pipeline.radiometry import FLOOR_DB, power_to_centi_db
 from sereno.pipeline.scene import Bool2d, to_scene
 from sereno.pipeline.sensors.assets import Rule, describe_item, own_geobox, read_layer, select_assets
 
 
-def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
+def read_scene(record: ItemRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
     """The item as a scene: VV and VH in int16 centi-dB on its own grid, cropped to `geobox` plus `settings.margin_px`.
 
     An item in another CRS or pixel size is warped in power (Small 2011 defines gamma0 as a mean of power, never of dB) onto `geobox` plus

@@ -18,8 +18,9 @@ from rasterio.enums import Resampling
 
 from sereno.pipeline.bands import L2A_BANDS, SCL
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.pairs import SceneRecord
-from sereno.pipeline.radiometry import decide_offset, find_shift_fault, to_stored_reflectance
+from sereno.pipeline.offset import decide_offset, find_shift_fault
+from sereno.pipeline.pairs import ItemRecord
+from sereno.pipeline.radiometry import to_stored_reflectance
 from sereno.pipeline.scene import Bool2d, to_scene
 from sereno.pipeline.sensors.assets import Asset, Layer, Rule, describe_item, read_layer, select_assets
 
@@ -31,7 +32,7 @@ READERS: Final = 4
 """Bands read at the same time: over HTTP most of the time is waiting."""
 
 
-def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
+def read_scene(record: ItemRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
     """The item as a scene on `geobox`: reflectance of `settings.bands` (all twelve if empty), validity, SCL if the item has it.
 
     A pixel is valid if every band and SCL have data there. `resolve` turns an asset's address into what GDAL opens. Unreadable tiles are
