@@ -61,7 +61,7 @@ def to_scene(
     units = OPTICAL_UNITS if data.dtype == np.uint16 else SAR_UNITS
     dim = "band" if data.dtype == np.uint16 else "sar_band"
     variables: dict[str, Any] = {
-        "data": ((dim, "y", "x"), np.where(valid, data, 0).astype(data.dtype, copy=False), {"units": units}),
+        "data": ((dim, "y", "x"), data if valid.all() else data * valid, {"units": units}),
         "valid": (("y", "x"), valid.astype(bool, copy=False)),
     }
     if scl is not None:

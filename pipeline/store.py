@@ -26,8 +26,13 @@ from sereno.pipeline.errors import MissingError, StoreError, describe_fault
 FORMAT: Final = "sereno-store/1"
 WRITERS: Final = {"scene": "ingest", "pair": "align", "mask": "mask", "patches": "patch", "dataset": "pack"}
 """The step that writes each kind of store; as a target it makes what is missing, which the final page would not ask for."""
-TILE: Final = 512
-"""Rows and columns of a chunk in scene and pair stores."""
+TILE: Final = 1024
+"""Rows and columns of a chunk in scene and pair stores, which hold one band each: steps read few bands, and large chunks write faster
+(measured: 0.16 against 0.23 CPU-s for 39 Mpx in chunks of 512)."""
+SCENE_CHUNK: Final = {"band": 1, "sar_band": 1, "y": TILE, "x": TILE}
+"""A chunk where the caller names none."""
+SCENE_CODEC: Final = ("lz4", 1)
+"""Scenes and pairs are written and read once or twice: lz4 takes a third of the time of zstd for 1.4 times the size."""
 SYNC_THREADS: Final = 16
 """Files synced at a time: the file system commits them together, many small files ten times faster than one by one."""
 
@@ -128,6 +133,7 @@ def save_dataset(
 
     `kind` says what it is (`scene`, `pair`, `mask`, ...); `summary` is copied into the manifest for people and for the report.
     `chunks` gives the extent of a chunk along the dims it names; along the others it is `TILE` for y and x, else the whole extent.
+    Without `chunks` a chunk holds one band.
     Band names go into attributes, since Zarr v3 has no settled type for text.
 
     Raises:
@@ -135,7 +141,7 @@ def save_dataset(
     """
     names = {f"names:{dim}": [str(v) for v in dataset[dim].values] for dim in dataset.dims if dataset[dim].dtype.kind == "U"}
     plain = dataset.drop_vars([key.removeprefix("names:") for key in names]).assign_attrs(names)
-    encoding: dict[Any, dict[str, Any]] = {name: _encoding(variable, chunks or {}) for name, variable in plain.data_vars.items()}
+    encoding: dict[Any, dict[str, Any]] = {name: _encoding(variable, chunks or SCENE_CHUNK) for name, variable in plain.data_vars.items()}
     encoding |= {name: {"_FillValue": None} for name in ("y", "x") if name in plain.coords}
     with staged(store_of(manifest)) as partial:
         plain.to_zarr(partial, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
@@ -147,7 +153,7 @@ def save_dataset(
 def _encoding(variable: xr.DataArray, chunks: Mapping[str, int]) -> dict[str, Any]:
     limits = {"y": TILE, "x": TILE, **chunks}
     shape = tuple(max(1, min(size, limits.get(str(dim), size))) for dim, size in variable.sizes.items())
-    return {"chunks": shape, "compressors": [codec_for(variable.dtype, "zstd", 1)]}
+    return {"chunks": shape, "compressors": [codec_for(variable.dtype, *SCENE_CODEC)]}
 
 
 def _check_equal(written: xr.Dataset, read: xr.Dataset, path: Path) -> None:
