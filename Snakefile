@@ -101,9 +101,12 @@ rule simulate:
 
 checkpoint query_area:
     input:
-        flow.world,
+        world=flow.world,
+        frozen=lambda wildcards: flow.frozen_lock(**wildcards),
+        outline=lambda wildcards: flow.outline_files(**wildcards),
     output:
-        "<results>/query/{area}.json",
+        lock="<results>/query/{area}.json",
+        ledger="<results>/query/{area}.ledger.csv",
     log:
         "<results>/logs/query/{area}.log",
     benchmark:
@@ -111,16 +114,18 @@ checkpoint query_area:
     conda:
         "environment.yaml"
     threads: 1
+    retries: flow.retries("query")
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=60,
+        connections=1,
     params:
         settings=lambda wildcards: flow.settings("query", area=wildcards.area),
         code=flow.code("query"),
     message:
         "search scenes and pair them: {wildcards.area}"
     shell:
-        "sereno query {output:q} --area {wildcards.area:q} --settings {params.settings:q} 2> {log:q}"
+        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule query:
@@ -131,8 +136,10 @@ rule query:
 rule ingest_scene:
     input:
         lock=ancient("<results>/query/{area}.json"),
+        dem=flow.dem_files,
     output:
-        "<results>/ingest/{area}/{scene}.json",
+        scene="<results>/ingest/{area}/{scene}.json",
+        ledger="<results>/ingest/{area}/{scene}.ledger.csv",
     log:
         "<results>/logs/ingest/{area}/{scene}.log",
     benchmark:
@@ -140,9 +147,11 @@ rule ingest_scene:
     conda:
         "environment.yaml"
     threads: 1
+    retries: flow.retries("ingest")
     resources:
         mem_mb=4000,
         runtime=60,
+        connections=flow.config.pipeline.ingest.readers,
     params:
         settings=flow.settings("ingest"),
         code=flow.code("ingest"),
@@ -150,7 +159,7 @@ rule ingest_scene:
     message:
         "read and calibrate: {wildcards.scene}"
     shell:
-        "sereno ingest {input.lock:q} {wildcards.scene:q} {output:q} --settings {params.settings:q} 2> {log:q}"
+        "sereno ingest {input.lock:q} {wildcards.scene:q} {output.scene:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule ingest:
@@ -396,6 +405,7 @@ rule write_report:
         history=flow.all_runs("train", "history.csv"),
         scores=flow.all_runs("evaluate", "scores.csv"),
         predictions=lambda _: flow.all_predictions(checkpoints),
+        ledgers=lambda _: flow.all_ledgers(checkpoints),
     output:
         "<results>/report/index.html",
     log:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import os
 from pathlib import Path
 from typing import IO, Any, Final
 
 from sereno.model.config import Config, CustomSettings, TrainSettings, load_config
-from sereno.pipeline.errors import ConfigError, StoreError
+from sereno.pipeline.errors import ConfigError, MissingError, StoreError
 from sereno.pipeline.fingerprint import fingerprint
 from sereno.pipeline.pairs import Lock
 
 LAUNCHER: Final = "torchrun --standalone --nproc-per-node {} -m sereno.model"
 """The program that starts so many processes on one machine, to which the sub-command is added."""
+NETWORK_RETRIES: Final = 2
+"""Further tries of a job whose server did not answer, each after all tries of its single requests."""
 
 
 class Flow:
@@ -39,13 +42,30 @@ class Flow:
 
     @functools.cached_property
     def areas(self) -> tuple[str, ...]:
-        """Names of the areas; for a delivered dataset its seasons and ROIs."""
+        """Names of the areas; for a delivered dataset its seasons and ROIs, for frozen locks the names of their files.
+
+        Raises:
+            MissingError: the folder that says which there are is not there, or holds none.
+            ConfigError: the frozen locks lie where this flow writes its own.
+        """
         query = self.config.pipeline.query
+        if query.source == "lock":
+            return self._find_frozen_areas(Path(query.catalogue))
         if query.source == "sen12mscr":
             from sereno.pipeline.layouts import find_sen12mscr_rois
 
             return tuple(sorted(find_sen12mscr_rois(Path(query.catalogue))))
         return tuple(query.areas)
+
+    def _find_frozen_areas(self, folder: Path) -> tuple[str, ...]:
+        names = tuple(sorted(path.stem for path in folder.glob("*.json")))
+        if not names:
+            raise MissingError(f"pipeline.query.catalogue: there is no lock (AREA.json) in folder {folder}, which 'source: lock' needs")
+        if folder.resolve() == Path(self.results, "query").resolve():
+            raise ConfigError(
+                f"pipeline.query.catalogue: {folder} is where the flow writes its own locks; copy them to another folder first"
+            )
+        return names
 
     @property
     def world(self) -> list[str]:
@@ -56,6 +76,29 @@ class Flow:
     def locks(self) -> list[str]:
         """The lock of every area."""
         return [f"{self.results}/query/{area}.json" for area in self.areas]
+
+    def frozen_lock(self, area: str) -> list[str]:
+        """The lock that the search of an area is replaced by, if it is."""
+        query = self.config.pipeline.query
+        return [self._locate(f"{query.catalogue}/{area}.json")] if query.source == "lock" else []
+
+    def outline_files(self, area: str) -> list[str]:
+        """The file that says where an area lies, if one does."""
+        stated = self.config.pipeline.query.areas.get(area)
+        return [self._locate(str(stated.file))] if stated and stated.file else []
+
+    @property
+    def dem_files(self) -> list[str]:
+        """The file of heights that scenes are corrected with, if one is named that lies on a disk."""
+        dem = self.config.pipeline.ingest.dem
+        return [self._locate(dem)] if dem and "://" not in dem and not dem.startswith("/vsi") else []
+
+    def retries(self, step: str) -> int:
+        """How often a failed `query` or `ingest` is tried again: what a server failed to give may come, what a folder lacks does not."""
+        query = self.config.pipeline.query
+        if query.source == "lock":
+            return NETWORK_RETRIES if step == "ingest" else 0  # only the locks know where their scenes lie
+        return 0 if self.world or Path(query.catalogue).is_dir() else NETWORK_RETRIES
 
     def settings(self, step: str, **wildcards: str) -> str:
         """Settings of a step as JSON: only what that job uses."""
@@ -109,23 +152,27 @@ class Flow:
 
     def lock(self, checkpoints: Any, area: str) -> Lock:
         """The lock of an area, once the checkpoint has written it."""
-        path = Path(str(checkpoints.query_area.get(area=area).output))
+        path = Path(checkpoints.query_area.get(area=area).output.lock)
         return _read_lock(path, path.stat().st_mtime_ns)
 
     def scene_record(self, checkpoints: Any, area: str, scene: str) -> str:
         """The scene as the lock describes it: a job depends on its own record, not on the whole lock."""
         lock = self.lock(checkpoints, area)
-        return lock.scene(scene).to_json() + lock.grid.to_json() + lock.catalogue
+        return lock.scene(scene).to_json() + _place_of(lock) + lock.catalogue
 
     def pair_record(self, checkpoints: Any, area: str, pair: str) -> str:
         """The pair as the lock describes it."""
         lock = self.lock(checkpoints, area)
-        return lock.pair(pair).to_json() + lock.grid.to_json()
+        return lock.pair(pair).to_json() + _place_of(lock)
 
     def pair_scenes(self, checkpoints: Any, area: str, pair: str) -> list[str]:
         """Scene manifests of a pair: SAR, cloudy, clear."""
         record = self.lock(checkpoints, area).pair(pair)
         return [f"{self.results}/ingest/{area}/{scene}.json" for scene in (record.sar, record.cloudy, record.clear)]
+
+    def all_ledgers(self, checkpoints: Any) -> list[str]:
+        """What became of the items and assets of every area and scene."""
+        return [f"{manifest.removesuffix('.json')}.ledger.csv" for manifest in (*self.locks, *self.all_scenes(checkpoints))]
 
     def all_scenes(self, checkpoints: Any) -> list[str]:
         """Scene manifests of every area."""
@@ -144,6 +191,11 @@ class Flow:
         limit = self.config.model.predict.pairs_per_area
         chosen = [(area, pair.id) for area in self.areas for pair in self.lock(checkpoints, area).pairs[:limit]]
         return [f"{self.results}/predict/{run}/{area}/{pair}.tif" for run in self.runs for area, pair in chosen]
+
+
+def _place_of(lock: Lock) -> str:
+    """The ground that a lock is about, as text."""
+    return lock.grid.to_json() + (json.dumps(lock.outline, sort_keys=True) if lock.outline else "")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -34,15 +34,18 @@ text = verb
 if verb == "query":
     scenes = {{}}
     for name, sensor in (("s1", "sentinel1-rtc"), ("cloudy", "sentinel2-l2a"), ("clear", "sentinel2-l2a")):
-        scenes[name] = dict(id=name, item=name, collection="c", sensor=sensor, time="2021-06-01T00:00:00Z", crs="EPSG:32632",
-                            bbox=[0, 0, 1, 1], assets={{}})
+        seen = dict(sensor=sensor, time="2021-06-01T00:00:00Z")
+        item = dict(item=name, collection="c", crs="EPSG:32632", bbox=[0, 0, 1, 1], assets={{}}, **seen)
+        scenes[name] = dict(id=name, items=[item], **seen)
     pair = dict(id="p1", sar="s1", cloudy="cloudy", clear="clear", sar_gap_days=0, clear_gap_days=1)
     grid = dict(crs="EPSG:32632", transform=[10, 0, 0, 0, -10, 0], shape=[1, 1])
-    lock = dict(format="sereno-lock/1", area=options["--area"], catalogue="x", grid=grid, scenes=scenes, pairs=[pair], refused=[])
+    lock = dict(format="sereno-lock/2", area=options["--area"], catalogue="x", grid=grid, scenes=scenes, pairs=[pair], refused=[])
     text = json.dumps(lock)
-names = {{"train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"], "predict": [output.with_suffix(".json").name]}}
+ledger = [output.stem + ".ledger.csv"]
+names = {{"query": ledger, "ingest": ledger, "train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"],
+         "predict": [output.with_suffix(".json").name]}}
 for path in (output, *(output.with_name(name) for name in names.get(verb, []))):
-    path.write_text(text)
+    path.write_text("" if path.name.endswith(".ledger.csv") else text)
 """
 
 
@@ -202,6 +205,29 @@ def test_an_edited_lock_reruns_only_what_it_concerns(project: Path) -> None:
     content["scenes"]["s1"]["time"] = "2021-06-02T00:00:00Z"
     lock.write_text(json.dumps(content))
     assert planned(project, "ingest") == {"ingest_scene": 1}
+
+
+@pytest.mark.flow
+def test_a_changed_frozen_lock_reruns_what_it_concerns_and_needs_no_search(project: Path) -> None:
+    shutil.copytree(project / "results/query", project / "locks")
+    edit(project / "config.yaml", "    catalogue: results/simulate", "    source: lock\n    catalogue: locks\n    areas: {}")
+    text = (project / "config.yaml").read_text()
+    start = text.index("    areas:\n", text.index("  query:"))
+    (project / "config.yaml").write_text(text[:start] + text[text.index("    start:", start) :])
+    run = snakemake(project, "pack")
+    assert run.returncode == 0, run.stderr
+    executed = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", run.stdout + run.stderr)
+    assert "ingest_scene" not in executed, "the locks name what they named before"
+    assert planned(project, "pack") == {}
+    lock = project / "locks/west.json"
+    content = json.loads(lock.read_text())
+    content["scenes"]["s1"]["items"][0]["assets"]["VV"] = {"href": "other.tif"}
+    lock.write_text(json.dumps(content))
+    run = snakemake(project, "pack")
+    assert run.returncode == 0, run.stderr
+    executed = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", run.stdout + run.stderr)
+    counts = [executed.count(rule) for rule in ("query_area", "ingest_scene", "align_pair", "patch_pair", "pack_patches")]
+    assert counts == [1, 1, 1, 1, 1], executed
 
 
 @pytest.mark.flow

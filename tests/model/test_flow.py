@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sereno.model.flow import Flow, hold_folder
-from sereno.pipeline.errors import ConfigError, StoreError
+from sereno.pipeline.errors import ConfigError, MissingError, StoreError
 
 VALUES = {
     "pipeline": {"query": {"areas": {"a": {"bbox": [1, 2, 3, 4]}, "b": {"bbox": [5, 6, 7, 8]}}}},
@@ -41,6 +42,92 @@ def test_asking_for_more_scenes_clears_none_of_them_again() -> None:
         for changed in ({"pairs_per_area": 1}, {"pairs_per_area": None}, {"tile_px": 128})
     )
     assert few == many != other
+
+
+class Checkpoints:
+    """What Snakemake gives the input functions, for locks that are there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.query_area = folder, self
+
+    def get(self, area: str) -> SimpleNamespace:
+        return SimpleNamespace(output=SimpleNamespace(lock=str(self.folder / f"query/{area}.json")))
+
+
+def write_lock(folder: Path, area: str, **changes: object) -> None:
+    grid = {"crs": "EPSG:32632", "transform": [10, 0, 0, 0, -10, 0], "shape": [1, 1]}
+    item = {"item": "I", "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-01T00:00:00Z", "crs": "", "bbox": [0, 0, 1, 1]}
+    scene = {"id": "s", "sensor": "sentinel1-rtc", "time": "2021-06-01T00:00:00Z", "items": [item | {"assets": {}}]}
+    pair = {"id": "p", "sar": "s", "cloudy": "s", "clear": "s", "sar_gap_days": 0, "clear_gap_days": 0}
+    lock = {"area": area, "catalogue": "x", "grid": grid, "scenes": {"s": scene}, "pairs": [pair], "refused": []}
+    folder.joinpath("query").mkdir(parents=True, exist_ok=True)
+    folder.joinpath(f"query/{area}.json").write_text(json.dumps(lock | changes))
+
+
+def test_a_job_depends_on_its_own_record_and_on_the_ground_of_its_area(tmp_path: Path) -> None:
+    flow, checkpoints = Flow(VALUES, results=str(tmp_path)), Checkpoints(tmp_path)
+
+    def read(**changes: object) -> tuple[str, str]:
+        write_lock(tmp_path, "a", **changes)
+        return flow.scene_record(checkpoints, "a", "s"), flow.pair_record(checkpoints, "a", "p")
+
+    before = read()
+    assert read(searched="2026-01-01T00:00:00Z", refused=[{"item": "x", "role": "sar", "reason": "r"}]) == before
+    outlined = read(outline={"type": "Polygon", "coordinates": []})
+    assert outlined[0] != before[0]
+    assert outlined[1] != before[1]
+    elsewhere = read(catalogue="y")
+    assert (elsewhere[0] != before[0], elsewhere[1]) == (True, before[1])
+
+
+def test_every_lock_and_every_scene_has_a_ledger(tmp_path: Path) -> None:
+    flow = Flow(VALUES, results=str(tmp_path))
+    for area in flow.areas:
+        write_lock(tmp_path, area)
+    names = ("query/a.ledger.csv", "query/b.ledger.csv", "ingest/a/s.ledger.csv", "ingest/b/s.ledger.csv")
+    assert flow.all_ledgers(Checkpoints(tmp_path)) == [f"{tmp_path}/{name}" for name in names]
+
+
+def with_query(results: str = "r", **query: object) -> Flow:
+    return Flow({"pipeline": {"query": query}}, results=results)
+
+
+def test_frozen_locks_name_the_areas_and_are_what_their_jobs_depend_on(tmp_path: Path) -> None:
+    for area in ("west", "east"):
+        write_lock(tmp_path, area)
+    flow = with_query(source="lock", catalogue=str(tmp_path / "query"))
+    assert flow.areas == ("east", "west")
+    assert flow.frozen_lock("west") == [str(tmp_path / "query/west.json")]
+    assert Flow(VALUES, results="r").frozen_lock("a") == []
+
+
+def test_a_folder_without_locks_and_one_that_would_be_written_over_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"no lock \(AREA\.json\) in folder .*empty"):
+        _ = with_query(source="lock", catalogue=str(tmp_path / "empty")).areas
+    write_lock(tmp_path, "west")
+    with pytest.raises(ConfigError, match="where the flow writes its own locks"):
+        _ = with_query(str(tmp_path), source="lock", catalogue=str(tmp_path / "query")).areas
+
+
+def test_the_files_of_an_area_and_of_heights_are_known() -> None:
+    query = {"areas": {"a": {"file": "ground.geojson"}, "b": {"bbox": [1, 2, 3, 4]}}}
+    flow = Flow({"pipeline": {"query": query, "ingest": {"dem": "r/dem.tif"}}}, results="r")
+    assert (flow.outline_files("a"), flow.outline_files("b"), flow.dem_files) == (["ground.geojson"], [], ["r/dem.tif"])
+    remote = {"query": query, "ingest": {"dem": "/vsicurl/https://x/dem.tif"}}
+    assert Flow({"pipeline": remote}, results="r").dem_files == []
+
+
+def test_only_what_a_server_may_give_later_is_tried_again(tmp_path: Path) -> None:
+    areas = {"a": {"bbox": [1, 2, 3, 4]}}
+    tries = {
+        "url": with_query(catalogue="https://example.org/stac", areas=areas),
+        "preset": with_query(catalogue="earth-search", areas=areas),
+        "folder": with_query(catalogue=str(tmp_path), areas=areas),
+        "locks": with_query(source="lock", catalogue=str(tmp_path)),
+        "world": Flow({"pipeline": {"simulate": {}, "query": {"areas": areas}}}, results="r"),
+    }
+    found = {name: (flow.retries("query"), flow.retries("ingest")) for name, flow in tries.items()}
+    assert found == {"url": (2, 2), "preset": (2, 2), "folder": (0, 0), "locks": (0, 2), "world": (0, 0)}
 
 
 def test_a_fault_in_a_run_is_named() -> None:

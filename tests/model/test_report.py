@@ -37,14 +37,15 @@ NASTY = "<b>98 % cloud & more</b>"
 SECTIONS = ("result", "scenes", "scores", "examples", "training", "pairs", "left-out", "making")
 
 
+def make_scene(name: str, moment: str) -> dict[str, Any]:
+    shared = {"time": moment, "sensor": "sentinel1-rtc" if name[0] == "s" else "sentinel2-l2a"}
+    item = shared | {"item": f"ITEM-{name}", "collection": "c", "crs": "EPSG:32632", "bbox": (9, 45, 10, 46), "assets": {}}
+    return shared | {"id": name, "items": [item], "cloud_cover_pct": None if name[0] == "s" else 40.0}
+
+
 def make_lock() -> Lock:
     dates = {"o1": "2021-06-08", "o2": "2021-06-13", "c1": "2021-06-03", "s1": "2021-06-08", "s2": "2021-06-12"}
-    scenes = {
-        name: {"id": name, "item": f"ITEM-{name}", "collection": "c", "time": f"{day}T10:20:00Z", "crs": "EPSG:32632"}
-        | {"sensor": "sentinel1-rtc" if name[0] == "s" else "sentinel2-l2a", "bbox": (9, 45, 10, 46), "assets": {}}
-        | {"cloud_cover_pct": None if name[0] == "s" else 40.0}
-        for name, day in dates.items()
-    }
+    scenes = {name: make_scene(name, f"{day}T10:20:00Z") for name, day in dates.items()}
     pairs = [
         {"id": f"p{n}", "sar": f"s{n}", "cloudy": f"o{n}", "clear": "c1", "sar_gap_days": 0.3 - n, "clear_gap_days": -5.0 * n}
         for n in (1, 2)

@@ -11,14 +11,18 @@ from sereno.pipeline.errors import StoreError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
 from sereno.pipeline.store import write_json, write_manifest, write_text
 
+MOMENT = "2021-06-08T10:20:00Z"
+
+
+def make_item(name: str, kind: str) -> dict[str, Any]:
+    stated = {"item": f"ITEM-{name}", "collection": "x", "sensor": kind, "time": MOMENT}
+    return stated | {"crs": "EPSG:32632", "bbox": (0, 0, 1, 1), "assets": {}}
+
 
 def make_lock(area: str = "west") -> Lock:
     kinds = {"s": "sentinel1-rtc", "o": "sentinel2-l2a", "c": "sentinel2-l2a"}
     scenes = {
-        name: SceneRecord.model_validate(
-            {"id": name, "item": f"ITEM-{name}", "collection": "x", "sensor": kind, "time": "2021-06-08T10:20:00Z", "crs": "EPSG:32632"}
-            | {"bbox": (0, 0, 1, 1), "assets": {}}
-        )
+        name: SceneRecord.model_validate({"id": name, "items": [make_item(name, kind)], "sensor": kind, "time": MOMENT})
         for name, kind in kinds.items()
     }
     grid = GridRecord(crs="EPSG:32632", transform=(20, 0, 500_000, 0, -20, 5_000_000), shape=(8, 8))

@@ -56,15 +56,9 @@ def make_sar(shift: tuple[int, int] = (0, 0), seed: int = 1, item: str = "S") ->
 
 def write_lock(folder: Path) -> Path:
     def record(name: str, sensor: str) -> SceneRecord:
-        values = {
-            "id": name,
-            "item": name.upper(),
-            "collection": "c",
-            "sensor": sensor,
-            "time": "2021-06-03T10:20:00Z",
-            "crs": "EPSG:32632",
-        }
-        return SceneRecord.model_validate(values | {"bbox": (9, 45, 10, 46), "assets": {}})
+        shared = {"sensor": sensor, "time": "2021-06-03T10:20:00Z"}
+        item = shared | {"item": name.upper(), "collection": "c", "crs": "EPSG:32632", "bbox": (9, 45, 10, 46), "assets": {}}
+        return SceneRecord.model_validate(shared | {"id": name, "items": [item]})
 
     scenes = {"s": record("s", "sentinel1-rtc"), "c": record("c", "sentinel2-l2a"), "t": record("t", "sentinel2-l2a")}
     lock = Lock(area="west", catalogue=".", grid=GridRecord.from_geobox(GRID), scenes=scenes, pairs=(PAIR,), refused=())

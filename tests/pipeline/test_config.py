@@ -11,12 +11,14 @@ import sereno.model.config as model_config
 import sereno.pipeline.config as pipeline_config
 from sereno.pipeline.config import (
     Area,
+    MaskSettings,
     PackSettings,
     PatchSettings,
     PipelineSettings,
     QuerySettings,
     Settings,
     SimulatedArea,
+    SpeckleSettings,
     SplitSettings,
     load_settings,
     parse_settings,
@@ -96,10 +98,13 @@ def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
     [
-        (Area, {}, "give either 'bbox'"),
-        (Area, {**AREA, "bounds_m": [0, 0, 1, 1]}, "give either 'bbox'"),
+        (Area, {}, "give one of 'bbox'.*not none of them"),
+        (Area, {**AREA, "bounds_m": [0, 0, 1, 1]}, "give one of 'bbox'.*not bbox and bounds_m"),
         (Area, {"bounds_m": [0, 0, 1, 1]}, "'bounds_m' needs 'epsg'"),
-        (Area, {"bbox": [9.2, 45.0, 9.0, 45.2]}, "ordered west < east"),
+        (Area, {"bbox": [9.0, 45.2, 9.2, 45.0]}, "ordered west < east"),
+        (Area, {"bounds_m": [1, 0, 0, 1], "epsg": 32632}, "ordered west < east"),
+        (SpeckleSettings, {"window_px": 8}, "'window_px' must be odd"),
+        (MaskSettings, {"method": "scl", "second": "scl"}, "'second' must differ from 'method'"),
         (Area, {"bbox": [179.0, 45.0, 181.0, 45.2]}, "within -180..180"),
         (QuerySettings, {}, "'areas' is empty"),
         (QuerySettings, {**QUERY, "cloudy_cover_pct": [90, 10]}, "two ordered percentages"),
@@ -111,6 +116,19 @@ def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values
 def test_settings_that_contradict_each_other_are_refused(kind: type[BaseModel], values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_settings(kind, values, where="x")
+
+
+def test_a_box_across_180_degrees_is_no_fault() -> None:
+    assert load_settings(Area, {"bbox": [179.0, -17.0, -179.0, -16.0]}, where="x").bbox == (179, -17, -179, -16)
+
+
+@pytest.mark.parametrize(("tile", "known"), [("32TNR", True), ("1CCV", True), ("32INR", False), ("32TN", False), ("32TNW", False)])
+def test_a_tile_is_named_as_mgrs_names_it(tile: str, known: bool) -> None:
+    if known:
+        assert load_settings(Area, {"mgrs": tile}, where="x").mgrs == tile
+        return
+    with pytest.raises(ConfigError, match="'mgrs'"):
+        load_settings(Area, {"mgrs": tile}, where="x")
 
 
 def test_a_search_may_begin_on_the_day_that_it_ends() -> None:

@@ -8,19 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
+from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import ConfigError, MissingError
-from sereno.pipeline.pairs import GridRecord, Lock, Pair, Refusal, SceneRecord
+from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord
 
-SCENE = SceneRecord(
-    id="s2-a",
-    item="S2A_32TPT_20210603",
-    collection="sentinel-2-l2a",
-    sensor="sentinel2-l2a",
-    time="2021-06-03T10:00:31Z",
-    crs="EPSG:32632",
-    bbox=(8.9, 45.5, 9.1, 45.7),
-    assets={"B02": "assets/B02.tif"},
+TILES = tuple(
+    ItemRecord(
+        item=f"S2A_{tile}_20210603",
+        collection="sentinel-2-l2a",
+        sensor="sentinel2-l2a",
+        time="2021-06-03T10:00:31Z",
+        crs=f"EPSG:{epsg}",
+        bbox=(8.9, 45.5, 9.1, 45.7),
+        assets={"B02": AssetRecord(href="assets/B02.tif", checksum="1220" + "ab" * 32, size_bytes=17)},
+    )
+    for tile, epsg in (("32TPT", 32632), ("33TUM", 32633))
 )
+SCENE = SceneRecord(id="s2-a", sensor="sentinel2-l2a", time="2021-06-03T10:00:31Z", items=TILES)
+OUTLINE = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
 LOCK = Lock(
     area="west",
     catalogue="results/simulate",
@@ -28,6 +33,7 @@ LOCK = Lock(
     scenes={"s2-a": SCENE},
     pairs=(Pair(id="p1", sar="s1", cloudy="s2-a", clear="s2-b", sar_gap_days=-0.2, clear_gap_days=5),),
     refused=(Refusal(item="x", role="clear", reason="cloud cover 80 %, at most 5 % allowed"),),
+    outline=OUTLINE,
 )
 
 
@@ -52,14 +58,23 @@ def test_scenes_and_pairs_are_found_by_id_and_named_when_missing() -> None:
         LOCK.pair("x")
 
 
+def test_a_scene_of_several_items_bears_all_their_names() -> None:
+    assert SCENE.item == "S2A_32TPT_20210603+S2A_33TUM_20210603"
+
+
+def test_a_scene_without_an_item_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'items': .*at least 1 item"):
+        load_settings(SceneRecord, SCENE.model_dump() | {"items": ()}, where="x")
+
+
 def test_a_missing_lock_says_which_step_writes_it(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="run `sereno query` first"):
         Lock.read(tmp_path / "nowhere.json")
 
 
 def test_another_format_is_refused_with_the_files_name(tmp_path: Path) -> None:
-    (tmp_path / "old.json").write_text(LOCK.to_json().replace("sereno-lock/1", "sereno-lock/9"))
-    with pytest.raises(ConfigError, match=r"old\.json \(delete it and run `sereno query` again\): 'format'.*sereno-lock/9"):
+    (tmp_path / "old.json").write_text(LOCK.to_json().replace("sereno-lock/2", "sereno-lock/1"))
+    with pytest.raises(ConfigError, match=r"old\.json \(delete it and run `sereno query` again\): 'format'.*sereno-lock/1"):
         Lock.read(tmp_path / "old.json")
 
 
