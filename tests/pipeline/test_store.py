@@ -82,7 +82,7 @@ def test_equal_content_gives_equal_bytes_everywhere(tmp_path: Path) -> None:
 
 
 def chunk_of(manifest: Path) -> Path:
-    return store_of(manifest) / "data" / "c" / "0" / "1" / "0"
+    return store_of(manifest) / "data" / "c" / "1" / "0" / "0"
 
 
 def delete(file: Path) -> None:
