@@ -16,6 +16,7 @@ from odc.geo.geobox import GeoBox
 from sereno.pipeline.catalogue import open_catalogue
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
 from sereno.pipeline.pairs import ItemRecord, Lock, SceneRecord, Sensor
 from sereno.pipeline.scene import bands_of
 from sereno.pipeline.sensors import sen12mscr, sentinel1, sentinel2
@@ -70,6 +71,8 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
         logger.warning("ingest %s: %s", scene_id, warning)
     dim = "sar_band" if "sar_band" in scene.dims else "band"
     save_dataset(scene, output, kind="scene", summary={**facts, "scene": scene_id, "bands": list(bands_of(scene, dim))})
+    items = [Entry("ingest", content.area, scene_id, item.item, "", "used") for item in record.items]
+    write_ledger(ledger_of(output), items)
     logger.info(
         "ingest %s: %.1f %% valid, %d values clamped, %d tiles lost, %.1f s",
         scene_id,
