@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline import store
-from sereno.pipeline.areas import compute_overlap, to_bbox, to_geobox
+from sereno.pipeline.areas import Ground, compute_share, cut_footprint, to_bboxes, to_geobox
 from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items, select_collections
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
@@ -94,7 +94,7 @@ def _search(catalogue: Catalogue, geobox: GeoBox, what: tuple[QuerySettings, str
     wanted = asked or known
     collections = select_collections(catalogue, wanted)
     margin = timedelta(0) if kind == "optical" else timedelta(days=settings.max_gap_sar_days)
-    return Found(search_items(catalogue, collections, to_bbox(geobox), to_period(settings, margin)), collections, catalogue.base_url, kind)
+    return Found(search_items(catalogue, collections, to_bboxes(geobox)[0], to_period(settings, margin)), collections, catalogue.base_url, kind)
 
 
 def to_period(settings: QuerySettings, margin: timedelta) -> Period:
@@ -127,7 +127,7 @@ def _judge_items(found: Found, geobox: GeoBox, settings: QuerySettings) -> tuple
                 cloud_cover_pct=record.cloud_cover_pct,
                 cover_source=None if record.cloud_cover_pct is None else "catalogue",
             )
-            candidates.append(Candidate(scene, compute_overlap(item.get("geometry"), geobox)))
+            candidates.append(Candidate(scene, compute_share(cut_footprint(item.get("geometry"), Ground(geobox, None)), Ground(geobox, None))))
         except (ConfigError, DataError, MissingError) as error:
             role: Role = "sar" if found.kind == "sar" else "cloudy"
             refused.append(Refused(Refusal(item=str(item.get("id")), role=role, reason=str(error)), Cause.ITEM))
