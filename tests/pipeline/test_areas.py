@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
@@ -204,10 +204,10 @@ def test_a_square_that_is_not_there_is_refused(name: str) -> None:
 @given(longitude=st.floats(-179.99, 179.99), latitude=st.floats(-79, 83.5))
 def test_every_place_lies_in_the_square_that_its_letters_name(longitude: float, latitude: float) -> None:
     """The letters are written here the other way round, from the coordinates (DMA TM 8358.1), as an independent reference."""
-    area = Area(bbox=(longitude, latitude, longitude + 1e-4, latitude + 1e-4))
-    geobox = to_geobox(area, 1)
+    assume(abs(latitude) > 1e-3)  # the equator itself belongs to both hemispheres
+    geobox = to_geobox(Area(bbox=(longitude - 5e-5, latitude - 5e-5, longitude + 5e-5, latitude + 5e-5)), 1)
     zone, north = int(str(geobox.crs)[-2:]), str(geobox.crs)[-3] == "6"
-    x, y = geobox.boundingbox.left, geobox.boundingbox.top
+    x, y = (geobox.boundingbox.left + geobox.boundingbox.right) / 2, (geobox.boundingbox.bottom + geobox.boundingbox.top) / 2
     column = "ABCDEFGHJKLMNPQRSTUVWXYZ"[(zone - 1) % 3 * 8 + int(x // 100_000) - 1]
     row = "ABCDEFGHJKLMNPQRSTUV"[(int(y // 100_000) + (0 if zone % 2 else 5)) % 20]
     band = "CDEFGHJKLMNPQRSTUVWX"[min(19, int((latitude + 80) // 8))]
