@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,6 +54,8 @@ FORMAT: Final = "sereno-world/1"
 SENSOR_NOISE: Final = (0.0012, 0.004)
 """Standard deviation of the optical noise: reflectance, and share of the signal (signal-to-noise of MSI: Drusch et al. 2012)."""
 TRUTH_NODATA: Final = 65535
+OVERVIEWS: Final = 3
+"""Smaller copies in each file, each with half the pixels along a side of the one before: classes of 20 m are there at 160 m too."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
             areas[name], new = _write_area(site)
             items += new
             logger.info("simulate: %s, area %d of %d, %.1f s", name, number + 1, len(settings.areas), time.perf_counter() - begin)
-    _write_catalogue(root, items)
     _check_complete(root, items)
-    files = _hash_files(root, ("assets", "truth", "items", "catalog.json"))
+    files = _hash_files(root, ("assets", "truth"))
+    _write_catalogue(root, [_state_files(root, item, files) for item in items])
+    files |= _hash_files(root, ("items", "catalog.json"))
+    _check_complete(root, items)
     write_json(output, {"format": FORMAT, "seed": settings.seed, "areas": areas, "files": files})
     logger.info("simulate: %d items, %d files in %.1f s", len(items), len(files), time.perf_counter() - begin)
 
@@ -261,7 +265,7 @@ def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: f
     reports nothing, or an error without a name (measured with GDAL 3.10).
     """
     resampling = Resampling.nearest if image.dtype == np.uint8 else Resampling.average
-    options = {"compress": "DEFLATE", "level": 1, "predictor": "YES", "overview_resampling": resampling.name}
+    options = {"compress": "DEFLATE", "level": 1, "predictor": "YES", "overview_resampling": resampling.name, "overview_count": OVERVIEWS}
     profile = {
         "driver": "COG",
         "dtype": image.dtype.name,
@@ -293,9 +297,16 @@ def _write_catalogue(root: Path, items: list[dict[str, Any]]) -> None:
     write_json(root / "catalog.json", stac.to_catalog(names))
 
 
+def _state_files(root: Path, item: dict[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """`item` with size and checksum of each of its files."""
+    names = {key: asset["href"].removeprefix(stac.TO_ROOT) for key, asset in item["assets"].items()}
+    facts = {key: stac.FileFacts((root / name).stat().st_size, hashes[name]) for key, name in names.items()}
+    return stac.with_files(item, facts)
+
+
 def _check_complete(root: Path, items: list[dict[str, Any]]) -> None:
     """Refuse a world that lacks a file: two jobs at once in one folder remove each other's unfinished work."""
-    wanted = [root / asset["href"].removeprefix("../../") for item in items for asset in item["assets"].values()]
+    wanted = [root / asset["href"].removeprefix(stac.TO_ROOT) for item in items for asset in item["assets"].values()]
     missing = [path for path in wanted if not path.is_file()]
     if missing:
         raise StoreError(f"{missing[0]} and {len(missing) - 1} more files are gone: is another job writing to {root}? Run again, alone")

@@ -5,6 +5,7 @@ Enters: what is known of one product. Leaves: mappings ready for JSON, with rela
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
@@ -27,6 +28,10 @@ SAR_NODATA: Final = -32768.0
 """Nodata value that Planetary Computer declares for Sentinel-1 RTC."""
 COG_TYPE: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
 STAC_VERSION: Final = "1.0.0"
+TO_ROOT: Final = "../../"
+"""From an item to the root of its catalogue, as hrefs begin."""
+SHA256_MULTIHASH: Final = "1220"
+"""How a SHA-256 begins in `file:checksum`: code 0x12 and length 0x20 (multihash, as the STAC extension `file` 2.1.0 asks)."""
 _EXTENSION: Final = "https://stac-extensions.github.io/{}/schema.json"
 _TITLES: Final = {
     OPTICAL_COLLECTION["earth-search"]: "Simulated Sentinel-2 Collection 1 Level-2A",
@@ -206,7 +211,7 @@ def _to_asset(product: Product, name: str, gsd_m: int) -> dict[str, Any]:
     geobox = product.geobox.zoom_out(gsd_m // 10)
     affine = geobox.transform
     return {
-        "href": f"../../assets/{product.area}/{product.item}/{name}.tif",
+        "href": f"{TO_ROOT}assets/{product.area}/{product.item}/{name}.tif",
         "type": COG_TYPE,
         "title": f"{name} - {gsd_m}m",
         "gsd": gsd_m,
@@ -238,6 +243,22 @@ def _to_item(product: Product, collection: str, parts: Parts) -> dict[str, Any]:
             {"rel": "collection", "href": "collection.json", "type": "application/json"},
         ],
     }
+
+
+class FileFacts(NamedTuple):
+    """What is stated of one file."""
+
+    size_bytes: int
+    """Its size."""
+    sha256: str
+    """Its SHA-256 in hexadecimal digits."""
+
+
+def with_files(item: dict[str, Any], facts: Mapping[str, FileFacts]) -> dict[str, Any]:
+    """`item` with size and checksum of the files of the assets in `facts`, by asset key."""
+    stated = {key: {"file:size": fact.size_bytes, "file:checksum": SHA256_MULTIHASH + fact.sha256} for key, fact in facts.items()}
+    extensions = sorted({*item["stac_extensions"], _EXTENSION.format("file/v2.1.0")})
+    return item | {"assets": {key: asset | stated.get(key, {}) for key, asset in item["assets"].items()}, "stac_extensions": extensions}
 
 
 def _to_text(time: datetime) -> str:

@@ -116,6 +116,18 @@ def test_catalogue_is_read_by_pystac_and_every_asset_is_there(world: tuple[Path,
             with rasterio.open(path) as file:
                 assert [file.height, file.width] == asset.extra_fields["proj:shape"]
                 assert list(file.transform)[:6] == asset.extra_fields["proj:transform"]
+            assert asset.extra_fields["file:size"] == path.stat().st_size
+            assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_classes_have_smaller_copies_down_to_160_m_without_new_classes(world: tuple[Path, dict[str, Any]]) -> None:
+    _, folder = _scene(world, "west", "cloudy")
+    with rasterio.open(folder / "SCL.tif") as file:
+        assert file.overviews(1) == [2, 4, 8]
+        whole, small = file.read(1), file.read(1, out_shape=(file.height // 8, file.width // 8))
+    assert set(small.ravel()) <= set(whole.ravel())
+    shares = [float(np.isin(image[image > 0], (8, 9, 10)).mean()) for image in (whole, small)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.1)
 
 
 def test_products_are_cloud_optimised_with_their_crs_and_nodata(world: tuple[Path, dict[str, Any]]) -> None:

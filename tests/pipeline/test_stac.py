@@ -71,6 +71,16 @@ def test_sar_declares_the_nodata_value_of_planetary_computer() -> None:
     assert item["properties"]["sat:orbit_state"] == "descending"
 
 
+def test_size_and_checksum_are_stated_as_the_file_extension_asks() -> None:
+    item = _optical("earth-search", "05.00")
+    stated = pystac.Item.from_dict(stac.with_files(item, {"red": stac.FileFacts(17, "ab" * 32)}))
+    fields = stated.assets["red"].extra_fields
+    assert (fields["file:size"], fields["file:checksum"]) == (17, "1220" + "ab" * 32)
+    assert "file:size" not in stated.assets["blue"].extra_fields
+    assert any("/file/" in name for name in stated.stac_extensions)
+    assert "file:size" not in item["assets"]["red"]
+
+
 def test_collection_spans_its_items() -> None:
     collection = stac.to_collection("sentinel-2-c1-l2a", [_optical("earth-search", "05.00")])
     read = pystac.Collection.from_dict(collection)
