@@ -40,7 +40,9 @@ if verb == "query":
     pair = dict(id="p1", sar="s1", cloudy="cloudy", clear="clear", sar_gap_days=0, clear_gap_days=1)
     grid = dict(crs="EPSG:32632", transform=[10, 0, 0, 0, -10, 0], shape=[1, 1])
     lock = dict(format="sereno-lock/2", area=options["--area"], catalogue="x", grid=grid, scenes=scenes, pairs=[pair], refused=[])
-    text = json.dumps(lock)
+    settings = json.loads(options["--settings"])
+    frozen = Path(settings["catalogue"], options["--area"] + ".json")
+    text = frozen.read_text() if settings["source"] == "lock" else json.dumps(lock)
 ledger = [output.stem + ".ledger.csv"]
 names = {{"query": ledger, "ingest": ledger, "train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"],
          "predict": [output.with_suffix(".json").name]}}
