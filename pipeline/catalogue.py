@@ -1,34 +1,49 @@
 """STAC catalogues: open one by the name of a preset, URL or folder, and search it.
 
-Enters: an address. Leaves: items as the catalogue states them, each once.
+Enters: an address. Leaves: items as the catalogue states them, each once, and what finding them took.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import json
+import logging
+import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from sereno.pipeline.errors import CatalogueError, MissingError
-from sereno.pipeline.http import TIMEOUT_S, make_retry
-from sereno.pipeline.presets import Preset, find_preset
+from sereno.pipeline.http import RETRIED, Budget, hide_secrets, make_patient
+from sereno.pipeline.presets import PRESETS, Preset, find_preset
 from sereno.pipeline.server import running_server
 from sereno.pipeline.signing import Resolver
 
 if TYPE_CHECKING:  # pystac and requests cost a third of a second, which reading one scene does not need
     from pystac_client import Client
 
+logger = logging.getLogger(__name__)
+
 Bbox = tuple[float, float, float, float]
 Period = tuple[datetime | None, datetime | None]
+Json = dict[str, Any]
 
 PAGE: Final = 250
 """Items asked for per page."""
+LONG_PERIOD: Final = timedelta(days=31)
+"""Longer periods are searched month by month: deep pages are slow and fail more often (stac-utils/pystac-client issues 659 and 680)."""
+STALE_PAGES: Final = 3
+"""So many pages in a row without a new item: the server goes round in circles (stac-utils/pystac-client issue 629)."""
+REMEDY: Final = (
+    "choose a smaller area or a shorter start..end, name the collections in pipeline.query, or raise pipeline.query.max_requests"
+)
+"""What helps against a spent budget."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,15 @@ class Catalogue:
     """URL of the landing page, without a slash at the end."""
     preset: Preset
     """What is known of it."""
+    budget: Budget = field(default_factory=Budget, compare=False)
+    """Counts what it is asked."""
+    pause: Callable[[float], None] = field(default=time.sleep, compare=False)
+    """Waits so many seconds between two tries."""
 
     @property
     def resolver(self) -> Resolver:
         """Makes the addresses of its assets readable."""
-        return Resolver(self.base_url, self.preset.signed_by, tuple(sorted(self.preset.gdal.items())))
+        return Resolver.from_preset(self.base_url, self.preset)
 
     @functools.cached_property
     def client(self) -> Client:
@@ -68,32 +87,61 @@ class Catalogue:
             return tuple(sorted(collection.id for collection in client.get_collections()))
 
 
+class SearchStatistics(NamedTuple):
+    """What a search took, for the ledger and the log."""
+
+    requests: int
+    """Requests made, repetitions included."""
+    retries: int
+    """Requests that repeated one that failed."""
+    pages: int
+    """Pages that came and were used."""
+    repeats: int
+    """Items that came more than once in the pages of one search."""
+    warnings: tuple[str, ...]
+    """What was odd about the answers, one line each: fewer items than stated, pages in circles, a month asked twice."""
+
+
+class SearchResult(NamedTuple):
+    """What a search found."""
+
+    items: list[Json]
+    """Items as the catalogue states them, each once, in order of collection and id."""
+    statistics: SearchStatistics
+    """What it took."""
+
+
 @contextlib.contextmanager
-def open_catalogue(address: str) -> Iterator[Catalogue]:
+def open_catalogue(address: str, *, max_requests: int | None = None, pause: Callable[[float], None] = time.sleep) -> Iterator[Catalogue]:
     """The catalogue at `address`: a STAC API by URL, or a folder with `catalog.json`, served by a child process as long as the block lasts.
+
+    At most `max_requests` are made to a STAC API, repetitions included; None means no limit. `pause` waits between two tries.
 
     Raises:
         MissingError: the folder is not there or holds no catalogue.
         CatalogueError: the embedded server does not start. A URL is first asked when something is searched.
     """
-    preset = find_preset(address)
+    preset, budget = find_preset(address), Budget(max_requests, REMEDY)
     url = preset.url if not urlsplit(address).scheme else address
     if url:
-        yield Catalogue(address, url.rstrip("/"), preset)
+        yield Catalogue(address, url.rstrip("/"), preset, budget, pause)
         return
     if not Path(address).is_dir():
+        known = ", ".join(name for name in PRESETS if name != "local")
         raise MissingError(
-            f"catalogue {address!r} is neither a preset, a URL nor a folder: correct pipeline.query.catalogue, or run `sereno simulate`"
+            f"catalogue {address!r} is neither a preset ({known}), a URL nor a folder: correct pipeline.query.catalogue, "
+            "or run `sereno simulate`"
         )
     with running_server(Path(address)) as base_url:
-        yield Catalogue(address, base_url, preset)
+        yield Catalogue(address, base_url, preset, budget, pause)
 
 
 def _connect(catalogue: Catalogue) -> Client:
     from pystac_client import Client
     from pystac_client.stac_api_io import StacApiIO
 
-    reader = StacApiIO(max_retries=make_retry(), timeout=TIMEOUT_S)
+    reader = StacApiIO(max_retries=None)
+    make_patient(reader.session, catalogue.budget, catalogue.pause)
     if Path(catalogue.address).is_dir():
         reader.session.trust_env = False  # a proxy of the surroundings knows nothing of our own child
     with _plain_faults(catalogue), warnings.catch_warnings():
@@ -104,20 +152,31 @@ def _connect(catalogue: Catalogue) -> Client:
     return client
 
 
+class _InterruptedError(CatalogueError):
+    """An answer that broke off or never came: asking again may help."""
+
+
 @contextlib.contextmanager
 def _plain_faults(catalogue: Catalogue) -> Iterator[None]:
+    """Let the faults of pystac-client pass as ours, in one line and without signatures."""
     from pystac_client.errors import ClientTypeError
     from pystac_client.exceptions import APIError
 
+    place = hide_secrets(catalogue.address)
     try:
         yield
     except APIError as error:
-        words = " ".join(str(error).split())[:300]
-        raise CatalogueError(
-            f"catalogue {catalogue.address} does not answer as it should: {words}; try again later or check the URL"
-        ) from error
-    except (ClientTypeError, ValueError, AttributeError, KeyError) as error:  # pystac on JSON, or on no JSON, that is not STAC
-        raise CatalogueError(f"{catalogue.address} answers, but not as a STAC API ({error}): check the URL") from error
+        if isinstance(error.__context__, CatalogueError):  # ours, which the client has wrapped
+            raise CatalogueError(f"catalogue {place}: {error.__context__}") from None
+        status = getattr(error, "status_code", None)
+        words = hide_secrets(str(error))[:300]
+        stated = f"HTTP {status}: {words}" if status else words
+        kind = _InterruptedError if status is None or status in RETRIED else CatalogueError
+        raise kind(f"catalogue {place} does not answer as it should: {stated}; try again later or check the URL") from None
+    except json.JSONDecodeError as error:
+        raise _InterruptedError(f"catalogue {place} answers, but not as a STAC API ({error}): check the URL") from None
+    except (ClientTypeError, ValueError, AttributeError, KeyError) as error:  # pystac on JSON that is not STAC
+        raise CatalogueError(f"catalogue {place} answers, but not as a STAC API ({hide_secrets(str(error))}): check the URL") from error
 
 
 def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,22 +189,131 @@ def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[s
     if not chosen:
         known = ", ".join(catalogue.collections[:12]) + (", ..." if len(catalogue.collections) > 12 else "")
         raise CatalogueError(
-            f"catalogue {catalogue.address} has none of the collections {', '.join(wanted)}; it has {known or 'none at all'}"
+            f"catalogue {hide_secrets(catalogue.address)} has none of the collections {', '.join(wanted)}; it has {known or 'none at all'}"
         )
     return chosen
 
 
-def search_items(catalogue: Catalogue, collections: tuple[str, ...], bbox: Bbox, period: Period) -> list[dict[str, Any]]:
-    """Every item of the collections that touches `bbox` (degrees) within `period`, once, in order of collection and id.
+def search_items(catalogue: Catalogue, collections: tuple[str, ...], bboxes: Sequence[Bbox], period: Period) -> SearchResult:
+    """Every item of the collections that touches one of `bboxes` (degrees) within `period`, once.
 
-    Servers may repeat items from page to page (microsoft/PlanetaryComputer#163): repeats are removed.
+    An area across 180 degrees comes as two boxes. A period of more than a month is asked for month by month; one whose pages break off in
+    spite of all retries is asked for once more from its start. Servers may repeat items from page to page (microsoft/PlanetaryComputer
+    issue 163): repeats are removed and counted.
 
     Raises:
-        CatalogueError: no answer, in spite of retries.
+        CatalogueError: no answer in spite of all that, or more requests than allowed.
     """
-    interval = None if period == (None, None) else period
+    requests, retries = catalogue.budget.requests, catalogue.budget.retries
+    questions = [_Question(collections, bbox, part) for part in split_period(period) for bbox in bboxes]
+    answers = [_ask_twice(catalogue, question) for question in questions]
+    items: dict[tuple[str, str], Json] = {}
+    for answer in answers:
+        items = answer.items | items  # of an item in two months or boxes the first answer stays
+    notes = tuple(note for answer in answers for note in answer.notes)
+    for note in notes:
+        logger.warning("catalogue %s, %s", hide_secrets(catalogue.address), note)
+    statistics = SearchStatistics(
+        requests=catalogue.budget.requests - requests,
+        retries=catalogue.budget.retries - retries,
+        pages=sum(answer.pages for answer in answers),
+        repeats=sum(answer.repeats for answer in answers),
+        warnings=notes,
+    )
+    return SearchResult([items[key] for key in sorted(items)], statistics)
+
+
+def split_period(period: Period) -> tuple[Period, ...]:
+    """The calendar months of a long period, each with its first moment and that of the next one; a short or open period as it is."""
+    start, end = period
+    if start is None or end is None or end - start <= LONG_PERIOD:
+        return (period,)
+    edges = [start]
+    while edges[-1] < end:
+        month = edges[-1].replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        edges.append(min((month + LONG_PERIOD).replace(day=1), end))
+    return tuple(itertools.pairwise(edges))
+
+
+class _Question(NamedTuple):
+    """One search."""
+
+    collections: tuple[str, ...]
+    bbox: Bbox
+    period: Period
+
+    def __str__(self) -> str:
+        first, last = (f"{end:%Y-%m-%d}" if end else ".." for end in self.period)
+        return f"{first}/{last}"
+
+
+class _Answer(NamedTuple):
+    """All pages of one search."""
+
+    items: dict[tuple[str, str], Json]
+    pages: int
+    repeats: int
+    notes: tuple[str, ...]
+
+
+def _ask_twice(catalogue: Catalogue, question: _Question) -> _Answer:
+    """The answer to `question`, asked again from its first page if its pages break off: nobody else knows how to go on in the middle."""
+    client = catalogue.client
+    try:
+        return _ask(catalogue, client, question)
+    except _InterruptedError as error:
+        logger.info("%s; asking for %s once more", error, question)
+        answer = _ask(catalogue, client, question)
+        return answer._replace(notes=(*answer.notes, f"{question}: its pages broke off and were asked for again"))
+
+
+def _ask(catalogue: Catalogue, client: Client, question: _Question) -> _Answer:
+    items: dict[tuple[str, str], Json] = {}
+    notes: list[str] = []
+    followed: set[str] = set()
+    pages = repeats = stale = 0
+    stated: int | None = None
+    for page in _read_pages(catalogue, client, question):
+        pages += 1
+        new = {(str(item.get("collection", "")), str(item["id"])): item for item in page["features"]}
+        repeats += len(page["features"]) - len(new.keys() - items.keys())
+        stale = stale + 1 if new.keys() <= items.keys() else 0
+        items = new | items
+        stated = _count_of(page) if stated is None else stated
+        link = _next_of(page)
+        if link in followed or stale >= STALE_PAGES:
+            notes.append(f"{question}: paging went round in circles and was stopped after {pages} pages with {len(items)} items")
+            break
+        followed.add(link)
+    if stated is not None and len(items) < stated:
+        notes.append(f"{question}: {stated} items were announced, {len(items)} came")
+    return _Answer(items, pages, repeats, tuple(notes))
+
+
+def _read_pages(catalogue: Catalogue, client: Client, question: _Question) -> Iterator[Json]:
+    interval = None if question.period == (None, None) else question.period
     with _plain_faults(catalogue):
         # GET: every STAC API has to know it, POST is optional.
-        search = catalogue.client.search(method="GET", collections=list(collections), bbox=bbox, datetime=interval, limit=PAGE)
-        items = {(str(item.get("collection", "")), str(item["id"])): item for item in search.items_as_dicts()}
-    return [items[key] for key in sorted(items)]
+        search = client.search(method="GET", collections=list(question.collections), bbox=question.bbox, datetime=interval, limit=PAGE)
+        for page in search.pages_as_dicts():
+            _check_page(page)
+            yield page
+
+
+def _check_page(page: Json) -> None:
+    """Check that every feature is an item with an id; the faults are those that `_plain_faults` knows."""
+    for item in page["features"]:
+        if not isinstance(item, dict) or not item.get("id"):
+            raise ValueError(f"a feature is no item with an id: {str(item)[:80]}")
+
+
+def _next_of(page: Json) -> str:
+    """The next page's address and body as one text; empty if there is none."""
+    links = [link for link in page.get("links", []) if link.get("rel") == "next"]
+    return json.dumps([links[0].get("href"), links[0].get("body")], sort_keys=True) if links else ""
+
+
+def _count_of(page: Json) -> int | None:
+    """Number of items that a page states for the whole search: OGC API, or the context extension of STAC API before 1.0."""
+    stated = page.get("numberMatched", (page.get("context") or {}).get("matched"))
+    return stated if isinstance(stated, int) else None
