@@ -34,7 +34,7 @@ LONGEST_PAUSE_S: Final = 120.0
 """Longest pause, seconds, whatever a server asks for in `Retry-After`."""
 TIMEOUT_S: Final = (10.0, 60.0)
 """Longest wait for a connection, and for the next piece of an answer, seconds."""
-QUERY: Final = re.compile(r"\?[^\s'\"<>?]*=[^\s'\"<>?)\]]*")
+QUERY: Final = re.compile(r"\?[^\s'\"<>?]*=(?:[^\s'\"<>?)\]]*[^\s'\"<>?)\]:;,.])?")
 """The query part of an address inside a message."""
 USER: Final = re.compile(r"(?<=//)[^/@\s'\"]+@")
 """User name and password inside an address."""
