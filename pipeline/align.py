@@ -1,11 +1,13 @@
 """Lay the three scenes of a pair on one grid.
 
 Scenes and the lock enter; a pair leaves. The optical scenes already lie on the area's grid. The shift of SAR is measured against the
-clear scene and taken out in the one interpolation that brings SAR onto the grid, or refused, and the record says which and why.
+clear scene and taken out in the one interpolation that brings SAR onto the grid, or refused, and the record says which and why. Ground
+outside the area's outline is not valid, and nothing is where one of the three scenes was refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from rasterio.features import geometry_mask
 
 from sereno.pipeline.clouds import SCL_CLOUD, SCL_SHADOW
 from sereno.pipeline.config import AlignSettings
@@ -21,7 +24,7 @@ from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.geometry import resample_sar, to_metres
 from sereno.pipeline.pairs import Lock, Pair
 from sereno.pipeline.radiometry import centi_db_to_power, power_to_centi_db, to_reflectance
-from sereno.pipeline.registration import Bool, Float, Registration, estimate_shift
+from sereno.pipeline.registration import NOTHING, Bool, Float, Registration, estimate_shift
 from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS, bands_of, geobox_of, with_grid
 from sereno.pipeline.store import open_dataset, save_dataset
 
@@ -45,6 +48,8 @@ class Scenes(NamedTuple):
 def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path], output: Path, settings: AlignSettings) -> None:
     """Write the pair at `output` from the lock, the pair's id and the manifests of its SAR, cloudy and clear scenes.
 
+    A pair with a scene that `ingest` refused is written too, with no valid pixel and the reason in its provenance under `refused`.
+
     Raises:
         MissingError: lock, pair or scene is not there, or no band is left that shows structure.
         DataError: a scene is not the one that the lock names, lies on another grid, or cloudy and clear do not belong together.
@@ -55,22 +60,64 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     logger.info("align: %s/%s", lock.area, pair.id)
     opened = Scenes(*(open_dataset(manifest, kind="scene") for manifest in scenes))
     check_scenes(opened, lock, pair, scenes)
-    power, valid_sar = centi_db_to_power(opened.sar["data"].values), opened.sar["valid"].values
-    source = geobox_of(opened.sar)
-    registration = measure_shift(opened.clear, resample_sar(power, valid_sar, source=source, target=grid), settings)
-    shift_px = (registration.dy_px, registration.dx_px)
-    aligned = resample_sar(power, valid_sar, source=source, target=grid, shift_px=shift_px)
-    record = registration.to_record() | {"shift_m": [round(metres, 3) for metres in to_metres(shift_px, grid)]}
+    refused = find_refusal(opened)
+    registration, aligned = _place_sar(opened, grid, settings) if refused is None else _leave_sar(opened, grid, refused)
+    shift_m = to_metres((registration.dy_px, registration.dx_px), grid)
     provenance = {
         "pair": pair.model_dump(mode="json"),
         "area": lock.area,
         **{role: scene.attrs["provenance"] for role, scene in opened._asdict().items()},
-        "registration": record,
+        "registration": registration.to_record() | {"shift_m": [round(metres, 3) for metres in shift_m]},
+        "refused": refused,
     }
-    dataset = to_pair(opened, aligned, grid, provenance)
+    inside = mark_inside(lock.outline, grid) if refused is None else np.zeros(grid.shape, bool)
+    dataset = limit_to(inside, to_pair(opened, aligned, grid, provenance))
     save_dataset(dataset, output, kind="pair", summary=_summarise(dataset))
     seconds = time.monotonic() - started
     logger.info("align: %s/%s: shift %s, %s, %.1f s", lock.area, pair.id, registration.verdict, registration.reason, seconds)
+
+
+def find_refusal(scenes: Scenes) -> str | None:
+    """Which of the scenes was refused when it was read, and why, in words; None if none was."""
+    found = [
+        f"the {role} scene: {scene.attrs['provenance'].get('refused')}" for role, scene in scenes._asdict().items() if is_refused(scene)
+    ]
+    return "; ".join(found) or None
+
+
+def is_refused(scene: xr.Dataset) -> bool:
+    """Whether `ingest` found that the scene is not to be used."""
+    return scene.attrs["provenance"].get("refused") is not None
+
+
+def _place_sar(scenes: Scenes, grid: GeoBox, settings: AlignSettings) -> tuple[Registration, tuple[Float, Bool]]:
+    """The shift of SAR, and SAR (linear power, validity) on `grid` with the shift taken out."""
+    power, valid, source = centi_db_to_power(scenes.sar["data"].values), scenes.sar["valid"].values, geobox_of(scenes.sar)
+    registration = measure_shift(scenes.clear, resample_sar(power, valid, source=source, target=grid), settings)
+    shift_px = (registration.dy_px, registration.dx_px)
+    return registration, resample_sar(power, valid, source=source, target=grid, shift_px=shift_px)
+
+
+def _leave_sar(scenes: Scenes, grid: GeoBox, refused: str) -> tuple[Registration, tuple[Float, Bool]]:
+    """What stands for the shift and for SAR in a pair that is not to be used."""
+    nothing = np.zeros((len(bands_of(scenes.sar, "sar_band")), *grid.shape), np.float32)
+    return dataclasses.replace(NOTHING, reason=refused), (nothing, np.zeros(grid.shape, bool))
+
+
+def mark_inside(outline: dict[str, Any] | None, grid: GeoBox) -> Bool:
+    """Pixels of `grid` whose centre lies inside `outline`, a GeoJSON geometry in the grid's CRS, (y, x) bool; all of them without one."""
+    if outline is None:
+        return np.ones(grid.shape, bool)
+    inside: Bool = geometry_mask([outline], out_shape=grid.shape, transform=grid.transform, invert=True)
+    return inside
+
+
+def limit_to(inside: Bool, pair: xr.Dataset) -> xr.Dataset:
+    """`pair` with nothing valid outside `inside`, (y, x) bool; there values are 0, as they are wherever nothing is valid."""
+    if inside.all():
+        return pair
+    names = [name for role in Scenes._fields for name in (role, f"valid_{role}")]
+    return pair.assign({name: pair[name].copy(data=pair[name].values * inside) for name in names})
 
 
 def check_scenes(scenes: Scenes, lock: Lock, pair: Pair, manifests: tuple[Path, Path, Path]) -> None:
@@ -137,6 +184,8 @@ def to_pair(scenes: Scenes, aligned: tuple[Float, Bool], grid: GeoBox, provenanc
         variables[f"valid_{role}"] = (("y", "x"), scene["valid"].values)
         if "scl" in scene:
             variables[f"scl_{role}"] = (("y", "x"), scene["scl"].values)
+        elif is_refused(scene):  # the next step wants classes, and 0 says that there are none
+            variables[f"scl_{role}"] = (("y", "x"), np.zeros(grid.shape, np.uint8))
     names = {"band": list(bands_of(scenes.clear)), "sar_band": list(bands_of(scenes.sar, "sar_band"))}
     return with_grid(xr.Dataset(variables, coords=names, attrs={"provenance": provenance}), grid)
 
@@ -152,4 +201,5 @@ def _summarise(dataset: xr.Dataset) -> dict[str, Any]:
         "sar_bands": list(bands_of(dataset, "sar_band")),
         "valid_share": shares,
         "registration": provenance["registration"],
+        "refused": provenance["refused"],
     }

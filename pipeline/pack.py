@@ -98,6 +98,8 @@ Entries = Mapping[Split, Sequence[Entry]]
 def pack_patches(patches: Sequence[Path], output: Path, settings: PackSettings) -> None:
     """Write the dataset of all `patches` (manifests): the store, the data card `NAME.md`, and last the manifest.
 
+    Pairs of which no patch was kept are left out, and listed with the reason in the summary under `left_out` and in the card.
+
     The result depends on the patches and the settings alone, not on the order in which the stores are named.
 
     Raises:
@@ -139,11 +141,17 @@ def _read_sources(manifests: Sequence[Path]) -> list[Source]:
                     "a dataset needs one; pack them apart, or patch both with the same settings"
                 )
     if not any(source.records for source in sources):
-        causes = (
-            ", ".join(f"{count} by patch.{name}" for name, count in sorted(_count_refusals(sources).items())) or "no window fits a grid"
-        )
-        raise DataError(f"not one patch was kept in {len(sources)} patch stores ({causes}): loosen the limits of `patch`")
+        raise DataError(f"not one patch was kept in {len(sources)} patch stores: {_explain_nothing(sources)}")
     return sources
+
+
+def _explain_nothing(sources: Sequence[Source]) -> str:
+    """Why no source has a patch: the most frequent reason, and the remedy."""
+    refused = [source.summary["pair_refused"] for source in sources if source.summary.get("pair_refused")]
+    if 2 * len(refused) >= len(sources):
+        return f"{len(refused)} pairs are not to be used, most often for {Counter(refused).most_common(1)[0][0]}; see `sereno ledger`"
+    causes = ", ".join(f"{count} windows by patch.{name}" for name, count in _count_refusals(sources).most_common())
+    return f"{causes or 'no window fits a grid'}: loosen the limits of `patch`"
 
 
 def _read_source(manifest: Path) -> Source:
@@ -297,7 +305,7 @@ def _to_provenance(source: Source) -> dict[str, Any]:
 
 def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settings: SplitSettings, leakage: Leakage) -> dict[str, Any]:
     """The manifest's summary, without rows per patch, so that it stays small for any number of patches."""
-    facts = sources[0].summary
+    facts, used = sources[0].summary, [source for source in sources if source.records]
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     blocks = Counter(split for _, split in {(record.block, record.split) for record in records})
     how: dict[str, Any] = {"method": settings.method, "blocks": {split: blocks[split] for split in SPLITS}}
@@ -315,8 +323,9 @@ def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settin
         "counts": {split: sum(record.split == split for record in records) for split in SPLITS},
         "splits": how,
         "leakage": leakage._asdict(),
-        "areas": _summarise_areas(sources),
-        "scenes": _summarise_scenes(sources),
+        "areas": _summarise_areas(used),
+        "scenes": _summarise_scenes(used),
+        "left_out": [_explain_absence(source) for source in sources if not source.records],
         "refused": dict(sorted(_count_refusals(sources).items())),
         "cloud_share": {"edges": [round(float(edge), 3) for edge in edges]}
         | {split: np.histogram([r.cloud_input_share for r in records if r.split == split], edges)[0].tolist() for split in SPLITS},
@@ -326,6 +335,13 @@ def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settin
 def _count_refusals(sources: Sequence[Source]) -> Counter[str]:
     """Refused windows by the setting that refused them."""
     return Counter(entry["setting"] for source in sources for entry in source.summary["refused"])
+
+
+def _explain_absence(source: Source) -> dict[str, str]:
+    """Area, pair and reason of a pair without a patch."""
+    [(setting, count)] = _count_refusals([source]).most_common(1) or [("", 0)]
+    windows = f"{count} of {len(source.summary['refused'])} windows were refused by patch.{setting}" if count else "no window fits its grid"
+    return {"area": source.summary["area"], "pair": source.summary["pair"], "reason": source.summary.get("pair_refused") or windows}
 
 
 def _summarise_areas(sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
@@ -349,10 +365,8 @@ def _summarise_area(sources: Sequence[Source]) -> dict[str, Any]:
     }
 
 
-def _enclose_patches(records: Sequence[PatchRecord]) -> list[float] | None:
-    """West, south, east, north in degrees around all patches; None if there are none."""
-    if not records:
-        return None
+def _enclose_patches(records: Sequence[PatchRecord]) -> list[float]:
+    """West, south, east, north in degrees around all patches."""
     corners = []
     for crs in sorted({record.crs for record in records}):
         bounds = np.array([record.bounds_m for record in records if record.crs == crs])
@@ -388,6 +402,7 @@ def describe_dataset(name: str, summary: Mapping[str, Any]) -> str:
         "## Cloud cover of the inputs\n\n" + _describe_cover(summary["cloud_share"]),
         "## Processing\n\n" + PROCESSING,
         "## Windows that were refused\n\n" + _describe_refusals(summary["refused"]),
+        "## Pairs without a patch\n\n" + _describe_absences(summary["left_out"]),
         "## Licence of the data\n\n" + _describe_licence(summary["scenes"], times),
         "## Known limits\n\n" + KNOWN_LIMITS,
         "## Open it\n\n" + _describe_opening(name),
@@ -465,6 +480,12 @@ def _describe_refusals(refused: Mapping[str, int]) -> str:
     if not refused:
         return "None."
     return _to_table(("refused by", "windows"), [(f"`patch.{name}`", count) for name, count in refused.items()])
+
+
+def _describe_absences(left_out: Sequence[Mapping[str, str]]) -> str:
+    if not left_out:
+        return "None."
+    return _to_table(("area", "pair", "reason"), [(entry["area"], entry["pair"], entry["reason"]) for entry in left_out])
 
 
 def _describe_licence(scenes: Mapping[str, Any], times: Sequence[str]) -> str:

@@ -62,7 +62,8 @@ class Limit(NamedTuple):
 def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -> None:
     """Write the patches of one pair as a store of kind `patches`; a pair of which nothing is kept gives an empty store.
 
-    The summary lists `patches` (records), `refused` (every candidate window with its reason), `bands`, `sar_bands`, `size_px`,
+    The summary lists `patches` (records), `refused` (every candidate window with its reason), `pair_refused` (why the whole pair is not
+    used, None if it is), `bands`, `sar_bands`, `size_px`,
     `resolution_m`, `layout`, `block_px` and `buffer_m`, the distance that windows of different blocks are sure to keep.
 
     Raises:
@@ -93,9 +94,11 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
         "sar_bands": list(bands_of(opened, "sar_band")),
         "patches": [record.model_dump(mode="json", exclude={"split", "position"}) for record in records],
         "refused": refused,
+        "pair_refused": provenance.get("refused"),
     }
     save_dataset(patches, output, kind="patches", summary=summary, chunks={"patch": 1})
-    logger.info("patch %s: %d kept, %d refused, %.1f s", pair.stem, len(kept), len(refused), time.monotonic() - started)
+    why = f" ({summary['pair_refused']})" if summary["pair_refused"] else ""
+    logger.info("patch %s: %d kept, %d refused%s, %.1f s", pair.stem, len(kept), len(refused), why, time.monotonic() - started)
 
 
 def _describe_cut(geobox: GeoBox, settings: PatchSettings) -> dict[str, Any]:
@@ -120,6 +123,8 @@ def _list_windows(pair: xr.Dataset, geobox: GeoBox, settings: PatchSettings) -> 
         return block_windows(geobox, settings)
     provenance = pair.attrs["provenance"]
     delivered = provenance["cloudy"].get("windows")
+    if not delivered and provenance.get("refused"):
+        return []
     if not delivered:
         raise DataError(
             f"pair {provenance['pair']['id']} was not delivered in windows, but patch.layout is 'source': set it to 'blocks' in the config"

@@ -39,7 +39,7 @@ def make_optical(item: str = "T", bands: tuple[str, ...] = BANDS, **changes: Any
     stored = np.random.default_rng(2).integers(300, 3500, (len(bands), 200)).astype(np.uint16)[:, inner]
     valid = np.ones(stored.shape[1:], bool)
     valid[:5] = False
-    provenance = {"item": item, "sensor": changes.pop("sensor", "sentinel2-l2a")}
+    provenance = {"item": item, "sensor": changes.pop("sensor", "sentinel2-l2a"), "refused": changes.pop("refused", None)}
     scl = changes.pop("scl", np.full(valid.shape, 4, np.uint8))
     return to_scene(stored, valid, bands=bands, geobox=changes.pop("geobox", GRID), provenance=provenance, scl=scl)
 
@@ -54,25 +54,25 @@ def make_sar(shift: tuple[int, int] = (0, 0), seed: int = 1, item: str = "S") ->
     return to_scene(stored.astype(np.int16), valid, bands=("VV", "VH"), geobox=GRID.pad(MARGIN), provenance=provenance)
 
 
-def write_lock(folder: Path) -> Path:
+def write_lock(folder: Path, outline: dict[str, Any] | None = None) -> Path:
     def record(name: str, sensor: str) -> SceneRecord:
         shared = {"sensor": sensor, "time": "2021-06-03T10:20:00Z"}
         item = shared | {"item": name.upper(), "collection": "c", "crs": "EPSG:32632", "bbox": (9, 45, 10, 46), "assets": {}}
         return SceneRecord.model_validate(shared | {"id": name, "items": [item]})
 
     scenes = {"s": record("s", "sentinel1-rtc"), "c": record("c", "sentinel2-l2a"), "t": record("t", "sentinel2-l2a")}
-    lock = Lock(area="west", catalogue=".", grid=GridRecord.from_geobox(GRID), scenes=scenes, pairs=(PAIR,), refused=())
+    lock = Lock(area="west", catalogue=".", grid=GridRecord.from_geobox(GRID), scenes=scenes, pairs=(PAIR,), refused=(), outline=outline)
     path = folder / "lock.json"
     path.write_text(lock.to_json())
     return path
 
 
-def align(folder: Path, sar: xr.Dataset, cloudy: xr.Dataset | None = None, clear: xr.Dataset | None = None) -> Path:
+def align(folder: Path, sar: xr.Dataset, cloudy: xr.Dataset | None = None, clear: xr.Dataset | None = None, **lock: Any) -> Path:
     scenes = {"s": sar, "c": make_optical("C") if cloudy is None else cloudy, "t": make_optical() if clear is None else clear}
     for name, scene in scenes.items():
         save_dataset(scene, folder / f"{name}.json", kind="scene", summary={})
     manifests = (folder / "s.json", folder / "c.json", folder / "t.json")
-    align_pair((write_lock(folder), "p1"), manifests, folder / "pair.json", AlignSettings())
+    align_pair((write_lock(folder, **lock), "p1"), manifests, folder / "pair.json", AlignSettings())
     return folder / "pair.json"
 
 
@@ -116,11 +116,42 @@ def test_pair_records_where_it_comes_from_and_what_was_measured(tmp_path: Path) 
     manifest = align(tmp_path, make_sar(SHIFT))
     assert verify_store(manifest) > 0
     provenance, summary = open_dataset(manifest).attrs["provenance"], read_manifest(manifest, kind="pair")["summary"]
-    assert set(provenance) == {"pair", "area", "sar", "cloudy", "clear", "registration"}
+    assert set(provenance) == {"pair", "area", "sar", "cloudy", "clear", "registration", "refused"}
     assert [provenance[role]["item"] for role in ("sar", "cloudy", "clear")] == ["S", "C", "T"]
     assert summary["registration"] == provenance["registration"]
     assert summary["pair"] == PAIR.model_dump(mode="json")
     assert summary["valid_share"] == {"sar": 1.0, "cloudy": pytest.approx(251 / 256, abs=1e-6), "clear": pytest.approx(251 / 256, abs=1e-6)}
+
+
+def test_a_pair_with_a_refused_scene_is_written_without_a_valid_pixel_and_says_why(tmp_path: Path) -> None:
+    why = "0.0% of the ground is valid: B04 is missing (404)"
+    clear = make_optical(refused=why).drop_vars("scl")
+    clear["valid"][:] = False
+    pair, summary = (read(align(tmp_path, make_sar(SHIFT), clear=clear), kind="pair") for read in (open_dataset, read_manifest))
+    found = pair.attrs["provenance"]
+    assert found["refused"] == f"the clear scene: {why}"
+    assert (found["registration"]["verdict"], found["registration"]["reason"]) == ("refused", found["refused"])
+    assert found["registration"]["n_windows"] == 0
+    assert summary["summary"]["refused"] == found["refused"]
+    for role in ("sar", "cloudy", "clear"):
+        assert not pair[f"valid_{role}"].values.any()
+        assert not pair[role].values.any()
+    assert not pair["scl_clear"].values.any()
+
+
+def test_ground_outside_the_outline_is_not_valid_and_inside_nothing_changes(tmp_path: Path) -> None:
+    left, _, right, top = GRID.boundingbox
+    middle = left + 10 * 100 + 4  # the centre of column 100 lies outside, that of 99 inside
+    corners = [[left, top], [middle, top], [middle, top - 2000], [left, top - 2000], [left, top]]
+    whole = open_dataset(align(tmp_path / "whole", make_sar(SHIFT)), kind="pair")
+    pair = open_dataset(align(tmp_path / "part", make_sar(SHIFT), outline={"type": "Polygon", "coordinates": [corners]}), kind="pair")
+    assert right - left == 10 * SIZE
+    inside = np.zeros(GRID.shape, bool)
+    inside[:200, :100] = True
+    for role in ("sar", "cloudy", "clear"):
+        assert np.array_equal(pair[f"valid_{role}"].values, whole[f"valid_{role}"].values & inside)
+        assert np.array_equal(pair[role].values, whole[role].values * inside)
+    assert pair.attrs["provenance"]["registration"] == whole.attrs["provenance"]["registration"], "measured on all the ground there is"
 
 
 def test_equal_scenes_give_equal_bytes(tmp_path: Path) -> None:

@@ -311,13 +311,26 @@ def test_a_pair_named_twice_is_refused(sources: list[Path], tmp_path: Path) -> N
 
 def test_no_patch_at_all_is_refused_with_the_reasons(tmp_path: Path) -> None:
     empty = write_patches(tmp_path / "empty.json", [])
-    with pytest.raises(DataError, match=r"not one patch was kept in 1 patch stores \(1 by patch\.min_valid\)"):
+    with pytest.raises(DataError, match=r"not one patch was kept in 1 patch stores: 1 windows by patch\.min_valid: loosen"):
         pack_patches([empty], tmp_path / "dataset.json", SETTINGS)
 
 
 def test_an_empty_store_beside_others_is_fine(sources: list[Path], tmp_path: Path) -> None:
     pack_patches([sources[2], write_patches(tmp_path / "empty.json", [])], tmp_path / "dataset.json", SETTINGS)
     assert len(read_rows(tmp_path / "dataset.json")) == 12
+    summary = read_manifest(tmp_path / "dataset.json")["summary"]
+    assert summary["left_out"] == [{"area": "west", "pair": "empty", "reason": "1 of 1 windows were refused by patch.min_valid"}]
+    assert list(summary["areas"]) == ["east"], "what has no patch adds nothing to the dataset"
+
+
+def test_a_refused_pair_is_left_out_with_its_reason(sources: list[Path], tmp_path: Path) -> None:
+    why = "the clear scene: 0.0% of the ground is valid"
+    refused = write_patches(tmp_path / "refused.json", [], pair_refused=why)
+    pack_patches([*sources, refused], tmp_path / "dataset.json", SETTINGS)
+    assert read_manifest(tmp_path / "dataset.json")["summary"]["left_out"] == [{"area": "west", "pair": "empty", "reason": why}]
+    assert f"| west | empty | {why} |" in (tmp_path / "dataset.md").read_text()
+    with pytest.raises(DataError, match=f"not one patch was kept in 1 patch stores: 1 pairs .* most often for {why}"):
+        pack_patches([refused], tmp_path / "alone.json", SETTINGS)
 
 
 def test_a_missing_or_damaged_patch_store_is_named(sources: list[Path], tmp_path: Path) -> None:

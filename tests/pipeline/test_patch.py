@@ -75,6 +75,27 @@ def test_every_pixel_of_every_patch_is_the_pairs_pixel(tmp_path: Path) -> None:
     assert verify_store(manifest) > 36 * 4
 
 
+def refuse_pair(pair: xr.Dataset) -> xr.Dataset:
+    """What `align` makes of a pair with a scene that was refused."""
+    pair.attrs["provenance"] = pair.attrs["provenance"] | {"refused": "the sar scene: 2.0% of the ground is valid"}
+    for role in ("sar", "cloudy", "clear"):
+        pair[f"valid_{role}"][:] = False
+    return pair
+
+
+def test_a_refused_pair_gives_no_patch_and_says_why(tmp_path: Path) -> None:
+    summary = read_manifest(run_patch(tmp_path, refuse_pair(make_pair()), make_masks()))["summary"]
+    assert summary["patches"] == []
+    assert summary["pair_refused"] == "the sar scene: 2.0% of the ground is valid"
+    assert {entry["setting"] for entry in summary["refused"]} == {"min_valid"}
+    assert len(summary["refused"]) == 36
+
+
+def test_a_refused_pair_needs_no_delivered_windows(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"layout": "source"})
+    assert read_manifest(run_patch(tmp_path, refuse_pair(make_pair()), make_masks(), settings))["summary"]["refused"] == []
+
+
 def test_a_chunk_is_one_patch_with_all_its_bands(tmp_path: Path) -> None:
     import zarr
 
