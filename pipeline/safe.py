@@ -23,6 +23,8 @@ Quantity = Literal["sigmaNought", "betaNought", "gamma"]
 """Radar brightness per unit of ground area, of slant-range area, and of area perpendicular to the beam, all on the ellipsoid."""
 FileKind = Literal["measurement", "annotation", "calibration", "noise"]
 
+SPEED_OF_LIGHT_M_S: Final = 299_792_458.0
+"""In vacuum, as the processor has it."""
 MAX_XML_BYTES: Final = 64 * 2**20
 """Largest XML file that is parsed; real annotations have 2 MB."""
 PARTS: Final[dict[str, FileKind]] = {
@@ -133,6 +135,21 @@ class GeolocationGrid(NamedTuple):
     """(n,)"""
     heights_m: Float
     """(n,) above the ellipsoid: of the coarse terrain that the processor used."""
+    slant_ranges_m: Float | None = None
+    """(n,) distance from the sensor; None if the source does not say."""
+
+
+class GroundRange(NamedTuple):
+    """How slant range becomes ground range, and so the pixel, along track."""
+
+    lines: Float
+    """(n,) image lines at which it is given, ascending; also outside of the image."""
+    origins_m: Float
+    """(n,) slant range at which the polynomial has its origin."""
+    coefficients: tuple[Float, ...]
+    """Per line: ground range in metres as a polynomial of slant range minus origin, the constant first."""
+    spacing_m: float
+    """Ground range between pixels."""
 
 
 class Annotation(NamedTuple):
@@ -142,6 +159,8 @@ class Annotation(NamedTuple):
     """Lines and pixels of the whole image."""
     grid: GeolocationGrid
     """Its geolocation grid."""
+    ground_range: GroundRange | None
+    """None for images in slant range."""
 
 
 def parse_manifest(text: str | bytes, *, where: str) -> Product:
@@ -214,19 +233,33 @@ def parse_noise(text: str | bytes, *, where: str) -> Noise:
 
 
 def parse_annotation(text: str | bytes, *, where: str) -> Annotation:
-    """Size and geolocation grid of an image.
+    """Size, geolocation grid and ground range of an image.
 
     Raises:
         DataError: it is not the annotation of an image.
     """
     root = _parse_xml(text, where)
-    names = ("line", "pixel", "longitude", "latitude", "height")
+    names = ("line", "pixel", "longitude", "latitude", "height", "slantRangeTime")
     nodes = root.findall("geolocationGrid/geolocationGridPointList/geolocationGridPoint")
     if not nodes:
         raise DataError(f"{where}: holds no geolocation grid, so it is not the annotation of an image (its root is <{root.tag}>)")
     columns = [np.array([_number_of(node, name, where) for node in nodes]) for name in names]
-    shape = tuple(int(_text_of(root, f"imageAnnotation/imageInformation/{key}", where)) for key in ("numberOfLines", "numberOfSamples"))
-    return Annotation((shape[0], shape[1]), GeolocationGrid(*columns))
+    columns[-1] *= SPEED_OF_LIGHT_M_S / 2
+    image = "imageAnnotation/imageInformation"
+    shape = tuple(int(_number_of(root, f"{image}/{key}", where)) for key in ("numberOfLines", "numberOfSamples"))
+    return Annotation((shape[0], shape[1]), GeolocationGrid(*columns), _parse_ground_range(root, image, where))
+
+
+def _parse_ground_range(root: ET.Element, image: str, where: str) -> GroundRange | None:
+    nodes = root.findall("coordinateConversion/coordinateConversionList/coordinateConversion")
+    if not nodes:
+        return None
+    first = np.datetime64(_text_of(root, f"{image}/productFirstLineUtcTime", where), "ns")
+    interval_s = _number_of(root, f"{image}/azimuthTimeInterval", where)
+    times = np.array([np.datetime64(_text_of(node, "azimuthTime", where), "ns") for node in nodes])
+    origins, spacing = [_number_of(node, "sr0", where) for node in nodes], _number_of(root, f"{image}/rangePixelSpacing", where)
+    polynomials = tuple(_parse_numbers(_text_of(n, "srgrCoefficients", where), "srgrCoefficients", where) for n in nodes)
+    return GroundRange((times - first) / np.timedelta64(1, "s") / interval_s, np.array(origins), polynomials, spacing)
 
 
 def sample_vectors(vectors: Vectors, lines: Float, pixels: Float) -> Float:
@@ -258,6 +291,18 @@ def sample_noise(noise: Noise, lines: Float, pixels: Float) -> Float:
             part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
             eta[part] *= np.interp(lines[rows], block.lines, block.values)[:, None]
     return eta
+
+
+def compute_ground_range(conversion: GroundRange, lines: Float, slant_ranges_m: Float) -> Float:
+    """Pixel of places at `lines` and `slant_ranges_m` (any one shape), linear along track between the polynomials around it."""
+    upper = np.clip(np.searchsorted(conversion.lines, lines), 1, max(len(conversion.lines) - 1, 1))
+    pixels = np.zeros(lines.shape)
+    for number in range(max(int(upper.min()) - 1, 0), min(int(upper.max()) + 1, len(conversion.lines))):
+        here = np.interp(lines, conversion.lines, np.arange(len(conversion.lines)) == number)  # its weight: 1 at its own line
+        near = here > 0
+        ground = np.polynomial.polynomial.polyval(slant_ranges_m[near] - conversion.origins_m[number], conversion.coefficients[number])
+        pixels[near] += here[near] * ground / conversion.spacing_m
+    return pixels
 
 
 def list_members(path: Path) -> dict[str, int]:

@@ -1,0 +1,131 @@
+"""Where ground lies in a Sentinel-1 image: from its geolocation grid, for places with a height.
+
+Enters: the geolocation grid of an annotation, or the ground control points of a file. Leaves: image lines and pixels of a grid's pixels.
+
+A spline through the points in line and pixel would be wrong between them: each point sits on terrain of its own height, and a mountain
+under one of them moves it by 1/tan(incidence) of its height. Here line and slant range are fitted as smooth functions of place *and*
+height, and the annotation's own polynomials lead from slant range to the pixel; what is left at the points is measured and reported.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+from rasterio.warp import transform
+from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator, RegularGridInterpolator
+
+from sereno.pipeline.errors import DataError
+from sereno.pipeline.safe import Float, GeolocationGrid, GroundRange, compute_ground_range
+
+SCALE_M: Final = 1e5
+"""Coordinates are divided by this before they are fitted, so that powers of them stay near 1."""
+HEIGHT_SCALE_M: Final = 1e3
+"""The same for heights."""
+MIN_POINTS: Final = 60
+"""Fewest points of a fit with 30 terms; products have 210."""
+LATTICE_PX: Final = 16
+"""Positions are computed for every so many pixels and interpolated between, which errs by less than a thousandth of a pixel."""
+HEIGHT_STEP_M: Final = 100.0
+"""Difference of heights from which the change of position with height is taken."""
+
+
+class Geolocation(NamedTuple):
+    """A fitted geolocation."""
+
+    crs: str
+    """CRS of the places, in metres."""
+    centre: tuple[float, float]
+    """Place at which the fit has its origin."""
+    coefficients: Float
+    """(terms, 2): line, and slant range in metres (or the pixel if there is no `ground_range`)."""
+    ground_range: GroundRange | None
+    """From slant range to pixel."""
+    residual_px: tuple[float, float]
+    """Root mean square of what is left at the points, lines and pixels."""
+    places: Float
+    """(n, 2) x and y of the points."""
+    heights_m: Float
+    """(n,) their heights."""
+
+
+class Positions(NamedTuple):
+    """Image coordinates of a grid's pixel centres; whole numbers are centres of image pixels."""
+
+    lines: Float
+    """(y, x)"""
+    pixels: Float
+    """(y, x)"""
+
+
+def fit_geolocation(grid: GeolocationGrid, ground_range: GroundRange | None, crs: str) -> Geolocation:
+    """The geolocation as a function of place in `crs` and height: polynomials of fifth degree, by least squares.
+
+    Raises:
+        DataError: there are too few points.
+    """
+    if grid.lines.size < MIN_POINTS:
+        raise DataError(f"{grid.lines.size} ground control points are too few, at least {MIN_POINTS} are needed: name the item in exclude")
+    places = np.stack(transform("EPSG:4326", crs, grid.longitudes_deg, grid.latitudes_deg), axis=1)
+    known = ground_range if grid.slant_ranges_m is not None else None
+    ranges = grid.pixels if known is None or grid.slant_ranges_m is None else grid.slant_ranges_m
+    centre = (float(places[:, 0].mean()), float(places[:, 1].mean()))
+    terms = _make_terms(places - centre, grid.heights_m)
+    coefficients: Float = np.linalg.lstsq(terms, np.stack([grid.lines, ranges], axis=1), rcond=None)[0]
+    fitted = Geolocation(crs, centre, coefficients, known, (0.0, 0.0), places, grid.heights_m)
+    lines, pixels = locate(fitted, places, grid.heights_m)
+    residual = tuple(round(float(np.sqrt(np.mean((a - b) ** 2))), 4) for a, b in ((lines, grid.lines), (pixels, grid.pixels)))
+    return fitted._replace(residual_px=(residual[0], residual[1]))
+
+
+def locate(geolocation: Geolocation, places: Float, heights_m: Float) -> tuple[Float, Float]:
+    """Lines and pixels (n,) of `places` (n, 2) with heights above the ellipsoid (n,)."""
+    lines, ranges = (_make_terms(places - geolocation.centre, heights_m) @ geolocation.coefficients).T
+    if geolocation.ground_range is None:
+        return lines, ranges
+    return lines, compute_ground_range(geolocation.ground_range, lines, ranges)
+
+
+def _make_terms(offsets: Float, heights_m: Float) -> Float:
+    """Powers of place up to the fifth degree, alone, up to the second with height, up to the first with its square: (n, 30)."""
+    (x, y), h = (offsets / SCALE_M).T, heights_m / HEIGHT_SCALE_M
+    powers = {degree: [x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)] for degree in (1, 2, 5)}
+    return np.stack([*powers[5], *(h * term for term in powers[2]), *(h**2 * term for term in powers[1])], axis=1)
+
+
+def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: Float | None = None) -> Positions:
+    """Image coordinates of the pixel centres of `geobox` (in the CRS of the geolocation).
+
+    `heights_m` (y, x) are above the ellipsoid; None takes the surface through the points, which knows nothing of the relief between them.
+    """
+    rows, columns = (np.arange(-LATTICE_PX, size + 2 * LATTICE_PX, LATTICE_PX, dtype=float) for size in geobox.shape)
+    y, x = (axis.ravel() + 0.5 for axis in np.meshgrid(rows, columns, indexing="ij"))
+    affine = geobox.transform
+    places = np.stack([affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f], axis=1)
+    surface = compute_surface(geolocation, places)
+    base = np.stack(locate(geolocation, places, surface))
+    if heights_m is None:
+        return Positions(*_densify(base, (rows, columns), geobox))
+    step = (np.stack(locate(geolocation, places, surface + HEIGHT_STEP_M)) - base) / HEIGHT_STEP_M
+    dense = _densify(np.concatenate([base, step, surface[None]]), (rows, columns), geobox)
+    above = heights_m - dense[4]
+    return Positions(dense[0] + above * dense[2], dense[1] + above * dense[3])
+
+
+def compute_surface(geolocation: Geolocation, places: Float) -> Float:
+    """Heights (n,) at `places` (n, 2): linear between the points, that of the nearest one outside of them."""
+    heights: Float = LinearNDInterpolator(geolocation.places, geolocation.heights_m)(places)
+    outside = np.isnan(heights)
+    if outside.any():
+        heights[outside] = NearestNDInterpolator(geolocation.places, geolocation.heights_m)(places[outside])
+    return heights
+
+
+def _densify(layers: Float, lattice: tuple[Float, Float], geobox: GeoBox) -> Float:
+    """Layers (n, points) on the lattice of rows and columns as (n, y, x), linear between its points."""
+    rows, columns = lattice
+    values = layers.reshape(len(layers), rows.size, columns.size)
+    wanted = np.meshgrid(*(np.arange(size, dtype=float) for size in geobox.shape), indexing="ij")
+    points = np.stack([axis.ravel() for axis in wanted], axis=1)
+    return np.stack([RegularGridInterpolator((rows, columns), layer)(points).reshape(geobox.shape) for layer in values])
