@@ -137,6 +137,8 @@ class GeolocationGrid(NamedTuple):
     """(n,) above the ellipsoid: of the coarse terrain that the processor used."""
     slant_ranges_m: Float | None = None
     """(n,) distance from the sensor; None if the source does not say."""
+    incidence_deg: Float | None = None
+    """(n,) angle between the beam and the ellipsoid's normal; None if the source does not say."""
 
 
 class GroundRange(NamedTuple):
@@ -239,12 +241,12 @@ def parse_annotation(text: str | bytes, *, where: str) -> Annotation:
         DataError: it is not the annotation of an image.
     """
     root = _parse_xml(text, where)
-    names = ("line", "pixel", "longitude", "latitude", "height", "slantRangeTime")
+    names = ("line", "pixel", "longitude", "latitude", "height", "slantRangeTime", "incidenceAngle")
     nodes = root.findall("geolocationGrid/geolocationGridPointList/geolocationGridPoint")
     if not nodes:
         raise DataError(f"{where}: holds no geolocation grid, so it is not the annotation of an image (its root is <{root.tag}>)")
     columns = [np.array([_number_of(node, name, where) for node in nodes]) for name in names]
-    columns[-1] *= SPEED_OF_LIGHT_M_S / 2
+    columns[5] *= SPEED_OF_LIGHT_M_S / 2
     image = "imageAnnotation/imageInformation"
     shape = tuple(int(_number_of(root, f"{image}/{key}", where)) for key in ("numberOfLines", "numberOfSamples"))
     return Annotation((shape[0], shape[1]), GeolocationGrid(*columns), _parse_ground_range(root, image, where))

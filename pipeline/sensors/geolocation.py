@@ -3,8 +3,8 @@
 Enters: the geolocation grid of an annotation, or the ground control points of a file. Leaves: image lines and pixels of a grid's pixels.
 
 A spline through the points in line and pixel would be wrong between them: each point sits on terrain of its own height, and a mountain
-under one of them moves it by 1/tan(incidence) of its height. Here line and slant range are fitted as smooth functions of place *and*
-height, and the annotation's own polynomials lead from slant range to the pixel; what is left at the points is measured and reported.
+under one of them moves it by 1/tan(incidence) of its height. Here line and slant range are smooth functions of place, height acts on range
+as geometry says, and the annotation's own polynomials lead from range to pixel; what is left at the points is measured and reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCALE_M: Final = 1e5
 HEIGHT_SCALE_M: Final = 1e3
 """The same for heights."""
 MIN_POINTS: Final = 60
-"""Fewest points of a fit with 30 terms; products have 210."""
+"""Fewest points of a fit with 27 terms; products have 210."""
 LATTICE_PX: Final = 16
 """Positions are computed for every so many pixels and interpolated between, which errs by less than a thousandth of a pixel."""
 HEIGHT_STEP_M: Final = 100.0
@@ -38,8 +38,11 @@ class Geolocation(NamedTuple):
     """CRS of the places, in metres."""
     centre: tuple[float, float]
     """Place at which the fit has its origin."""
-    coefficients: Float
-    """(terms, 2): line, and slant range in metres (or the pixel if there is no `ground_range`)."""
+    image: Float
+    """(terms, 2): line and pixel by place and height."""
+    ranges: Float | None
+    """(terms, 2): squared slant range to the place on the ellipsoid, and height of the sensor above its tangent plane, in metres; None if
+    the source states no ranges: then the pixel is taken from `image`."""
     ground_range: GroundRange | None
     """From slant range to pixel."""
     residual_px: tuple[float, float]
@@ -68,30 +71,44 @@ def fit_geolocation(grid: GeolocationGrid, ground_range: GroundRange | None, crs
     if grid.lines.size < MIN_POINTS:
         raise DataError(f"{grid.lines.size} ground control points are too few, at least {MIN_POINTS} are needed: name the item in exclude")
     places = np.stack(transform("EPSG:4326", crs, grid.longitudes_deg, grid.latitudes_deg), axis=1)
-    known = ground_range if grid.slant_ranges_m is not None else None
-    ranges = grid.pixels if known is None or grid.slant_ranges_m is None else grid.slant_ranges_m
     centre = (float(places[:, 0].mean()), float(places[:, 1].mean()))
-    terms = _make_terms(places - centre, grid.heights_m)
-    coefficients: Float = np.linalg.lstsq(terms, np.stack([grid.lines, ranges], axis=1), rcond=None)[0]
-    fitted = Geolocation(crs, centre, coefficients, known, (0.0, 0.0), places, grid.heights_m)
+    place_terms, height_terms = _make_terms(places - centre, grid.heights_m)
+    image = _solve(np.concatenate([place_terms, height_terms], axis=1), np.stack([grid.lines, grid.pixels], axis=1))
+    ranges = None
+    if ground_range is not None and grid.slant_ranges_m is not None and grid.incidence_deg is not None:
+        upward = grid.slant_ranges_m * np.cos(np.radians(grid.incidence_deg))  # from the point to the sensor, along the normal
+        squared = grid.slant_ranges_m**2 + 2 * grid.heights_m * upward + grid.heights_m**2
+        ranges = _solve(place_terms, np.stack([squared, upward + grid.heights_m], axis=1))
+    fitted = Geolocation(crs, centre, image, ranges, ground_range, (0.0, 0.0), places, grid.heights_m)
     lines, pixels = locate(fitted, places, grid.heights_m)
-    residual = tuple(round(float(np.sqrt(np.mean((a - b) ** 2))), 4) for a, b in ((lines, grid.lines), (pixels, grid.pixels)))
+    residual = [round(float(np.sqrt(np.mean((a - b) ** 2))), 4) for a, b in ((lines, grid.lines), (pixels, grid.pixels))]
     return fitted._replace(residual_px=(residual[0], residual[1]))
 
 
+def _solve(terms: Float, values: Float) -> Float:
+    return np.asarray(np.linalg.lstsq(terms, values, rcond=None)[0], np.float64)
+
+
 def locate(geolocation: Geolocation, places: Float, heights_m: Float) -> tuple[Float, Float]:
-    """Lines and pixels (n,) of `places` (n, 2) with heights above the ellipsoid (n,)."""
-    lines, ranges = (_make_terms(places - geolocation.centre, heights_m) @ geolocation.coefficients).T
-    if geolocation.ground_range is None:
-        return lines, ranges
+    """Lines and pixels (n,) of `places` (n, 2) with heights above the ellipsoid (n,).
+
+    With S the sensor, n the normal at a place P on the ellipsoid: |S - P - h n|^2 = |S - P|^2 - 2 h (S - P) n + h^2, so that what height
+    does to range need not be fitted, which flat ground would not allow.
+    """
+    place_terms, height_terms = _make_terms(places - geolocation.centre, heights_m)
+    lines, pixels = (np.concatenate([place_terms, height_terms], axis=1) @ geolocation.image).T
+    if geolocation.ranges is None or geolocation.ground_range is None:
+        return lines, pixels
+    squared, upward = (place_terms @ geolocation.ranges).T
+    ranges = np.sqrt(squared - 2 * heights_m * upward + heights_m**2)
     return lines, compute_ground_range(geolocation.ground_range, lines, ranges)
 
 
-def _make_terms(offsets: Float, heights_m: Float) -> Float:
-    """Powers of place up to the fifth degree, alone, up to the second with height, up to the first with its square: (n, 30)."""
+def _make_terms(offsets: Float, heights_m: Float) -> tuple[Float, Float]:
+    """Powers of place up to the fifth degree (n, 21), and of place up to the second with height (n, 6)."""
     (x, y), h = (offsets / SCALE_M).T, heights_m / HEIGHT_SCALE_M
-    powers = {degree: [x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)] for degree in (1, 2, 5)}
-    return np.stack([*powers[5], *(h * term for term in powers[2]), *(h**2 * term for term in powers[1])], axis=1)
+    powers = {degree: [x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)] for degree in (2, 5)}
+    return np.stack(powers[5], axis=1), np.stack([h * term for term in powers[2]], axis=1)
 
 
 def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: Float | None = None) -> Positions:
