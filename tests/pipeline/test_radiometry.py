@@ -1,4 +1,4 @@
-"""Conversions are exact, never wrap, count what they clamp; the offset is decided by what the item says."""
+"""Conversions are exact, never wrap, and count what they clamp; the border of an image is no measurement."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sereno.pipeline.errors import DataError
-from sereno.pipeline.pairs import SceneRecord
 from sereno.pipeline.radiometry import (
+    calibrate_power,
     centi_db_to_power,
     decibel_to_centi_db,
-    decide_offset,
-    find_shift_fault,
+    mask_border,
     power_to_centi_db,
     to_reflectance,
     to_stored_reflectance,
@@ -24,12 +22,6 @@ from sereno.pipeline.radiometry import (
 from sereno.pipeline.scene import MAX_REFLECTANCE
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
-BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
-
-
-def item(**facts: object) -> SceneRecord:
-    known = {"id": "a", "item": "S2A_X", "collection": "c", "sensor": "sentinel2-l2a", "time": "2021-06-03T10:00:00Z", "crs": "EPSG:32632"}
-    return SceneRecord(**{**known, "bbox": (8, 45, 9, 46), "assets": {}, **facts})
 
 
 @given(hnp.arrays(np.uint16, 20), st.sampled_from((-1000, 0, 500)))
@@ -69,45 +61,59 @@ def test_decibels_beyond_the_store_are_clamped_and_counted() -> None:
     assert n_clamped == 2
 
 
-@pytest.mark.parametrize(
-    ("facts", "offset_dn"),
-    [
-        ({"declared_offset": -0.1, "processing_baseline": "02.14"}, -1000),
-        ({"declared_offset": 0.0, "processing_baseline": "05.09"}, 0),
-        ({"declared_offset": -0.1, "offset_applied": True, "processing_baseline": "05.09"}, 0),
-        ({"declared_offset": -0.1, "offset_applied": False}, -1000),
-        ({"offset_applied": True, "processing_baseline": "04.00"}, 0),
-        ({"offset_applied": False, "processing_baseline": "04.00"}, -1000),
-        ({"processing_baseline": "04.00", "time": "2018-01-01T00:00:00Z"}, -1000),
-        ({"processing_baseline": "03.01", "time": "2023-01-01T00:00:00Z"}, 0),
-    ],
-)
-def test_the_offset_follows_the_items_word_and_never_the_date(facts: dict[str, object], offset_dn: int) -> None:
-    assert decide_offset(item(**facts))[0] == offset_dn
+def test_calibration_equals_exact_numbers_and_counts_what_lies_below_the_noise() -> None:
+    dn = np.array([[0, 3, 100, 65535]], np.uint16)
+    gain, noise = np.array([[500.0, 500.0, 400.0, 474.0]]), np.array([[900.0, 900.0, 1234.5, 0.0]])
+    power, n_floored = calibrate_power(dn, gain, noise)
+    assert power[0].tolist() == pytest.approx([0, 0, (100**2 - 1234.5) / 400**2, 65535**2 / 474**2])
+    assert n_floored == 1  # nodata is not counted
 
 
-@pytest.mark.parametrize("baseline", [None, "", "unknown"])
-def test_an_item_that_says_nothing_is_refused_by_name(baseline: str | None) -> None:
-    with pytest.raises(DataError, match="item S2A_X: cannot tell"):
-        decide_offset(item(processing_baseline=baseline))
+def test_without_noise_nothing_is_subtracted() -> None:
+    power, n_floored = calibrate_power(np.array([[1, 20]], np.uint16), np.full((1, 2), 10.0), None)
+    assert power[0].tolist() == pytest.approx([0.01, 4.0])
+    assert n_floored == 0
 
 
-def ground(seed: int = 0) -> np.ndarray:
-    """Reflectance x 10000 of mixed ground with dark water, (6, 100, 100)."""
-    level = np.array([400, 600, 500, 3000, 2000, 1000])[:, None, None]
-    return (level * np.random.default_rng(seed).uniform(0.4, 1.6, (6, 100, 100))).astype(np.int32)
+def image_with_border() -> np.ndarray:
+    """An image of 60 x 80 with a black rim of 10, specks of border noise in the rim, and a pixel of value 0 inside."""
+    known = np.zeros((60, 80), bool)
+    known[10:50, 10:70] = True
+    known[2:4, 5:9] = True
+    known[30, 40] = False
+    return known
 
 
-@pytest.mark.parametrize(("error_dn", "word"), [(0, None), (1000, "left in"), (-1000, "removed twice")])
-def test_dark_pixels_tell_a_missing_and_a_doubled_shift(error_dn: int, word: str | None) -> None:
-    stored = np.clip(ground() + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
-    fault = find_shift_fault(stored, np.ones((100, 100), bool), BANDS)
-    assert (fault is None) == (word is None)
-    assert word is None or word in str(fault)
+def test_border_noise_is_cut_and_a_zero_inside_the_image_is_not_taken_for_border() -> None:
+    expected = np.zeros((60, 80), bool)
+    expected[13:47, 15:65] = True
+    expected[30, 40] = False
+    np.testing.assert_array_equal(mask_border(image_with_border(), border_px=(3, 5)), expected)
 
 
-def test_dark_pixels_give_no_verdict_where_too_little_ground_is_clear() -> None:
-    assert find_shift_fault((ground() + 1000).astype(np.uint16), np.eye(100, dtype=bool), BANDS) is None
+def test_only_edges_of_the_file_are_cut_where_the_image_reaches_the_side_of_a_window() -> None:
+    cut = mask_border(np.ones((20, 30), bool), border_px=(3, 5), edges=(True, False, False, True))
+    expected = np.zeros((20, 30), bool)
+    expected[3:, :25] = True
+    np.testing.assert_array_equal(cut, expected)
+
+
+def test_a_window_without_data_has_no_image() -> None:
+    assert not mask_border(np.zeros((5, 5), bool)).any()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_the_black_border_of_a_real_scene_is_cut_and_its_sea_and_lakes_stay() -> None:
+    (path,) = (Path(str(SAMPLES)) / "s1" / "riotilerpds").rglob("iw-vh.tiff")
+    with rasterio.open(path) as file:
+        known = file.read(1) > 0
+    kept = mask_border(known, border_px=(3, 25))  # a twentieth of the image's resolution
+    assert not known[:, -20:].any()  # the border is at its right
+    assert not kept[:, -45:].any()
+    assert not kept[:3].any()
+    np.testing.assert_array_equal(kept[50:-50, 100:-100], known[50:-50, 100:-100])
 
 
 @pytest.mark.real
@@ -117,7 +123,6 @@ def test_digital_numbers_of_a_real_product_give_its_published_reflectance() -> N
     name = "S2B_MSIL1C_20200406T101559_N0209_R065_T32UPC_20200406T130159"
     with rasterio.open(folder / f"{name}.tif") as product, rasterio.open(folder / f"{name}_toa.tif") as answer:
         dn, published = product.read(), answer.read()
-    offset_dn, _ = decide_offset(item(processing_baseline="02.09"))
-    stored, n_clamped = to_stored_reflectance(dn, np.ones(dn.shape, bool), offset_dn=offset_dn)
+    stored, n_clamped = to_stored_reflectance(dn, np.ones(dn.shape, bool), offset_dn=0)
     assert n_clamped == 0
     np.testing.assert_array_equal(to_reflectance(stored), published)
