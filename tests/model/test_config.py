@@ -48,7 +48,9 @@ def read(*names: str) -> Config:
         ("config.yaml", "recipes/long.yaml"),
         ("config.yaml", "recipes/ablations.yaml"),
         ("config.yaml", "recipes/quality.yaml"),
-        ("recipes/own-area.yaml",),
+        ("recipes/earth-search.yaml",),
+        ("recipes/planetary-computer.yaml",),
+        ("recipes/cdse.yaml",),
         ("recipes/sen12mscr.yaml",),
         ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
     ],
@@ -59,7 +61,8 @@ def test_every_shipped_file_is_valid(names: tuple[str, ...]) -> None:
 
 
 def test_every_recipe_is_tried_above() -> None:
-    tried = {"ablations.yaml", "long.yaml", "quality.yaml", "own-area.yaml", "sen12mscr.yaml", "overfit.yaml"}
+    overlays = {"ablations.yaml", "long.yaml", "quality.yaml", "overfit.yaml"}
+    tried = {"earth-search.yaml", "planetary-computer.yaml", "cdse.yaml", "sen12mscr.yaml"} | overlays
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == tried
 
 
