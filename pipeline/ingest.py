@@ -2,111 +2,98 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-import rasterio
-import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.catalogue import open_catalogue
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.errors import MissingError
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
-from sereno.pipeline.pairs import ItemRecord, Lock, SceneRecord, Sensor
+from sereno.pipeline.mosaic import Reading
+from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
+from sereno.pipeline.presets import find_preset
 from sereno.pipeline.scene import bands_of
 from sereno.pipeline.sensors import sen12mscr, sentinel1, sentinel2
+from sereno.pipeline.signing import Resolver, check_credentials
 from sereno.pipeline.store import save_dataset
 
 logger = logging.getLogger(__name__)
 
-Reader = Callable[[ItemRecord, GeoBox, IngestSettings, Callable[[str], str]], xr.Dataset]
+Reader = Callable[[SceneRecord, GeoBox, IngestSettings, Resolver], Reading]
 
 READERS: Final[Mapping[Sensor, Reader]] = {
     "sentinel2-l2a": sentinel2.read_scene,
+    "sentinel2-l1c": sentinel2.read_scene,
     "sentinel1-rtc": sentinel1.read_scene,
     "sen12mscr-s2": sen12mscr.read_scene,
     "sen12mscr-s1": sen12mscr.read_scene,
 }
 """Who reads which sensor: a new sensor is one file and one line here."""
-FOLDER_SENSORS: Final[frozenset[Sensor]] = frozenset({"sen12mscr-s1", "sen12mscr-s2"})
-"""Sensors whose catalogue is a plain folder."""
-GDAL_SETTINGS: Final = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # do not list the folder of a remote file
-    "GDAL_HTTP_MAX_RETRY": 4,
-    "GDAL_HTTP_RETRY_DELAY": 0.5,
-    "GDAL_HTTP_CONNECTTIMEOUT": 20,
-    "GDAL_HTTP_TIMEOUT": 120,
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": 32_768,  # the header of a cloud-optimised file in one request
-    "VSI_CACHE": True,
-}
-"""How GDAL reads over HTTP; seconds and bytes."""
 
 
 def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettings) -> None:
-    """Write scene `scene_id` of the lock at `lock` as a store of kind `scene` with manifest `output`.
+    """Write scene `scene_id` of the lock at `lock` as a store of kind `scene` with manifest `output`, and its ledger beside it.
 
-    The manifest's summary holds the provenance, so that lost tiles, clamped values and warnings are seen without opening the store.
+    The manifest's summary holds the provenance, so that lost tiles, clamped values and warnings are seen without opening the store. A scene
+    with too little valid ground is written too, as refused: all of it is invalid.
 
     Raises:
         MissingError: the lock, the scene in it, its catalogue or one of its bands is not there.
-        DataError: an asset cannot be opened, or less than `settings.min_valid` of the ground is valid.
-        CatalogueError: the catalogue does not answer.
+        ConfigError: a key that reading its assets takes is missing.
+        CatalogueError: assets cannot be read now; running again later goes on.
         StoreError: the scene cannot be written.
     """
     started = time.monotonic()
     content = Lock.read(lock)
     record = content.scene(scene_id)
-    logger.info("ingest %s: reading %d assets of %s", scene_id, sum(len(item.assets) for item in record.items), record.item)
-    with rasterio.Env(**GDAL_SETTINGS), _open_assets(content, record) as resolve:
-        scene = READERS[record.sensor](record.items[0], content.grid.to_geobox(), settings, resolve)
+    assets = [asset for item in record.items for asset in item.assets.values()]
+    logger.info("ingest %s: reading up to %d assets of %s", scene_id, len(assets), record.item)
+    resolver = to_resolver(record.catalogue or content.catalogue, record)
+    check_credentials(resolver, (asset.href for asset in assets))
+    scene, entries = READERS[record.sensor](record, content.grid.to_geobox(), settings, resolver)
     facts: dict[str, Any] = scene.attrs["provenance"]
-    check_valid(record, facts, settings)
     for warning in facts["warnings"]:
         logger.warning("ingest %s: %s", scene_id, warning)
+    if facts["refused"]:
+        logger.warning("ingest %s: the scene is refused: %s", scene_id, facts["refused"])
     dim = "sar_band" if "sar_band" in scene.dims else "band"
+    write_ledger(ledger_of(output), [entry._replace(area=content.area, scene=scene_id) for entry in entries])
     save_dataset(scene, output, kind="scene", summary={**facts, "scene": scene_id, "bands": list(bands_of(scene, dim))})
-    items = [Entry("ingest", content.area, scene_id, item.item, "", "used") for item in record.items]
-    write_ledger(ledger_of(output), items)
+    _log_end(scene_id, facts, entries, time.monotonic() - started)
+
+
+def _log_end(scene_id: str, facts: Mapping[str, Any], entries: Sequence[Entry], seconds: float) -> None:
     logger.info(
-        "ingest %s: %.1f %% valid, %d values clamped, %d tiles lost, %.1f s",
+        "ingest %s: %.1f %% valid, %d values clamped, %d losses, %d retries, %.1f MB read, %.1f s",
         scene_id,
         100 * facts["valid_share"],
         facts["n_clamped"],
         len(facts["lost"]),
-        time.monotonic() - started,
+        sum(entry.retries for entry in entries),
+        sum(entry.bytes_read for entry in entries) / 1e6,
+        seconds,
     )
 
 
-def check_valid(record: SceneRecord, facts: Mapping[str, Any], settings: IngestSettings) -> None:
-    """Refuse a scene with too little valid ground.
+def to_resolver(address: str, record: SceneRecord) -> Resolver:
+    """What makes the addresses of a scene's assets readable; `address` is a preset, the URL of an API, or a folder.
+
+    Files of a folder are read from the folder: no server is needed, and messages name the file.
 
     Raises:
-        DataError: with the share seen, the share wanted, and what was lost.
+        MissingError: the folder is not there.
     """
-    if facts["valid_share"] < settings.min_valid:
-        lost = f" ({len(facts['lost'])} tiles cannot be read, the first: {facts['lost'][0]['reason']})" if facts["lost"] else ""
-        raise DataError(
-            f"scene {record.id}: {facts['valid_share']:.1%} of the ground is valid{lost}, pipeline.ingest.min_valid wants "
-            f"{settings.min_valid:.1%}: lower that, or name {record.item} in pipeline.query.exclude"
+    preset = find_preset(address)
+    url = address if urlsplit(address).scheme else preset.url
+    if url:
+        return Resolver.from_preset(url.rstrip("/"), preset)
+    if not Path(address).is_dir():
+        raise MissingError(
+            f"folder {address} of {record.items[0].collection} does not exist: correct pipeline.query.catalogue and run `sereno query` again"
         )
-
-
-@contextlib.contextmanager
-def _open_assets(lock: Lock, record: SceneRecord) -> Iterator[Callable[[str], str]]:
-    """A function that turns an asset's address in the lock into what GDAL opens."""
-    if record.sensor in FOLDER_SENSORS:
-        folder = Path(lock.catalogue)
-        if not folder.is_dir():
-            raise MissingError(
-                f"folder {folder} of {record.item} does not exist: set pipeline.query.catalogue and run the query step again"
-            )
-        yield lambda href: str(folder / href)
-    else:
-        with open_catalogue(lock.catalogue) as catalogue:
-            yield catalogue.resolver
+    return Resolver(address)

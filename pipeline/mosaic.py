@@ -1,8 +1,8 @@
 """A scene laid from its items: where they overlap the first one that is valid stays, and each item's share is known.
 
-Enters: the items of a scene and a function that reads one of them on the scene's grid, its values already calibrated. Leaves: one array, its
-validity, what is known of every item, and the ledger's lines. Items are read one after the other, each only over ground that is still
-missing, so that memory holds the scene and one item more.
+Enters: the items of a scene and a function that reads one of them on the scene's grid, its values already calibrated. Leaves: one array,
+its validity, what is known of every item, and the ledger's lines. Items are read one after the other, each only over ground that is
+still missing, so that memory holds the scene and one item more.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def find_place(wanted: Bool2d) -> Place | None:
 def lay_items(items: Sequence[ItemRecord], geobox: GeoBox, read_part: PartReader) -> Mosaic:
     """The items of a scene on one grid, in their order.
 
-    Peak memory: the scene (bands x rows x columns) and what `read_part` holds for one item. An item whose ground is all known already is not
-    read; the ledger calls it a duplicate.
+    Peak memory: the scene (bands x rows x columns) and what `read_part` holds for one item. An item whose ground is all known already is
+    not read; the ledger calls it a duplicate.
     """
     canvas: Part | None = None
     facts: list[dict[str, Any]] = []
@@ -138,9 +138,9 @@ def _lay(canvas: Part | None, part: Part, geobox: GeoBox) -> tuple[Part, int]:
     for band, values in enumerate(part.values):
         np.copyto(canvas.values[band][part.place], values, where=fresh)
     if part.classes is not None:
-        if canvas.classes is None:
-            canvas = canvas._replace(classes=np.zeros(canvas.valid.shape, np.uint8))
-        np.copyto(canvas.classes[part.place], part.classes, where=fresh)
+        classes = np.zeros(canvas.valid.shape, np.uint8) if canvas.classes is None else canvas.classes
+        np.copyto(classes[part.place], part.classes, where=fresh)
+        canvas = canvas._replace(classes=classes)
     canvas.valid[part.place] |= fresh
     return canvas, int(np.count_nonzero(fresh))
 
@@ -169,8 +169,8 @@ def to_reading(
 ) -> Reading:
     """The scene of a mosaic with its provenance; `data` (band, y, x) is the mosaic's values in stored units.
 
-    With less than `settings.min_valid` of valid ground, or with an asset of every item missing, the scene is refused: all of it is invalid, and
-    `provenance["refused"]` says why.
+    With less than `settings.min_valid` of valid ground, or with an asset of every item missing, the scene is refused: all of it is
+    invalid, and `provenance["refused"]` says why.
     """
     share = float(mosaic.valid.mean())
     refused = _find_refusal(mosaic, share, settings)

@@ -6,14 +6,14 @@ in dB (Ebel et al. 2021, IEEE TGRS 59(7); Schmitt et al. 2019 state sigma0, so i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.io import DatasetReader
@@ -24,10 +24,13 @@ from sereno.pipeline.bands import L1C_BANDS, SAR_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.layouts import KINDS, Roi, find_sen12mscr_rois
+from sereno.pipeline.ledger import Entry
+from sereno.pipeline.mosaic import Part, Reading, lay_items, to_reading
 from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord, Sensor
 from sereno.pipeline.radiometry import decibel_to_centi_db, to_stored_reflectance
-from sereno.pipeline.scene import Bool2d, to_scene
-from sereno.pipeline.sensors.assets import SNAP_PX, Asset, describe_item, open_raster, read_pixels, select_assets
+from sereno.pipeline.scene import Bool2d
+from sereno.pipeline.sensors.assets import SNAP_PX, Access, Asset, LossError, read_pixels, select_assets
+from sereno.pipeline.signing import Resolver
 
 SEASON_TIMES: Final = {
     "winter": "2018-01-01T00:00:00Z",
@@ -53,7 +56,7 @@ class Place(NamedTuple):
     """Rows, columns."""
 
 
-class Mosaic(NamedTuple):
+class Joined(NamedTuple):
     """Windows joined on one grid."""
 
     values: npt.NDArray[Any]
@@ -62,8 +65,10 @@ class Mosaic(NamedTuple):
     """(y, x), True where a window was read."""
     windows: list[dict[str, Any]]
     """Name, row and column of every window that was read."""
-    lost: list[dict[str, str]]
-    """Windows, or tiles of them, that could not be read, with the reason."""
+    lost: tuple[tuple[str, str], ...]
+    """Windows, or windows with tiles, that could not be read, with the reason."""
+    entries: tuple[Entry, ...]
+    """Per window what became of it."""
     n_differing: int
     """Pixels on which two windows do not agree; the window with the smaller number stays."""
 
@@ -90,7 +95,7 @@ def list_pairs(folder: Path, area: str) -> Lock:
     return Lock(area=area, catalogue=str(folder), grid=grid, scenes=scenes, pairs=(pair,), refused=refused)
 
 
-def read_scene(record: ItemRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
+def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
     """One image of a ROI, mosaicked from its windows on `geobox`: reflectance x 10000 of L1C, or VV and VH in centi-dB.
 
     Optical pixels are valid unless all thirteen bands are 0, SAR pixels if both polarisations are finite. `settings.bands` chooses
@@ -101,35 +106,45 @@ def read_scene(record: ItemRecord, geobox: GeoBox, settings: IngestSettings, res
         DataError: a window has another number of bands, or does not lie on the grid.
     """
     is_sar = record.sensor == "sen12mscr-s1"
-    assets = select_assets(record, tuple(record.assets), resolve, settings.attempts)
-    mosaic = _join_windows(assets, geobox, SAR_BANDS if is_sar else L1C_BANDS)
     bands = SAR_BANDS if is_sar else settings.bands or L1C_BANDS
     unknown = [] if is_sar else [band for band in bands if band not in L1C_BANDS]
     if unknown:
         raise MissingError(
             f"{record.item}: L1C has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(L1C_BANDS)}"
         )
+    mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
+    reading = to_reading(record, mosaic, geobox, data=mosaic.values, bands=bands, settings=settings)
+    facts = reading.scene.attrs["provenance"]
+    facts["windows"] = facts["items"][0].pop("windows", [])
+    return reading
+
+
+def _read_item(
+    item: ItemRecord, geobox: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
+) -> Part:
+    is_sar = item.sensor == "sen12mscr-s1"
+    joined = _join_windows(select_assets(item, tuple(item.assets), resolver, settings), geobox, SAR_BANDS if is_sar else L1C_BANDS)
     data: npt.NDArray[Any]
     if is_sar:
-        valid = mosaic.filled & np.isfinite(mosaic.values).all(axis=0)
-        data, n_clamped = decibel_to_centi_db(mosaic.values, np.broadcast_to(valid, mosaic.values.shape))
+        valid = joined.filled & np.isfinite(joined.values).all(axis=0)
+        data, n_clamped = decibel_to_centi_db(joined.values, np.broadcast_to(valid, joined.values.shape))
     else:
-        valid = mosaic.filled & mosaic.values.any(axis=0)
-        chosen = mosaic.values[[L1C_BANDS.index(band) for band in bands]]
+        valid = joined.filled & joined.values.any(axis=0)
+        chosen = joined.values[[L1C_BANDS.index(band) for band in bands]]
         data, n_clamped = to_stored_reflectance(chosen, np.broadcast_to(valid, chosen.shape), offset_dn=0)
-    provenance = {
-        **describe_item(record, {}, valid),
+    facts = {
         "offset": 0,
         "offset_reason": "the dataset predates the offset of processing baseline 04.00",
+        "offset_check": None,
         "calibration": "dB of the dataset (sigma0, not terrain corrected to gamma0)"
         if is_sar
         else "top-of-atmosphere reflectance = DN / 10000",
         "n_clamped": n_clamped,
-        "warnings": [f"{mosaic.n_differing} pixels differ between overlapping windows"] if mosaic.n_differing else [],
-        "windows": mosaic.windows,
-        "lost": mosaic.lost,
+        "windows": joined.windows,
     }
-    return to_scene(data, valid, bands=bands, geobox=geobox, provenance=provenance)
+    warnings = (f"{joined.n_differing} pixels differ between overlapping windows",) if joined.n_differing else ()
+    whole = (slice(0, geobox.shape.y), slice(0, geobox.shape.x))
+    return Part(whole, data, valid & wanted, facts, joined.entries, warnings=warnings, lost=joined.lost)
 
 
 def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Place]]:
@@ -139,9 +154,9 @@ def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Place]]:
     for window in roi.windows:
         paths = [getattr(window, kind) for kind in KINDS]
         try:
-            found = {path: _read_place(Asset(f"window {window.name} of {roi.area}", str(folder / path), attempts=1)) for path in paths}
-        except DataError as error:
-            refused.append((window.name, str(error)))
+            found = {path: _read_place(folder, roi.area, path) for path in paths}
+        except LossError as loss:
+            refused.append((window.name, loss.words))
             continue
         places |= found
         windows.append(window)
@@ -150,9 +165,14 @@ def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Place]]:
     return replace(roi, windows=tuple(windows), refused=tuple(refused)), places
 
 
-def _read_place(asset: Asset) -> Place:
-    with open_raster(asset) as source:
-        return Place(str(source.crs), source.transform, source.shape)
+def _read_place(folder: Path, area: str, path: str) -> Place:
+    asset = Asset(area, Path(path).stem, AssetRecord(href=path), Resolver(str(folder)))
+    try:
+        with Access(asset) as access:
+            source = access.source
+            return Place(str(source.crs), source.transform, source.shape)
+    except LossError as loss:
+        raise LossError(loss.status, f"{path} cannot be opened: {loss.words}") from None
 
 
 def _join_places(area: str, places: dict[str, Place]) -> GeoBox:
@@ -202,30 +222,34 @@ def _describe_scene(roi: Roi, kind: str, geobox: GeoBox) -> SceneRecord:
     return SceneRecord(id=f"{roi.area}.{kind}", sensor=item.sensor, time=item.time, items=(item,))
 
 
-def _join_windows(assets: dict[str, Asset], geobox: GeoBox, bands: tuple[str, ...]) -> Mosaic:
+def _join_windows(assets: dict[str, Asset], geobox: GeoBox, bands: tuple[str, ...]) -> Joined:
     dtype = np.float32 if bands == SAR_BANDS else np.uint16
     values, filled = np.zeros((len(bands), *geobox.shape), dtype), np.zeros(tuple(geobox.shape), bool)
     windows: list[dict[str, Any]] = []
-    lost: list[dict[str, str]] = []
+    lost: list[tuple[str, str]] = []
+    entries: list[Entry] = []
     n_differing = 0
     for name, asset in assets.items():
+        access = Access(asset)
         try:
-            source = open_raster(asset)
-        except DataError as error:  # one broken window must not cost the ROI
-            lost.append({"asset": name, "reason": str(error)})
+            with access:
+                _check_window(asset, access.source, (bands, np.dtype(dtype)))
+                place = _place_in(asset, access.source, geobox)
+                window = Window(0, 0, access.source.width, access.source.height)
+                pixels = read_pixels(access, window, tuple(range(1, len(bands) + 1)))
+        except LossError as loss:  # one broken window must not cost the ROI
+            lost.append((name, loss.words))
+            entries.append(access.to_entry(loss.status, loss.words))
             continue
-        with source:
-            _check_window(asset, source, (bands, np.dtype(dtype)))
-            place = _place_in(asset, source, geobox)
-            pixels = read_pixels(asset, source, Window(0, 0, source.width, source.height), tuple(range(1, len(bands) + 1)))
-        lost += [{"asset": name, "reason": reason} for reason in pixels.lost]
+        lost += [(name, reason) for reason in pixels.lost]
+        entries.append(access.to_entry("partly" if pixels.lost else "used", pixels.lost[0] if pixels.lost else ""))
         there, known = values[:, *place], filled[place]
         both = known & pixels.readable
         n_differing += int(np.count_nonzero(both & ~_are_equal(there, pixels.values)))
         np.copyto(there, pixels.values, where=pixels.readable & ~known)
         known |= pixels.readable
         windows.append({"name": name, "row": place[0].start, "col": place[1].start})
-    return Mosaic(values, filled, windows, lost, n_differing)
+    return Joined(values, filled, windows, tuple(lost), tuple(entries), n_differing)
 
 
 def _are_equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> Bool2d:

@@ -1,55 +1,99 @@
 """Sentinel-1 RTC: terrain-corrected gamma0 in linear power in, one scene in centi-dB out, not moved by a fraction of a pixel.
 
-The scene stays on its own grid with a margin around the area, so that co-registration resamples it once and finds ground beyond every edge.
+The scene stays on the items' own grid with a margin around the area, so that co-registration resamples it once and finds ground beyond
+every edge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.bands import SAR_BANDS
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.pairs import ItemRecord
+from sereno.pipeline.errors import MissingError
+from sereno.pipeline.mosaic import Mosaic, Part, Reading, find_place, lay_items, lose_item, to_reading
+from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB, power_to_centi_db
-from sereno.pipeline.scene import Bool2d, to_scene
-from sereno.pipeline.sensors.assets import Rule, describe_item, own_geobox, read_layer, select_assets
+from sereno.pipeline.scene import Bool2d
+from sereno.pipeline.scheduler import run_tasks
+from sereno.pipeline.sensors.assets import Rule, find_missing, own_geobox, read_layer, select_assets
+from sereno.pipeline.signing import Resolver
+from sereno.pipeline.speckle import describe_filter, reduce_speckle
+
+CALIBRATION: Final = f"gamma0 of the provider, terrain corrected; 10 log10(power), not below {FLOOR_DB:g} dB"
+"""What the stored values mean."""
+POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
+"""All that Sentinel-1 has, in the order in which scenes hold them."""
 
 
-def read_scene(record: ItemRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
-    """The item as a scene: VV and VH in int16 centi-dB on its own grid, cropped to `geobox` plus `settings.margin_px`.
+def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
+    """The scene in int16 centi-dB: the polarisations that its items hold, on the items' own grid, cropped to `geobox` plus a margin.
 
-    An item in another CRS or pixel size is warped in power (Small 2011 defines gamma0 as a mean of power, never of dB) onto `geobox` plus
-    the margin. A pixel is valid if both polarisations hold a finite power above zero that is not the file's nodata: Planetary Computer
-    fills some scenes with zeros that no nodata value declares (microsoft/PlanetaryComputer issue 493).
+    That grid is the one of the first item in the area's CRS and pixel size; items on another grid, for example slices in the next UTM zone,
+    are warped onto it in power (Small 2011 defines gamma0 as a mean of power, never of dB). If no item lies in the area's CRS it is
+    `geobox` plus the margin. A pixel is valid if all polarisations hold a finite power above zero that is not the file's nodata: Planetary
+    Computer fills some scenes with zeros that no nodata value declares (microsoft/PlanetaryComputer issue 493). Peak memory: three times
+    the scene in float32.
 
     Raises:
-        MissingError: the item lacks a polarisation.
-        DataError: an asset cannot be opened.
+        MissingError: no item holds a polarisation.
+        CatalogueError: an asset cannot be read now, or must not be read.
     """
-    assets = select_assets(record, SAR_BANDS, resolve, settings.attempts)
-    own = own_geobox(assets[SAR_BANDS[0]], geobox, settings.margin_px)
-    layers = {band: read_layer(asset, own, Rule(has_power)) for band, asset in assets.items()}
-    valid = np.logical_and.reduce([layer.has_data for layer in layers.values()])
-    power = np.stack([layers[band].values for band in SAR_BANDS])
-    data, n_clamped = power_to_centi_db(power, np.broadcast_to(valid, power.shape))
-    provenance = {
-        **describe_item(record, layers, valid),
-        "offset": 0,
-        "offset_reason": "backscatter has none",
-        "calibration": f"gamma0 of the provider, terrain corrected; 10 log10(power), not below {FLOOR_DB:g} dB",
-        "n_clamped": n_clamped,
-        "warnings": [],
-    }
-    return to_scene(data, valid, bands=SAR_BANDS, geobox=own, provenance=provenance)
+    bands = list_polarisations(record)
+    first_assets = [select_assets(item, bands[:1], resolver, settings) for item in record.items]
+    own = (own_geobox(assets[bands[0]], geobox, settings.margin_px) for assets in first_assets if assets)
+    grid = next((found for found in own if found is not None), None) or geobox.pad(settings.margin_px)
+    mosaic = lay_items(record.items, grid, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
+    return to_sar_reading(record, mosaic, grid, bands=bands, settings=settings)
+
+
+def list_polarisations(record: SceneRecord) -> tuple[str, ...]:
+    """The polarisations that items of the scene hold, in the order in which they are stored.
+
+    Raises:
+        MissingError: there are none.
+    """
+    bands = tuple(name for name in POLARISATIONS if any(name in item.assets for item in record.items))
+    if not bands:
+        raise MissingError(f"{record.item} has no asset of a polarisation ({', '.join(POLARISATIONS)}): run the query step again")
+    return bands
+
+
+def to_sar_reading(record: SceneRecord, mosaic: Mosaic, grid: GeoBox, *, bands: tuple[str, ...], settings: IngestSettings) -> Reading:
+    """The scene of a mosaic of linear power: speckle reduced as the settings say, then in centi-dB."""
+    power = mosaic.values if settings.speckle.method == "none" else reduce_speckle(mosaic.values, mosaic.valid, settings.speckle)
+    data, n_clamped = power_to_centi_db(power, np.broadcast_to(mosaic.valid, power.shape))
+    reading = to_reading(record, mosaic, grid, data=data, bands=bands, settings=settings)
+    provenance = reading.scene.attrs["provenance"]
+    provenance |= {"n_clamped": n_clamped, "speckle": describe_filter(settings.speckle)}
+    return reading
 
 
 def has_power(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
     """Which values are backscatter: finite, above zero, and not the file's nodata value."""
     known: Bool2d = np.isfinite(values) & (values > 0)
     return known if nodata is None else known & (values != nodata)
+
+
+def _read_item(
+    item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
+) -> Part:
+    missing = find_missing(item, bands)
+    if missing:
+        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
+    place = find_place(wanted)
+    assert place is not None  # an item is only read if ground is missing
+    assets = select_assets(item, bands, resolver, settings)
+    tasks = [partial(read_layer, asset, grid[place], Rule(has_power)) for asset in assets.values()]
+    layers = dict(zip(assets, run_tasks(tasks, settings.scheduler, settings.readers), strict=True))
+    valid = wanted[place].copy()
+    for layer in layers.values():
+        valid &= layer.has_data
+    power = np.stack([np.where(valid, layers[band].values, 0).astype(np.float32, copy=False) for band in bands])
+    facts = {"offset": 0, "offset_reason": "backscatter has none", "offset_check": None, "calibration": CALIBRATION, "n_clamped": 0}
+    lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
+    return Part(place, power, valid, facts, tuple(layer.entry for layer in layers.values()), lost=lost)

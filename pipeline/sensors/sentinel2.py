@@ -1,69 +1,64 @@
-"""Sentinel-2 L2A: one surface-reflectance item in, one scene on the area's grid out.
+"""Sentinel-2 L2A and L1C: the items of one overflight in, one scene of reflectance on the area's grid out.
 
-Bands come at 10, 20 or 60 m and are repeated, not interpolated, where the item lies in the area's CRS. The offset of newer
-processing baselines is decided per item and removed in integers.
+Bands come at 10, 20 or 60 m and are repeated, not interpolated, where an item lies in the area's CRS. The offset of newer processing
+baselines is decided per item and removed in integers before items are laid together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
-from sereno.pipeline.bands import L2A_BANDS, SCL
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL
 from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_reading
 from sereno.pipeline.offset import decide_offset, find_shift_fault
-from sereno.pipeline.pairs import ItemRecord
+from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import to_stored_reflectance
-from sereno.pipeline.scene import Bool2d, to_scene
-from sereno.pipeline.sensors.assets import Asset, Layer, Rule, describe_item, read_layer, select_assets
+from sereno.pipeline.scene import MAX_REFLECTANCE, Bool2d
+from sereno.pipeline.scheduler import THREADS, run_tasks
+from sereno.pipeline.sensors.assets import Layer, Rule, find_missing, read_layer, select_assets
+from sereno.pipeline.signing import Resolver
 
 NODATA_DN: Final = 0
-"""Digital number of missing pixels in every L2A band and in SCL, where the file does not say (ESA, Sentinel-2 product specification)."""
+"""Digital number of missing pixels in every band and in SCL, where the file does not say (ESA, Sentinel-2 product specification)."""
 CLEAR_CLASSES: Final = (2, 4, 5, 6)
 """SCL classes whose dark pixels are judged: dark features, vegetation, bare ground, water."""
-READERS: Final = 4
-"""Bands read at the same time: over HTTP most of the time is waiting."""
+PRODUCT_BANDS: Final = {"sentinel2-l2a": L2A_BANDS, "sentinel2-l1c": L1C_BANDS}
+"""Bands of each product, in its order."""
+CALIBRATIONS: Final = {
+    "sentinel2-l2a": "surface reflectance = (DN + offset) / 10000",
+    "sentinel2-l1c": "top-of-atmosphere reflectance = (DN + offset) / 10000",
+}
+"""What the stored values mean."""
 
 
-def read_scene(record: ItemRecord, geobox: GeoBox, settings: IngestSettings, resolve: Callable[[str], str]) -> xr.Dataset:
-    """The item as a scene on `geobox`: reflectance of `settings.bands` (all twelve if empty), validity, SCL if the item has it.
+def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
+    """The scene on `geobox`: reflectance of `settings.bands` (all of the product if empty), validity, SCL if an item has it.
 
-    A pixel is valid if every band and SCL have data there. `resolve` turns an asset's address into what GDAL opens. Unreadable tiles are
-    invalid and listed in `provenance["lost"]`.
+    A pixel is valid if every band and SCL have data there. What cannot be read is invalid and listed in `provenance["lost"]`; where SCL as
+    a whole is lost, its classes are 0 and the bands alone decide. Peak memory: twice the scene if it has several items, else the scene and
+    a byte per pixel and band.
 
     Raises:
-        MissingError: the item lacks a band.
-        DataError: an asset cannot be opened, or nothing tells whether the values carry an offset.
+        MissingError: a band is wanted that the product does not have.
+        CatalogueError: an asset cannot be read now, or must not be read.
     """
-    bands = settings.bands or L2A_BANDS
-    offset_dn, reason = decide_offset(record)
-    names = (*bands, SCL) if SCL in record.assets else bands
-    layers = _read_layers(select_assets(record, names, resolve, settings.attempts), geobox)
-    valid = np.logical_and.reduce([layer.has_data for layer in layers.values()])
-    data = np.empty((len(bands), *geobox.shape), np.uint16)
-    n_clamped = 0
-    for index, band in enumerate(bands):
-        data[index], clamped = to_stored_reflectance(layers[band].values, valid, offset_dn=offset_dn)
-        n_clamped += clamped
-    scl = np.where(layers[SCL].has_data, layers[SCL].values, 0).astype(np.uint8) if SCL in layers else None
-    clear = valid if scl is None else valid & np.isin(scl, CLEAR_CLASSES)
-    fault = find_shift_fault(data, clear, bands)
-    provenance = {
-        **describe_item(record, layers, valid),
-        "offset": offset_dn,
-        "offset_reason": reason,
-        "calibration": "surface reflectance = (DN + offset) / 10000",
-        "n_clamped": n_clamped,
-        "warnings": [fault] if fault else [],
-    }
-    return to_scene(data, valid, bands=bands, geobox=geobox, provenance=provenance, scl=scl)
+    known = PRODUCT_BANDS[record.sensor]
+    bands = settings.bands or known
+    unknown = [band for band in bands if band not in known]
+    if unknown:
+        raise MissingError(
+            f"{record.item}: {record.sensor} has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(known)}"
+        )
+    mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
+    return to_reading(record, mosaic, geobox, data=mosaic.values, bands=bands, settings=settings)
 
 
 def has_value(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
@@ -72,9 +67,64 @@ def has_value(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
     return known
 
 
-def _read_layers(assets: dict[str, Asset], geobox: GeoBox) -> dict[str, Layer]:
-    def read(name: str) -> Layer:
-        return read_layer(assets[name], geobox, Rule(has_value, Resampling.nearest if name == SCL else Resampling.bilinear))
+def _read_item(
+    item: ItemRecord, geobox: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
+) -> Part:
+    missing = find_missing(item, bands)
+    if missing:
+        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.uint16, asset=missing[0])
+    try:
+        offset_dn, reason = decide_offset(item)
+    except DataError as error:
+        return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16)
+    place = find_place(wanted)
+    assert place is not None  # an item is only read if ground is missing
+    data, layers = _read_layers(item, geobox[place], bands, settings, resolver)
+    valid = wanted[place].copy()
+    scl_is_lost = SCL in layers and layers[SCL].entry.status in ("missing", "unreadable")
+    for name, layer in layers.items():
+        if not (name == SCL and scl_is_lost):
+            valid &= layer.has_data
+    n_clamped = 0
+    for index in range(len(bands)):
+        if offset_dn or data[index].max() > MAX_REFLECTANCE:
+            data[index], clamped = to_stored_reflectance(data[index], valid, offset_dn=offset_dn)
+            n_clamped += clamped
+    classes = layers[SCL].values.astype(np.uint8, copy=False) if SCL in layers else None
+    if classes is not None and not layers[SCL].has_data.all():
+        classes = np.where(layers[SCL].has_data, classes, 0).astype(np.uint8)
+    clear = valid if classes is None or scl_is_lost else valid & np.isin(classes, CLEAR_CLASSES)
+    fault = find_shift_fault(data, clear, bands)
+    facts = {
+        "offset": offset_dn,
+        "offset_reason": reason,
+        "offset_check": fault,
+        "calibration": CALIBRATIONS[item.sensor],
+        "n_clamped": n_clamped,
+    }
+    warnings = [f"item {item.item}: {fault}"] if fault else []
+    if scl_is_lost:
+        warnings.append(f"item {item.item}: SCL is lost, its classes are 0 and validity is decided by the bands alone")
+    lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
+    entries = tuple(layer.entry for layer in layers.values())
+    return Part(place, data, valid, facts, entries, classes, tuple(warnings), lost)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        return dict(zip(assets, pool.map(read, assets), strict=True))
+
+def _read_layers(
+    item: ItemRecord, geobox: GeoBox, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
+) -> tuple[npt.NDArray[np.uint16], dict[str, Layer]]:
+    """Digital numbers (band, y, x) on `geobox`, and the layers of the bands and of SCL.
+
+    In this process bands are read straight into the array; workers elsewhere send theirs.
+    """
+    assets = select_assets(item, (*bands, SCL) if item.sensor == "sentinel2-l2a" else bands, resolver, settings)
+    data = np.empty((len(bands), *geobox.shape), np.uint16)
+    is_here = settings.scheduler == THREADS
+    outputs: dict[str, npt.NDArray[Any] | None] = dict(zip(bands, data, strict=True)) if is_here else {}
+    rules = {name: Rule(has_value, Resampling.nearest if name == SCL else Resampling.bilinear) for name in assets}
+    tasks = [partial(read_layer, asset, geobox, rules[name], outputs.get(name)) for name, asset in assets.items()]
+    layers = dict(zip(assets, run_tasks(tasks, settings.scheduler, settings.readers), strict=True))
+    if not is_here:
+        for index, band in enumerate(bands):
+            data[index] = layers[band].values
+    return data, layers

@@ -1,9 +1,7 @@
 """The step `ingest`: the lock's scene is stored with what is known of it, or refused in one line with nothing left behind."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,33 +11,19 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline import ingest
 from sereno.pipeline.bands import SENTINEL2_BANDS
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.errors import MissingError
 from sereno.pipeline.ingest import READERS, ingest_scene
-from sereno.pipeline.pairs import GridRecord, Lock, SceneRecord, Sensor
+from sereno.pipeline.ledger import ledger_of, read_ledger
+from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, SceneRecord, Sensor
 from sereno.pipeline.scene import geobox_of
-from sereno.pipeline.sensors import assets
 from sereno.pipeline.sensors.sen12mscr import list_pairs
 from sereno.pipeline.store import open_dataset, read_manifest, verify_store
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
 GRID = GeoBox((64, 64), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
 SETTINGS = IngestSettings(bands=("B02", "B05"), attempts=2, margin_px=4)
-
-
-@pytest.fixture(autouse=True)
-def _catalogue_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Addresses are paths in a folder; how a catalogue resolves them is tested with the catalogue."""
-
-    @contextlib.contextmanager
-    def open_folder(address: str) -> Iterator[Path]:
-        yield Path(address)
-
-    monkeypatch.setattr(ingest, "open_catalogue", open_folder)
-    monkeypatch.setattr(ingest, "resolve_href", lambda folder, href: str(folder / href))
-    monkeypatch.setattr(assets, "BACKOFF_S", 0.0)
 
 
 def write(path: Path, values: Any, step: int) -> None:
@@ -56,6 +40,13 @@ def write(path: Path, values: Any, step: int) -> None:
         file.write(values, 1)
 
 
+def make_scene(name: str, item: str, sensor: Sensor, bands: tuple[str, ...], **facts: Any) -> SceneRecord:
+    common = {"collection": "c", "time": "2021-06-03T10:00:00Z", "crs": "EPSG:32632", "bbox": (8, 45, 9, 46)}
+    assets = {band: AssetRecord(href=f"{band}.tif") for band in bands}
+    record = ItemRecord(item=item, sensor=sensor, assets=assets, **common, **facts)
+    return SceneRecord(id=name, sensor=sensor, time=record.time, items=(record,))
+
+
 def make_lock(folder: Path) -> Path:
     """A lock with one optical and one SAR scene whose assets lie beside it."""
     rng = np.random.default_rng(4)
@@ -64,11 +55,9 @@ def make_lock(folder: Path) -> Path:
         write(folder / f"{name}.tif", rng.integers(1100, 9000, (64 * 10 // gsd_m[name],) * 2).astype(np.uint16), gsd_m[name])
     for name in ("VV", "VH"):
         write(folder / f"{name}.tif", rng.gamma(4.4, 0.02, (64, 64)).astype(np.float32), 10)
-    common = {"collection": "c", "time": "2021-06-03T10:00:00Z", "crs": "EPSG:32632", "bbox": (8, 45, 9, 46)}
-    optical = {band: f"{band}.tif" for band in SETTINGS.bands}
     scenes = {
-        "S2": SceneRecord(id="S2", item="S2A_X", sensor="sentinel2-l2a", assets=optical, processing_baseline="05.09", **common),
-        "S1": SceneRecord(id="S1", item="S1A_X", sensor="sentinel1-rtc", assets={"VV": "VV.tif", "VH": "VH.tif"}, **common),
+        "S2": make_scene("S2", "S2A_X", "sentinel2-l2a", SETTINGS.bands, processing_baseline="05.09"),
+        "S1": make_scene("S1", "S1A_X", "sentinel1-rtc", ("VV", "VH")),
     }
     lock = Lock(area="west", catalogue=str(folder), grid=GridRecord.from_geobox(GRID), scenes=scenes, pairs=(), refused=())
     (folder / "lock.json").write_text(json.dumps(lock.model_dump(mode="json")))
@@ -125,23 +114,33 @@ def test_a_corrupt_tile_is_listed_in_the_manifest_and_invalid_in_the_scene(tmp_p
     np.testing.assert_array_equal(open_dataset(tmp_path / "S2.json")["valid"], expected)
 
 
-def test_a_scene_with_too_little_valid_ground_is_refused_with_the_share_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_scene_with_too_little_valid_ground_is_written_as_refused_with_the_share(tmp_path: Path) -> None:
     lock = make_lock(tmp_path)
     values = np.zeros((64, 64), np.uint16)
     values[:, :6] = 2000
     write(tmp_path / "B02.tif", values, 10)
-    with pytest.raises(DataError, match=r"scene S2: 9.4% of the ground is valid, pipeline.ingest.min_valid wants 10.0%"):
-        ingest_scene(lock, "S2", tmp_path / "out" / "S2.json", SETTINGS.model_copy(update={"min_valid": 0.1}))
-    assert not (tmp_path / "out").exists()
+    ingest_scene(lock, "S2", tmp_path / "out" / "S2.json", SETTINGS.model_copy(update={"min_valid": 0.1}))
+    summary = read_manifest(tmp_path / "out" / "S2.json", kind="scene")["summary"]
+    assert summary["refused"] == "9.4% of the ground is valid, pipeline.ingest.min_valid wants 10.0%"
+    scene = open_dataset(tmp_path / "out" / "S2.json")
+    assert not scene["valid"].values.any()
+    assert not scene["data"].values.any()
 
 
-def test_an_unknown_scene_and_a_lost_file_are_named(tmp_path: Path) -> None:
-    lock = make_lock(tmp_path)
+def test_an_unknown_scene_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="scene 'S9' is not in the lock of area 'west'"):
-        ingest_scene(lock, "S9", tmp_path / "S9.json", SETTINGS)
+        ingest_scene(make_lock(tmp_path), "S9", tmp_path / "S9.json", SETTINGS)
+
+
+def test_a_file_that_is_gone_is_in_the_ledger_and_the_run_goes_on(tmp_path: Path) -> None:
+    lock = make_lock(tmp_path)
     (tmp_path / "B05.tif").unlink()
-    with pytest.raises(DataError, match=r"item S2A_X, B05 \(.*B05.tif\) cannot be opened after 2 attempts"):
-        ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS)
+    ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS)
+    entries = {entry.asset: entry for entry in read_ledger(ledger_of(tmp_path / "S2.json"))}
+    assert {name: entry.status for name, entry in entries.items()} == {"B02": "used", "B05": "missing", "": "missing"}
+    assert {(entry.step, entry.area, entry.scene, entry.item) for entry in entries.values()} == {("ingest", "west", "S2", "S2A_X")}
+    assert entries["B02"].bytes_read > 0.9 * (tmp_path / "B02.tif").stat().st_size - 2000
+    assert read_manifest(tmp_path / "S2.json")["summary"]["refused"]
 
 
 @pytest.mark.real
@@ -160,17 +159,8 @@ def test_the_real_triplet_goes_from_lock_to_stored_scenes(tmp_path: Path) -> Non
 
 
 def test_a_dataset_folder_that_is_gone_is_named(tmp_path: Path) -> None:
-    record = SceneRecord(
-        id="r",
-        item="r/s2",
-        collection="sen12mscr",
-        sensor="sen12mscr-s2",
-        time="2018-10-01T00:00:00Z",
-        crs="",
-        bbox=(0, 0, 1, 1),
-        assets={},
-    )
+    record = make_scene("r", "r/s2", "sen12mscr-s2", ())
     lock = Lock(area="r", catalogue=str(tmp_path / "gone"), grid=GridRecord.from_geobox(GRID), scenes={"r": record}, pairs=(), refused=())
     (tmp_path / "lock.json").write_text(json.dumps(lock.model_dump(mode="json")))
-    with pytest.raises(MissingError, match=r"folder .*gone of sen12mscr does not exist"):
+    with pytest.raises(MissingError, match=r"folder .*gone of c does not exist"):
         ingest_scene(tmp_path / "lock.json", "r", tmp_path / "r.json", SETTINGS)

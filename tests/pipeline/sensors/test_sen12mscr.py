@@ -15,6 +15,7 @@ from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.sensors.sen12mscr import list_pairs, read_scene
+from sereno.pipeline.signing import Resolver
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
 AREA = "ROIs1970_fall_139"
@@ -58,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, lock: Lock, kind: str, settings: IngestSettings = SETTINGS) -> Any:
-    return read_scene(lock.scenes[f"{AREA}.{kind}"], lock.grid.to_geobox(), settings, lambda href: str(folder / href))
+    return read_scene(lock.scenes[f"{AREA}.{kind}"], lock.grid.to_geobox(), settings, Resolver(str(folder))).scene
 
 
 def covered() -> npt.NDArray[np.bool_]:
@@ -74,8 +75,10 @@ def test_the_lock_of_a_roi_has_one_pair_of_three_scenes_on_the_union_of_its_wind
     assert (pair.sar, pair.cloudy, pair.clear) == (f"{AREA}.s1", f"{AREA}.s2_cloudy", f"{AREA}.s2")
     assert lock.grid.shape == (96, 128)
     assert (lock.grid.crs, lock.grid.transform[2], lock.grid.transform[5]) == ("EPSG:32650", *ORIGIN)
-    record = lock.scenes[pair.clear]
-    assert record.assets == {name: f"s2_cloudfree/{AREA}_{name}.tif" for name in ("p2", "p3", "p10")}
+    (record,) = lock.scenes[pair.clear].items
+    assert {name: asset.href for name, asset in record.assets.items()} == {
+        name: f"s2_cloudfree/{AREA}_{name}.tif" for name in ("p2", "p3", "p10")
+    }
     assert record.time == "2018-10-01T00:00:00Z"
     assert 119 < record.bbox[0] < record.bbox[2] < 120  # near Huai'an
     assert Lock.model_validate(lock.model_dump(mode="json")) == lock
@@ -131,7 +134,7 @@ def test_windows_that_share_no_grid_are_refused_by_name(folder: Path, place: tup
 def test_a_window_with_a_broken_file_is_refused_and_the_others_stay(folder: Path) -> None:
     (folder / "s2_cloudy" / f"{AREA}_p3.tif").write_bytes(b"broken")
     lock = list_pairs(folder, AREA)
-    assert set(lock.scenes[f"{AREA}.s1"].assets) == {"p2", "p10"}
+    assert set(lock.scenes[f"{AREA}.s1"].items[0].assets) == {"p2", "p10"}
     (refusal,) = lock.refused
     assert refusal.item == f"{AREA}/p3"
     assert "cannot be opened" in refusal.reason

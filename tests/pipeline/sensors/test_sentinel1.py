@@ -12,10 +12,11 @@ from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import MissingError
-from sereno.pipeline.pairs import SceneRecord
+from sereno.pipeline.mosaic import Reading
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.scene import geobox_of
 from sereno.pipeline.sensors.sentinel1 import read_scene
+from sereno.pipeline.signing import Resolver
 
 UTM32 = "EPSG:32632"
 WEST, NORTH = 500_003.0, 5_000_004.0
@@ -24,19 +25,25 @@ AREA = GeoBox((30, 40), Affine(10, 0, 500_200, 0, -10, 4_999_800), UTM32)
 SETTINGS = IngestSettings(margin_px=4, attempts=1)
 
 
-def make_item(folder: Path, values: npt.NDArray[np.float32], *, crs: str = UTM32, nodata: float | None = None) -> SceneRecord:
+def make_item(folder: Path, values: npt.NDArray[np.float32], *, crs: str = UTM32, nodata: float | None = None) -> ItemRecord:
     """An item with `values` as VV and a tenth of them as VH."""
     transform = Affine(10, 0, WEST, 0, -10, NORTH)
     profile = {"driver": "GTiff", "dtype": "float32", "width": values.shape[1], "height": values.shape[0], "count": 1, "crs": crs}
     for name, layer in (("VV", values), ("VH", np.where(values == nodata, values, values / 10))):
         with rasterio.open(folder / f"{name}.tif", "w", **profile, transform=transform, nodata=nodata) as file:
             file.write(layer.astype(np.float32), 1)
-    facts = {"id": "s", "item": "S1A_X", "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-03T10:00:00Z", "crs": crs}
-    return SceneRecord(**facts, bbox=(8, 45, 9, 46), assets={"VV": "VV.tif", "VH": "VH.tif"})
+    facts = {"item": folder.name, "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-03T10:00:00Z", "crs": crs}
+    assets = {name: AssetRecord(href=str(folder / f"{name}.tif")) for name in ("VV", "VH")}
+    return ItemRecord(**facts, bbox=(8, 45, 9, 46), assets=assets)
 
 
-def read(folder: Path, record: SceneRecord, area: GeoBox = AREA) -> Any:
-    return read_scene(record, area, SETTINGS, lambda href: str(folder / href))
+def read_all(*items: ItemRecord, area: GeoBox = AREA, settings: IngestSettings = SETTINGS) -> Reading:
+    record = SceneRecord(id="s", sensor="sentinel1-rtc", time=items[0].time, items=items)
+    return read_scene(record, area, settings, Resolver("/"))
+
+
+def read(folder: Path, item: ItemRecord, area: GeoBox = AREA) -> Any:
+    return read_all(item, area=area).scene
 
 
 def speckle() -> npt.NDArray[np.float32]:
@@ -105,8 +112,16 @@ def test_warping_averages_power_and_not_decibels(tmp_path: Path) -> None:
     assert np.abs(middle - 10 * np.log10(0.5005)).max() < 0.5  # the mean of the decibels would be -15
 
 
-def test_an_item_of_one_polarisation_is_refused_by_name(tmp_path: Path) -> None:
-    record = make_item(tmp_path, speckle())
-    del record.assets["VH"]
-    with pytest.raises(MissingError, match="item S1A_X of c has no asset for VH"):
-        read(tmp_path, record)
+def test_an_item_without_one_polarisation_of_the_scene_is_lost_and_named(tmp_path: Path) -> None:
+    whole, half = (make_item(make_folder(tmp_path / name), speckle()) for name in ("a", "b"))
+    del half.assets["VH"]
+    reading = read_all(half, whole)
+    facts = reading.scene.attrs["provenance"]
+    assert [item["share"] > 0 for item in facts["items"]] == [False, True]
+    assert facts["lost"] == [{"item": "b", "asset": "VH", "reason": "the item states no such asset (it has VV)"}]
+    assert ("b", "VH", "missing") in [(entry.item, entry.asset, entry.status) for entry in reading.entries]
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
