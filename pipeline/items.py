@@ -7,32 +7,86 @@ are kept relative to it, so that a lock written from an embedded server names no
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.pairs import ItemRecord, Sensor
+from sereno.pipeline.pairs import ItemRecord, OffsetSource, Sensor
+from sereno.pipeline.presets import PRESETS
+from sereno.pipeline.signing import strip_signature
 
 Json = Mapping[str, Any]
 
-RTC: Final = re.compile("rtc", re.IGNORECASE)
+POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
+"""All that Sentinel-1 has, in the order in which a record holds them."""
+MTD: Final = "MTD"
+"""Our name of the product metadata of Sentinel-2."""
+DESCRIBED_BY: Final = ("annotation", "calibration", "noise")
+"""Kinds of files that describe one polarisation of a Sentinel-1 GRD product."""
+NATIVE_M: Final = {**{band.name: band.gsd_m for band in SENTINEL2_BANDS}, SCL: 20}
+"""Ground sampling distance of each Sentinel-2 file at its finest, metres."""
+NAMES: Final = {
+    **{band.name.lower(): band.name for band in SENTINEL2_BANDS},
+    **{band.name.lower().replace("b0", "b"): band.name for band in SENTINEL2_BANDS},
+    **{band.common_name: band.name for band in SENTINEL2_BANDS},
+    **{name.lower(): name for name in (SCL, *POLARISATIONS)},
+    "rededge071": "B05",  # common names of the STAC extension eo since 1.1
+    "rededge075": "B06",
+    "rededge078": "B07",
+}
+"""Our names by what catalogues call an asset or a band, in lower case."""
+ASSETS_OF: Final[Mapping[Sensor, tuple[str, ...]]] = {
+    "sentinel2-l2a": (*L2A_BANDS, SCL),
+    "sentinel2-l1c": L1C_BANDS,
+    "sentinel1-rtc": POLARISATIONS,
+    "sentinel1-grd": POLARISATIONS,
+}
+"""What an item of each sensor may hold."""
+
+RESOLUTION: Final = re.compile(r"_(10|20|60)m$")
+"""Resolution at the end of an asset's key (CDSE, stactools)."""
+UNUSED: Final = re.compile(r"^(visual|tci|true.?colou?r|rgb|preview|rendered|overview|thumbnail|browse)|[-_]jp2$", re.IGNORECASE)
+"""Keys of assets whose bands are no measurements, or twins in JPEG 2000: those of Earth Search's `sentinel-2-l2a` lie elsewhere and carry
+the offset that its GeoTIFFs may have lost, so that one never stands in for the other."""
+DESCRIPTION: Final = re.compile(r"(product|annotation|calibration|noise)[-_](?:.*[-_])?(vv|vh|hh|hv)(?=$|[-_.])", re.IGNORECASE)
+"""Kind and polarisation in the key of an asset that describes Sentinel-1 GRD."""
+BESIDE_ANNOTATION: Final = re.compile(r"annotation/(?:rfi/rfi|calibration/calibration)-(?=[^/]+\.xml$)")
+"""Path of a file below `annotation` that is named after the product annotation (ESA, Sentinel-1 product specification, SAFE layout)."""
+PRODUCT_METADATA: Final = re.compile(r"(^product[-_]metadata$)|/(MTD_MSIL(1C|2A)|product_metadata)\.xml$", re.IGNORECASE)
+"""Key or address of the product metadata of Sentinel-2; that of the granule (`MTD_TL.xml`, `metadata.xml`) is another file."""
+
+RTC: Final = re.compile(r"(?<![a-z])rtc(?![a-z])", re.IGNORECASE)
 """Mark of radiometric terrain correction in a collection id, a product type or the address of an asset."""
+LEVEL: Final = re.compile(r"(?:S2MSI|MSIL|(?<![a-z])L)(1C|2A)", re.IGNORECASE)
+"""Level of a Sentinel-2 product in its type, its name or that of its collection."""
+PLATFORM: Final = re.compile(r"^S([12][A-D])_")
+"""Platform at the beginning of a product's name."""
+BASELINE: Final = re.compile(r"^(\d{1,2})\.(\d{2})$")
+"""Processing baseline of Sentinel-2 as catalogues state it."""
 BASELINE_IN_NAME: Final = re.compile(r"_N(\d\d)(\d\d)_")
 """Processing baseline in the name of a Sentinel-2 product."""
+ORBIT_IN_NAME: Final = re.compile(r"_R(\d{3})_")
+"""Relative orbit in the name of a Sentinel-2 product; Earth Search states it nowhere else."""
+TILE: Final = re.compile(r"^(\d\d)([C-X])[A-Z]{2}$")
+"""MGRS square: zone and latitude band; bands from N on lie north of the equator."""
 
 
-def to_item_record(item: Json, *, base_url: str = "") -> ItemRecord:
-    """The item as a record; `base_url` is that of its catalogue.
+def to_item_record(
+    item: Json, *, base_url: str = "", offset_sources: tuple[OffsetSource, ...] = PRESETS["local"].offset_sources
+) -> ItemRecord:
+    """The item as a record; `base_url` is that of its catalogue, `offset_sources` whom to believe about the reflectance offset.
 
-    Understands the keys of Earth Search (`red`, `scl`, `proj:code`, `raster:bands`, `view:sun_elevation`) and of Planetary Computer
-    (`B04`, `SCL`, `proj:epsg`, `s2:mean_solar_zenith`), before and after pystac rewrote them.
+    Understands Earth Search (`red`, `scl`, `view:sun_elevation`), Planetary Computer (`B04`, `SCL`, `s2:mean_solar_zenith`), CDSE
+    (`B04_10m`, `processing:version`, `product:type`), what stactools writes (one band at several resolutions: the native one is taken),
+    STAC 1.0 and 1.1, before and after pystac rewrote them. A Sentinel-2 item that lacks some bands and a Sentinel-1 item with any
+    polarisation are records too: whether that is enough is decided where they are used.
 
     Raises:
-        MissingError: an asset of a band or polarisation is missing.
+        MissingError: the item holds no band and no polarisation at all.
         DataError: the item is not of a product that can be read, or contradicts itself.
         ConfigError: a value of the item is of a wrong type.
     """
@@ -40,25 +94,25 @@ def to_item_record(item: Json, *, base_url: str = "") -> ItemRecord:
         if not item.get(key):
             raise DataError(f"the item {item.get('id', '')!r} states no {key}")
     properties, sensor = item["properties"], _sensor_of(item)
-    assets = _select_assets(item, L2A_BANDS if sensor == "sentinel2-l2a" else SAR_BANDS)
-    bbox = item["bbox"]
-    crs = _crs_of(properties) or _crs_of(next(iter(assets.values())))
+    is_optical = sensor.startswith("sentinel2")
+    choices = _choose_assets(item, ASSETS_OF[sensor])
     sun_zenith = properties.get("s2:mean_solar_zenith")
     facts = {
         "item": item["id"],
         "collection": item.get("collection") or "",
         "sensor": sensor,
         "time": _time_of(item),
-        "crs": crs,
-        "bbox": (bbox[0], bbox[1], bbox[len(bbox) // 2], bbox[len(bbox) // 2 + 1]),
-        "assets": {name: _to_asset(item, asset, base_url) for name, asset in assets.items()},
-        "cloud_cover_pct": properties.get("eo:cloud_cover") if sensor == "sentinel2-l2a" else None,
-        "processing_baseline": _baseline_of(item),
-        "declared_offset": _offset_of(assets) if sensor == "sentinel2-l2a" else None,
+        "crs": "" if sensor == "sentinel1-grd" else _crs_of(item, choices),  # ground range has none, whatever some catalogues state
+        "bbox": _bbox_of(item),
+        "assets": _to_assets(item, choices, base_url),
+        "cloud_cover_pct": properties.get("eo:cloud_cover") if is_optical else None,
+        "processing_baseline": _baseline_of(item) if is_optical else None,
+        "declared_offset": _offset_of(choices) if is_optical else None,
         "offset_applied": properties.get("earthsearch:boa_offset_applied"),
+        "offset_sources": offset_sources,
         "sun_azimuth_deg": _first_of(properties, "view:sun_azimuth", "s2:mean_solar_azimuth"),
         "sun_elevation_deg": _first_of(properties, "view:sun_elevation") if sun_zenith is None else 90.0 - sun_zenith,
-        "properties": _facts_of(properties),
+        "properties": _to_facts(item, choices),
     }
     return load_settings(ItemRecord, facts, where="the item")
 
@@ -68,39 +122,136 @@ def _first_of(properties: Json, *keys: str) -> Any:
     return next((properties[key] for key in keys if properties.get(key) is not None), None)
 
 
+# What the item is.
+
+
+def _platform_of(item: Json) -> str:
+    """For example `sentinel-2a`; without the letter if only the constellation is known."""
+    named = PLATFORM.match(item["id"])
+    stated = _first_of(item["properties"], "platform", "constellation") or (f"sentinel-{named[1]}" if named else "")
+    return str(stated).lower().replace(" ", "-").replace("_", "-")
+
+
 def _sensor_of(item: Json) -> Sensor:
+    platform = _platform_of(item)
+    if platform.startswith("sentinel-2"):
+        return _level_of(item)
+    if platform.startswith("sentinel-1"):
+        return _correction_of(item)
+    raise DataError(f"platform {platform!r} is not known: expected sentinel-1 or sentinel-2")
+
+
+def _level_of(item: Json) -> Sensor:
     properties = item["properties"]
-    name = str(_first_of(properties, "constellation", "platform") or "").lower().replace(" ", "-")
-    if name.startswith("sentinel-2"):
-        level = str(properties.get("s2:product_type") or "S2MSI2A")
-        if level != "S2MSI2A":
-            raise DataError(f"product {level} is not surface reflectance (S2MSI2A)")
-        return "sentinel2-l2a"
-    if name.startswith("sentinel-1"):
-        marks = [item.get("collection"), properties.get("sar:product_type"), *(asset.get("href") for asset in item["assets"].values())]
-        if not any(RTC.search(str(mark)) for mark in marks):
-            raise DataError(f"collection {item.get('collection')!r} is not terrain-corrected gamma0 (RTC)")
+    stated = str(_first_of(properties, "s2:product_type", "product:type") or "")
+    for text in (stated, properties.get("s2:product_uri"), item["id"], item.get("collection")):
+        if level := LEVEL.search(str(text or "")):
+            return "sentinel2-l1c" if level[1].upper() == "1C" else "sentinel2-l2a"
+    raise DataError(f"nothing tells whether it is L1C or L2A: product type {stated!r}, collection {item.get('collection')!r}")
+
+
+def _correction_of(item: Json) -> Sensor:
+    kind = _first_of(item["properties"], "sar:product_type", "product:type")
+    marks = [item.get("collection"), kind, item["id"]]
+    if any(RTC.search(str(mark).replace("_", "-")) for mark in [*marks, *(asset.get("href") for asset in item["assets"].values())]):
         return "sentinel1-rtc"
-    raise DataError(f"constellation {name!r} is not known: expected sentinel-1 or sentinel-2")
+    if "GRD" in str(kind or f"{item['id']} {item.get('collection')}").upper():
+        return "sentinel1-grd"
+    raise DataError(f"product {kind or item['id']} is neither terrain-corrected gamma0 (RTC) nor ground range (GRD)")
 
 
-def _select_assets(item: Json, bands: tuple[str, ...]) -> dict[str, Json]:
-    """The assets of the bands, and of the scene classification where there is one, by our names."""
-    common = {band.name: band.common_name for band in SENTINEL2_BANDS}
-    chosen = {}
-    for name in (*bands, *([SCL] if bands == L2A_BANDS else [])):
-        keys = (name, common.get(name, name.lower()), name.lower())
-        asset = _first_of(item["assets"], *keys)
-        if asset is not None and asset.get("href"):
-            chosen[name] = asset
-        elif name != SCL:
-            raise MissingError(f"asset {' or '.join(dict.fromkeys(keys))} is missing; the item has {', '.join(sorted(item['assets']))}")
-    return chosen
+# Which of its files are used.
+
+
+class _Choice(NamedTuple):
+    """An asset that holds what one of our names stands for."""
+
+    key: str
+    """Key of the asset."""
+    asset: Json
+    """The asset as the catalogue states it."""
+    number: int
+    """Band of the file, from 1."""
+    misfit: tuple[bool, int]
+    """How far it is from the native resolution: whether it is coarser, and by how many metres."""
+
+
+def _choose_assets(item: Json, names: Sequence[str]) -> dict[str, _Choice]:
+    """The best asset for each of our names, in their order: native resolution, else finer, else coarser; then a key of its own."""
+    offers: dict[str, list[tuple[bool, _Choice]]] = {}
+    for key, asset in item["assets"].items():
+        for own_key, name, number in _read_names(key, asset):
+            offers.setdefault(name, []).append((own_key, _Choice(key, asset, number, _misfit_of(name, key, asset))))
+    best = {
+        name: min(offers[name], key=lambda offer: (offer[1].misfit, not offer[0], offer[1].key.upper() != name, offer[1].key))[1]
+        for name in names
+        if name in offers
+    }
+    if not best.keys() - {SCL}:
+        raise MissingError(f"none of {', '.join(names)} is among its assets: {', '.join(sorted(item['assets']))}")
+    return best
+
+
+def _read_names(key: str, asset: Json) -> Iterator[tuple[bool, str, int]]:
+    """What an asset holds: whether its key says so, our name for it, the band of the file."""
+    if not asset.get("href") or UNUSED.search(key):
+        return
+    if own := NAMES.get(RESOLUTION.sub("", key.lower())):
+        yield True, own, 1
+    elif str(asset.get("type") or "image/tiff").startswith(("image/tiff", "image/jp2")):
+        for number, band in enumerate(asset.get("eo:bands") or asset.get("bands") or (), 1):
+            titles = (band.get("name"), band.get("eo:common_name"), band.get("common_name"))
+            if name := next((NAMES[str(title).lower()] for title in titles if str(title).lower() in NAMES), None):
+                yield False, name, number
+
+
+def _misfit_of(name: str, key: str, asset: Json) -> tuple[bool, int]:
+    native, suffix = NATIVE_M.get(name), RESOLUTION.search(key.lower())
+    if native is None:
+        return False, 0
+    entry = (asset.get("raster:bands") or [{}])[0]
+    stated = suffix[1] if suffix else _first_of({**entry, **asset}, "gsd", "raster:spatial_resolution", "spatial_resolution")
+    transform = asset.get("proj:transform")
+    metres = float(stated if stated is not None else transform[0] if transform else native)
+    return metres > native, round(abs(metres - native))
+
+
+def _to_assets(item: Json, choices: Mapping[str, _Choice], base_url: str) -> dict[str, dict[str, Any]]:
+    """The chosen assets and those that describe them, by our names."""
+    assets = {name: {**_to_asset(item, choice.asset, base_url), "index": choice.number} for name, choice in choices.items()}
+    described = _find_descriptions(item, choices) if choices.keys() & set(POLARISATIONS) else _find_product_metadata(item)
+    return assets | {name: _to_asset(item, asset, base_url) for name, asset in described.items()}
+
+
+def _find_product_metadata(item: Json) -> dict[str, Json]:
+    found = [a for key, a in item["assets"].items() if a.get("href") and any(map(PRODUCT_METADATA.search, (key, a["href"])))]
+    return {MTD: found[0]} if found else {}
+
+
+def _find_descriptions(item: Json, choices: Mapping[str, _Choice]) -> dict[str, Json]:
+    """The files that describe the chosen polarisations, by kind and polarisation.
+
+    Planetary Computer and stactools list the file on radio interference as the product annotation of newer products, and some catalogues
+    list no annotation at all: it lies beside the others, under their name.
+    """
+    found: dict[str, Json] = {}
+    for key, asset in item["assets"].items():
+        match = DESCRIPTION.search(key)
+        if match and asset.get("href"):
+            kind = match[1].lower().replace("product", "annotation")
+            found[f"{kind}-{match[2].upper()}"] = asset
+    for name in choices:
+        beside = found.get(f"annotation-{name}", found.get(f"calibration-{name}"))
+        if beside and BESIDE_ANNOTATION.search(beside["href"]):
+            found[f"annotation-{name}"] = {"href": BESIDE_ANNOTATION.sub("annotation/", beside["href"])}  # of which size is not known
+    wanted = [f"{kind}-{name}" for name in choices for kind in DESCRIBED_BY]
+    return {name: found[name] for name in wanted if name in found}
 
 
 def _to_asset(item: Json, asset: Json, base_url: str) -> dict[str, Any]:
-    href = _relative_to(base_url, _absolute(item, asset["href"]))
-    return {"href": href, "checksum": asset.get("file:checksum"), "size_bytes": asset.get("file:size")}
+    href = _relative_to(base_url, strip_signature(_absolute(item, asset["href"])))
+    checksum = _first_of(asset, "file:checksum", "checksum:multihash")
+    return {"href": href, "checksum": checksum, "size_bytes": asset.get("file:size")}
 
 
 def _absolute(item: Json, href: str) -> str:
@@ -112,9 +263,39 @@ def _relative_to(base_url: str, href: str) -> str:
     return href.removeprefix(f"{base_url}/") if base_url else href
 
 
-def _crs_of(properties: Json) -> str:
-    code, epsg = properties.get("proj:code"), properties.get("proj:epsg")
-    return str(code) if code else f"EPSG:{epsg}" if epsg else ""
+# Where and when it was taken, and how it was processed.
+
+
+def _bbox_of(item: Json) -> tuple[float, float, float, float]:
+    """West, south, east, north of a box with two or three dimensions, longitudes within -180..180."""
+    bbox = item["bbox"]
+    if not isinstance(bbox, Sequence) or len(bbox) not in (4, 6) or not all(isinstance(edge, int | float) for edge in bbox):
+        raise DataError(f"its bbox {bbox} is not of four or six numbers")
+    west, south, east, north = bbox[0], bbox[1], bbox[len(bbox) // 2], bbox[len(bbox) // 2 + 1]
+    if not -90 <= south <= north <= 90:
+        raise DataError(f"its bbox {bbox} is not west, south, east, north in degrees")
+    return _wrap_longitude(west), south, _wrap_longitude(east), north
+
+
+def _wrap_longitude(longitude_deg: float) -> float:
+    return longitude_deg if -180 <= longitude_deg <= 180 else (longitude_deg + 180) % 360 - 180
+
+
+def _crs_of(item: Json, choices: Mapping[str, _Choice]) -> str:
+    """The CRS that the item or its first asset states, else that of its Sentinel-2 tile; empty if nothing tells."""
+    for stated in (item["properties"], *(choice.asset for choice in choices.values())):
+        code, epsg = stated.get("proj:code"), stated.get("proj:epsg")
+        if code or epsg:
+            return str(code or f"EPSG:{epsg}")
+    tile = TILE.match(_tile_of(item["properties"]))
+    return f"EPSG:{326 if tile[2] >= 'N' else 327}{tile[1]}" if tile else ""
+
+
+def _tile_of(properties: Json) -> str:
+    """For example `06VVN`; some catalogues drop the leading zero."""
+    square = [str(properties.get(key) or "") for key in ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")]
+    tile = _first_of(properties, "s2:mgrs_tile", "grid:code") or ("".join(square) if all(square) else "")
+    return f"{str(tile).removeprefix('MGRS-'):0>5}" if tile else ""
 
 
 def _time_of(item: Json) -> str:
@@ -129,35 +310,47 @@ def _time_of(item: Json) -> str:
 
 def _baseline_of(item: Json) -> str | None:
     properties = item["properties"]
-    stated = _first_of(properties, "s2:processing_baseline", "processing:version")
+    for key in ("s2:processing_baseline", "processing:version"):
+        if stated := BASELINE.match(str(properties.get(key) or "")):
+            return f"{stated[1]:0>2}.{stated[2]}"
     named = BASELINE_IN_NAME.search(f"{properties.get('s2:product_uri', '')} {item['id']}")
-    return str(stated) if stated is not None else f"{named[1]}.{named[2]}" if named else None
+    return f"{named[1]}.{named[2]}" if named else None
 
 
-def _offset_of(assets: Mapping[str, Json]) -> float | None:
+def _offset_of(choices: Mapping[str, _Choice]) -> float | None:
     """The reflectance offset that all bands state, in `raster:bands` (STAC 1.0) or in `bands` (STAC 1.1); None if they state none."""
-    offsets = set()
-    for name, asset in assets.items():
-        if name != SCL:
-            raster, band = ((asset.get(key) or [{}])[0] for key in ("raster:bands", "bands"))
-            offsets.add(_first_of({**asset, **band, "offset": raster.get("offset")}, "offset", "raster:offset"))
+    stated = {name: _stated_offset(choice) for name, choice in choices.items() if name != SCL}
+    offsets = {offset for offset in stated.values() if offset is not None}
     if len(offsets) > 1:
-        raise DataError(f"its bands state different offsets: {sorted(offsets, key=str)}")
-    (offset,) = offsets
-    return None if offset is None else float(offset)
+        raise DataError(f"its bands state different offsets: {sorted(offsets)}")
+    return offsets.pop() if offsets else None
 
 
-def _facts_of(properties: Json) -> dict[str, str]:
+def _stated_offset(choice: _Choice) -> float | None:
+    entries = ((choice.asset.get(key) or [{}]) for key in ("raster:bands", "bands"))
+    old, new = (of_bands[min(choice.number, len(of_bands)) - 1] for of_bands in entries)
+    stated = _first_of({**choice.asset, **new, "offset": old.get("offset")}, "offset", "raster:offset")
+    return None if stated is None else float(stated)
+
+
+def _to_facts(item: Json, choices: Mapping[str, _Choice]) -> dict[str, str]:
     """What tells one acquisition and one processing from another, in one spelling."""
-    square = [properties.get(key) for key in ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")]
-    tile = _first_of(properties, "s2:mgrs_tile", "grid:code") or ("".join(map(str, square)) if all(square) else None)
+    properties, pols = item["properties"], [name for name in choices if name in POLARISATIONS]
+    names = f"{properties.get('s2:product_uri', '')} {item['id']}"
+    orbit, coarse = ORBIT_IN_NAME.search(names), [f"{name} from {choice.key}" for name, choice in choices.items() if choice.misfit[0]]
     facts = {
-        "platform": str(properties.get("platform") or "").lower(),
-        "tile": str(tile or "").removeprefix("MGRS-"),
+        "platform": _platform_of(item),
+        "tile": _tile_of(properties),
         "orbit_state": properties.get("sat:orbit_state"),
-        "relative_orbit": properties.get("sat:relative_orbit"),
-        "datastrip": properties.get("s2:datastrip_id"),
-        "product": properties.get("s2:product_uri"),
+        "relative_orbit": _first_of(properties, "sat:relative_orbit") or (int(orbit[1]) if orbit else None),
+        "absolute_orbit": properties.get("sat:absolute_orbit"),
+        "datatake": _first_of(properties, "s2:datatake_id", "s1:datatake_id", "eopf:datatake_id"),
+        "datastrip": _first_of(properties, "s2:datastrip_id", "eopf:datastrip_id"),
+        "product": _first_of(properties, "s2:product_uri", "s1:product_identifier"),
         "generated": _first_of(properties, "s2:generation_time", "s1:processing_datetime", "processing:datetime", "created"),
+        "mode": properties.get("sar:instrument_mode"),
+        "slice": properties.get("s1:slice_number"),
+        "polarisations": " ".join(pols),
+        "coarser": ", ".join(coarse),
     }
     return {key: str(value) for key, value in facts.items() if value not in (None, "")}
