@@ -83,7 +83,7 @@ class Catalogue:
             CatalogueError: no answer.
         """
         client = self.client
-        with _plain_faults(self):
+        with _plain_faults(self), _silent_client():
             return tuple(sorted(collection.id for collection in client.get_collections()))
 
 
@@ -144,12 +144,19 @@ def _connect(catalogue: Catalogue) -> Client:
     make_patient(reader.session, catalogue.budget, catalogue.pause)
     if Path(catalogue.address).is_dir():
         reader.session.trust_env = False  # a proxy of the surroundings knows nothing of our own child
-    with _plain_faults(catalogue), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say is checked below
+    with _plain_faults(catalogue), _silent_client():
         client: Client = Client.open(catalogue.base_url, stac_io=reader)
     if not client.conforms_to("ITEM_SEARCH"):
         raise CatalogueError(f"{catalogue.address} offers no item search: give the landing page of a STAC API, not of a static catalogue")
     return client
+
+
+@contextlib.contextmanager
+def _silent_client() -> Iterator[None]:
+    """Without the warnings of pystac-client on landing pages that leave something out: it finds its way, or what it lacks is checked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _InterruptedError(CatalogueError):
@@ -293,8 +300,8 @@ def _ask(catalogue: Catalogue, client: Client, question: _Question) -> _Answer:
 def _read_pages(catalogue: Catalogue, client: Client, question: _Question) -> Iterator[Json]:
     interval = None if question.period == (None, None) else question.period
     with _plain_faults(catalogue):
-        # GET: every STAC API has to know it, POST is optional.
-        search = client.search(method="GET", collections=list(question.collections), bbox=question.bbox, datetime=interval, limit=PAGE)
+        with _silent_client():  # GET: every STAC API has to know it, POST is optional
+            search = client.search(method="GET", collections=list(question.collections), bbox=question.bbox, datetime=interval, limit=PAGE)
         for page in search.pages_as_dicts():
             _check_page(page)
             yield page
