@@ -12,11 +12,16 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
+import pyproj
+import rasterio
 from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioIOError
+from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator, RegularGridInterpolator
 
-from sereno.pipeline.errors import DataError
+from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.safe import Float, GeolocationGrid, GroundRange, compute_ground_range
 
 SCALE_M: Final = 1e5
@@ -146,3 +151,47 @@ def _densify(layers: Float, lattice: tuple[Float, Float], geobox: GeoBox) -> Flo
     wanted = np.meshgrid(*(np.arange(size, dtype=float) for size in geobox.shape), indexing="ij")
     points = np.stack([axis.ravel() for axis in wanted], axis=1)
     return np.stack([RegularGridInterpolator((rows, columns), layer)(points).reshape(geobox.shape) for layer in values])
+
+
+def read_heights(dem: str, geobox: GeoBox) -> Float:
+    """Heights of the GeoTIFF `dem` at the pixels of `geobox`, metres, bilinear; NaN where it has none: (y, x).
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: it has no CRS, or no height in the area.
+    """
+    try:
+        with rasterio.open(dem) as source:
+            if source.crs is None:
+                raise DataError(f"pipeline.ingest.dem {dem} has no CRS: give heights as a georeferenced GeoTIFF")
+            # Only the horizontal part: with the vertical one GDAL would look for a geoid that is seldom installed.
+            with WarpedVRT(
+                source,
+                src_crs=_horizontal_of(source.crs),
+                crs=str(geobox.crs),
+                transform=geobox.transform,
+                height=geobox.shape.y,
+                width=geobox.shape.x,
+                resampling=Resampling.bilinear,
+                dtype="float32",
+                nodata=np.nan,
+            ) as warped:
+                heights: Float = warped.read(1).astype(np.float64)
+    except RasterioIOError as error:
+        raise MissingError(f"pipeline.ingest.dem {dem} cannot be opened: {error}") from error
+    if not np.isfinite(heights).any():
+        raise DataError(f"pipeline.ingest.dem {dem} holds no height in the area: give one that covers it and a few kilometres around")
+    return heights
+
+
+def find_datum(dem: str) -> str | None:
+    """Name of the surface above which the heights of `dem` are, if the file says that it is another one than the ellipsoid."""
+    with rasterio.open(dem) as source:
+        stated = pyproj.CRS.from_user_input(source.crs)
+    vertical = next((part for part in stated.sub_crs_list if part.is_vertical), None)
+    return None if vertical is None or "ellipsoid" in vertical.name.lower() else str(vertical.name)
+
+
+def _horizontal_of(crs: object) -> str:
+    parts = pyproj.CRS.from_user_input(crs).sub_crs_list
+    return str((parts[0] if parts else pyproj.CRS.from_user_input(crs)).to_wkt())
