@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sereno.pipeline import config
+from sereno.pipeline.errors import ConfigError, MissingError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,6 +37,48 @@ def query(
     from sereno.pipeline.query import query_pairs
 
     query_pairs(area, output, config.parse_settings(config.QuerySettings, settings))
+
+
+@app.command()
+def plan(
+    locks: Annotated[list[Path], typer.Argument(metavar="LOCK...", help="Locks written by `sereno query`.")],
+    settings: Settings = "{}",
+    config_file: Annotated[Path | None, typer.Option("--config", help="Config of the flow, to take the settings from.")] = None,
+) -> None:
+    """Say what a run from locks will fetch, make and keep, before anything is fetched."""
+    from sereno.pipeline.estimate import describe_plans, estimate_area
+    from sereno.pipeline.pairs import Lock
+
+    chosen = config.parse_settings(config.PlanSettings, settings) if config_file is None else _read_config(config_file).plan
+    for line in describe_plans([estimate_area(Lock.read(lock), chosen) for lock in locks]):
+        typer.echo(line)
+
+
+def _read_config(path: Path) -> config.PipelineSettings:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}") from None
+    section = values.get("pipeline") if isinstance(values, dict) else None
+    return config.load_settings(config.PipelineSettings, section, where=f"{path}, section 'pipeline'")
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="Lock.")],
+    second: Annotated[Path, typer.Argument(help="Another lock of the same area, for example of a later search.")],
+) -> None:
+    """Say how two locks differ; the exit code is 0 if they say the same and 1 if not."""
+    from sereno.pipeline.comparison import compare_locks, count_changes
+    from sereno.pipeline.pairs import Lock
+
+    changes = compare_locks(Lock.read(first), Lock.read(second))
+    for change in changes:
+        typer.echo(change.describe())
+    typer.echo(", ".join(f"{count} x {what}" for what, count in count_changes(changes).items()) or "no difference")
+    raise typer.Exit(1 if changes else 0)
 
 
 @app.command()
@@ -111,6 +154,20 @@ def verify(manifests: Annotated[list[Path], typer.Argument(help="Manifests of st
 
     for manifest in manifests:
         typer.echo(f"{manifest}: {verify_store(manifest)} files as written")
+
+
+@app.command()
+def ledger(
+    results: Annotated[Path, typer.Argument(help="Folder that holds the results of the other steps.")],
+) -> None:
+    """Say what became of every item and asset, what reading them cost, and what was not simply used, with reasons."""
+    from sereno.pipeline.ledger import describe_ledger, read_ledger
+
+    paths = [*sorted(results.glob("query/*.ledger.csv")), *sorted(results.glob("ingest/*/*.ledger.csv"))]
+    if not paths:
+        raise MissingError(f"there is no ledger in {results}: name the folder that the workflow wrote to, after `snakemake query`")
+    for line in describe_ledger([entry for path in paths for entry in read_ledger(path)]):
+        typer.echo(line)
 
 
 @app.command()

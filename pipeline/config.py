@@ -387,6 +387,17 @@ class PackSettings(Settings):
     """Seed of the order in which patches are stored."""
 
 
+class PlanSettings(Settings):
+    """What an estimate from locks depends on: the settings of three later steps."""
+
+    ingest: IngestSettings = IngestSettings()
+    """Which bands are read."""
+    patch: PatchSettings = PatchSettings()
+    """How many windows there are."""
+    pack: PackSettings = PackSettings()
+    """How they are stored."""
+
+
 class PipelineSettings(Settings):
     """The data steps, one section each."""
 
@@ -404,3 +415,8 @@ class PipelineSettings(Settings):
     """Cut pairs into windows."""
     pack: PackSettings = PackSettings()
     """Join patches into a dataset."""
+
+    @property
+    def plan(self) -> PlanSettings:
+        """What an estimate from locks depends on."""
+        return PlanSettings(ingest=self.ingest, patch=self.patch, pack=self.pack)

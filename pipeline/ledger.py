@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.pairs import Status
@@ -73,3 +74,73 @@ def _parse_row(row: dict[str, str]) -> Entry:
 def ledger_of(manifest: Path) -> Path:
     """Where the ledger of a lock or of a scene lies: `AREA.json` gives `AREA.ledger.csv`."""
     return manifest.with_name(f"{manifest.stem}.ledger.csv")
+
+
+class Sum(NamedTuple):
+    """Entries of one step and one status together."""
+
+    step: str
+    """`query` or `ingest`."""
+    status: Status
+    """What became of them."""
+    items: int
+    """Entries about an item as a whole."""
+    assets: int
+    """Entries about one asset."""
+    retries: int
+    """How often reading was tried again."""
+    bytes_read: int
+    """Bytes fetched or read from disk."""
+    seconds: float
+    """Wall time of all of them, one after the other."""
+
+
+def sum_entries(entries: Iterable[Entry]) -> list[Sum]:
+    """Sums by step and status, the most usual status of each step first."""
+    groups: dict[tuple[str, Status], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.step, entry.status), []).append(entry)
+    order = sorted(groups, key=lambda key: (key[0] != "query", key[0], get_args(Status).index(key[1])))
+    return [_sum_group(key, groups[key]) for key in order]
+
+
+def _sum_group(key: tuple[str, Status], entries: list[Entry]) -> Sum:
+    assets = sum(bool(entry.asset) for entry in entries)
+    retries, size = sum(entry.retries for entry in entries), sum(entry.bytes_read for entry in entries)
+    return Sum(*key, len(entries) - assets, assets, retries, size, math.fsum(entry.seconds for entry in entries))
+
+
+def list_losses(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries that are not plainly used, by status, reason and place."""
+    told = [entry for entry in entries if entry.status != "used" or entry.reason]
+    return sorted(told, key=lambda entry: (get_args(Status).index(entry.status), entry.reason, entry))
+
+
+def describe_ledger(entries: Sequence[Entry]) -> list[str]:
+    """The sums as a table, then a line for each entry that is not plainly used."""
+    head = ("step", "status", "items", "assets", "retries", "read", "seconds")
+    sums = [(*map(str, row[:5]), to_size(row.bytes_read), f"{row.seconds:.1f}") for row in sum_entries(entries)]
+    table = to_lines([head, *sums], n_words=2)
+    told = [
+        f"{e.status}: {' '.join(part for part in (e.area, e.scene, e.item, e.asset) if part)}: {e.reason}" for e in list_losses(entries)
+    ]
+    return [*table, "", *(told or ["everything was used"])]
+
+
+def to_lines(rows: Sequence[Sequence[str]], *, n_words: int) -> list[str]:
+    """Rows of cells as lines with straight columns: the first `n_words` columns to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    padded = [
+        [cell.ljust(w) if place < n_words else cell.rjust(w) for place, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
+    return ["  ".join(row).rstrip() for row in padded]
+
+
+def to_size(size: float) -> str:
+    """Bytes in words: `1.5 GB`, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.{0 if unit == 'B' or size >= 99.5 else 1}f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

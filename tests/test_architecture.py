@@ -21,7 +21,7 @@ PIPELINE_LANES = (
     {"presets", "signing", "areas", "items", "scheduler"},
     {"scene"},
     {"store"},
-    {"ledger", "estimate", "comparison", "safe"},
+    {"ledger", "comparison", "safe"},
     {
         "radiometry",
         "offset",
@@ -36,7 +36,7 @@ PIPELINE_LANES = (
         "noise",
         "speckle",
     },
-    {"catalogue", "detectors", "mosaic"},
+    {"catalogue", "detectors", "mosaic", "estimate"},
     {"ground", "atmosphere"},
     {"radar", "stac", "world"},
     {"sensors"},

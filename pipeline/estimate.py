@@ -1,0 +1,282 @@
+"""What a run will fetch, make and keep, reckoned from its locks before anything is fetched.
+
+Locks and settings enter; a plan per area leaves, and lines to print. Sizes that no catalogue states are taken from typical ones, and the
+plan says how many. Pure: no file is opened, no server is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from odc.geo.geobox import GeoBox
+
+from sereno.pipeline.areas import to_bboxes
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.config import PlanSettings
+from sereno.pipeline.ledger import to_lines, to_size
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord
+from sereno.pipeline.patches import MASK_CHANNELS
+from sereno.pipeline.presets import PRESETS
+from sereno.pipeline.splits import block_windows
+
+SAR_GSD_M: Final = 10
+"""Pixel of Sentinel-1 RTC and GRD images (IW, high resolution)."""
+SCL_GSD_M: Final = 20
+"""Pixel of the scene classification."""
+TILE_PX: Final = 512
+"""Side of a tile inside the files: GDAL's default for cloud-optimised ones. Tiles are fetched whole: a window costs one more each way."""
+FULL_SHARE: Final = 0.75
+"""Share of a file that is its full resolution; the rest are overviews, of a quarter, a sixteenth and so on of its pixels."""
+HEADER_BYTES: Final = 32_768
+"""Fetched when a file is opened."""
+DOCUMENT_BYTES: Final = 1_000_000
+"""Typical annotation, calibration or noise file of Sentinel-1: 0.3 to 1.7 MB in three products of 2015 to 2021."""
+TYPICAL_BYTES_PX: Final[Mapping[int, float]] = {10: 1.31, 20: 1.85, 60: 1.94}
+"""Bytes per pixel of a whole file with its overviews, by pixel size in metres: medians of ten Sentinel-2 items of Earth Search."""
+TYPICAL_SCL_BYTES_PX: Final = 0.03
+"""The same for the scene classification."""
+TYPICAL_SAR_BYTES_PX: Final = 3.0
+"""The same for Sentinel-1 RTC (float32), its black corners counted as pixels: median of four items of Planetary Computer."""
+SLICE_FILL: Final = 0.73
+"""Share of its bounding box that a Sentinel-1 slice of 250 by 170 km fills, 10 degrees off north; black corners cost next to nothing."""
+OPTICAL_STORED: Final = {"lz4": 0.75, "zstd": 0.6}
+"""Stored bytes per byte of optical integers, by codec: a real cloudy and a real clear scene of 13 bands, averaged."""
+SAR_STORED: Final = {"lz4": 0.71, "zstd": 0.70}
+"""The same for SAR in hundredths of a decibel, of the same place."""
+MASK_STORED: Final = 0.03
+"""The same for validity, classes and cloud probability, which hold large uniform areas; both codecs."""
+METRES_PER_DEGREE: Final = 111_320.0
+"""Along a meridian; along a parallel times the cosine of the latitude."""
+
+
+class Fetch(NamedTuple):
+    """What reading one asset, or many, costs."""
+
+    assets: int
+    """Number of assets."""
+    bytes: float
+    """Bytes to fetch, estimated."""
+    unstated: int
+    """Assets whose size no catalogue states, so that a typical one is taken."""
+    requests: int
+    """Requests to a server; 0 where files lie in a folder."""
+
+
+NOTHING: Final = Fetch(0, 0.0, 0, 0)
+"""Nothing is read."""
+
+
+class Disk(NamedTuple):
+    """Bytes on disk after the run, estimated."""
+
+    scenes: float
+    """Calibrated scenes."""
+    pairs: float
+    """Aligned pairs."""
+    masks: float
+    """Cloud and shadow probabilities."""
+    patches: float
+    """Patches of each pair."""
+    dataset: float
+    """The packed dataset."""
+
+
+class AreaPlan(NamedTuple):
+    """One area, or the sum of several."""
+
+    area: str
+    """Its name, or `total`."""
+    scenes: int
+    """Acquisitions that are read."""
+    items: int
+    """Catalogue items they are laid of."""
+    fetch: Fetch
+    """What reading them costs."""
+    pairs: int
+    """Triplets of SAR, input and target."""
+    patches: int
+    """Patches if every window of every pair is kept: the most there can be."""
+    disk: Disk
+    """What is left on disk, with that many patches."""
+
+
+Box = tuple[float, float, float, float]
+
+
+def estimate_area(lock: Lock, settings: PlanSettings) -> AreaPlan:
+    """The plan of one lock."""
+    geobox = lock.grid.to_geobox()
+    fetches = [_estimate_asset(part, geobox, settings) for scene in lock.scenes.values() for part in _list_parts(lock, scene, settings)]
+    patches = sum(_count_windows(lock.scene(pair.cloudy), geobox, settings) for pair in lock.pairs)
+    items = sum(len(scene.items) for scene in lock.scenes.values())
+    disk = _estimate_disk(lock, geobox, patches, settings)
+    return AreaPlan(lock.area, len(lock.scenes), items, _sum_fetches(fetches), len(lock.pairs), patches, disk)
+
+
+def sum_plans(plans: Sequence[AreaPlan]) -> AreaPlan:
+    """All areas together; there must be one."""
+    scenes, items, pairs, patches = (sum(column) for column in zip(*((p.scenes, p.items, p.pairs, p.patches) for p in plans), strict=True))
+    disk = Disk(*(sum(column) for column in zip(*(plan.disk for plan in plans), strict=True)))
+    return AreaPlan("total", scenes, items, _sum_fetches([plan.fetch for plan in plans]), pairs, patches, disk)
+
+
+def _sum_fetches(parts: Sequence[Fetch]) -> Fetch:
+    return Fetch(*(sum(column) for column in zip(NOTHING, *parts, strict=True)))
+
+
+class _Part(NamedTuple):
+    """One asset as it will be read."""
+
+    name: str
+    asset: AssetRecord
+    item: ItemRecord
+    is_remote: bool
+
+
+def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[_Part]:
+    """The assets of a scene that will be read: bands that are kept, and what describes them."""
+    catalogue = scene.catalogue or lock.catalogue
+    bands = _optical_bands(scene, settings)
+    left_out = {*L1C_BANDS} - {*bands}
+    return [
+        _Part(name, asset, item, "://" in catalogue or "://" in asset.href or catalogue in PRESETS)
+        for item in scene.items
+        for name, asset in item.assets.items()
+        if name not in left_out
+    ]
+
+
+def _optical_bands(scene: SceneRecord, settings: PlanSettings) -> tuple[str, ...]:
+    return settings.ingest.bands or (L1C_BANDS if scene.sensor in ("sentinel2-l1c", "sen12mscr-s2") else L2A_BANDS)
+
+
+def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetch:
+    """What reading one asset costs: whole tiles around the area, at full resolution."""
+    gsd_m = _gsd_of(part.name)
+    stated = part.asset.size_bytes
+    if gsd_m is None:  # a document, or a window of a delivered dataset: read whole
+        return Fetch(1, stated or DOCUMENT_BYTES, int(stated is None), int(part.is_remote))
+    margin_m = settings.ingest.margin_px * abs(geobox.resolution.y) if _is_sar(part) else 0.0
+    width_m, height_m = _measure(part.item.bbox)
+    tile_m = TILE_PX * gsd_m
+    wanted = _overlap(_enclose(geobox), part.item.bbox, margin_m)
+    wide_m, high_m = (min(whole, side + tile_m) if all(wanted) else 0.0 for whole, side in zip((width_m, height_m), wanted, strict=True))
+    fill = SLICE_FILL if _is_sar(part) else 1.0
+    share = min(1.0, wide_m * high_m / (width_m * height_m * fill))
+    whole = stated or width_m * height_m / gsd_m**2 * _typical_bytes_px(part.name, gsd_m)
+    rows = math.ceil(high_m / tile_m)  # the tiles of a row lie side by side in the file, so one request fetches them
+    return Fetch(1, min(whole, HEADER_BYTES + whole * FULL_SHARE * share), int(stated is None), (1 + rows) * int(part.is_remote))
+
+
+def _gsd_of(name: str) -> int | None:
+    """Pixel of a band in metres; None for what is no band of an image that is larger than the area."""
+    if name in {*SAR_BANDS, "HH", "HV"}:
+        return SAR_GSD_M
+    return SCL_GSD_M if name == SCL else next((band.gsd_m for band in SENTINEL2_BANDS if band.name == name), None)
+
+
+def _is_sar(part: _Part) -> bool:
+    return part.item.sensor.startswith("sentinel1")
+
+
+def _typical_bytes_px(name: str, gsd_m: int) -> float:
+    if name in {*SAR_BANDS, "HH", "HV"}:
+        return TYPICAL_SAR_BYTES_PX
+    return TYPICAL_SCL_BYTES_PX if name == SCL else TYPICAL_BYTES_PX[gsd_m]
+
+
+def _measure(box: Box) -> tuple[float, float]:
+    """Width and height in metres of a box in degrees; west may be greater than east."""
+    west, south, east, north = box
+    metres = METRES_PER_DEGREE * math.cos(math.radians((south + north) / 2))
+    return ((east - west) % 360 or 360.0) * metres, (north - south) * METRES_PER_DEGREE
+
+
+def _enclose(geobox: GeoBox) -> Box:
+    """West, south, east, north in degrees; west is greater than east where the grid crosses 180 degrees."""
+    boxes = to_bboxes(geobox)
+    return boxes[0][0], boxes[0][1], boxes[-1][2], boxes[0][3]
+
+
+def _overlap(wanted: Box, there: Box, margin_m: float) -> tuple[float, float]:
+    """Width and height in metres of the ground, grown by a margin, that two boxes in degrees share; 0 if they share none."""
+    margin = margin_m / METRES_PER_DEGREE
+    metres = METRES_PER_DEGREE * math.cos(math.radians((wanted[1] + wanted[3]) / 2))
+    wide = margin_m / metres
+    west, east = there[0], there[0] + ((there[2] - there[0]) % 360 or 360.0)
+    begins = (wanted[0] - west + 180) % 360 - 180 + west  # the turn of the globe that lies nearest
+    width = min(east, begins + (wanted[2] - wanted[0]) % 360 + wide) - max(west, begins - wide)
+    height = min(there[3], wanted[3] + margin) - max(there[1], wanted[1] - margin)
+    return (width * metres, height * METRES_PER_DEGREE) if width > 0 and height > 0 else (0.0, 0.0)
+
+
+def _count_windows(cloudy: SceneRecord, geobox: GeoBox, settings: PlanSettings) -> int:
+    """Windows of one pair: those of the ground blocks, or those that were delivered."""
+    if settings.patch.layout == "blocks":
+        return len(block_windows(geobox, settings.patch))
+    return sum(len(item.assets) for item in cloudy.items)
+
+
+def _estimate_disk(lock: Lock, geobox: GeoBox, patches: int, settings: PlanSettings) -> Disk:
+    pixels = geobox.shape.y * geobox.shape.x
+    margin = 2 * settings.ingest.margin_px
+    wide = (geobox.shape.y + margin) * (geobox.shape.x + margin)
+    scenes = pairs = 0.0
+    for scene in lock.scenes.values():
+        scenes += _optical_bytes(scene, pixels, settings) if scene.sensor.startswith(("sentinel2", "sen12mscr-s2")) else _sar_bytes(wide)
+    for pair in lock.pairs:
+        pairs += _sar_bytes(pixels) + sum(_optical_bytes(lock.scene(name), pixels, settings) for name in (pair.cloudy, pair.clear))
+    masks = len(lock.pairs) * 4 * pixels * MASK_STORED
+    depth = len(_optical_bands(lock.scene(lock.pairs[0].cloudy), settings)) if lock.pairs else 0
+    return Disk(scenes, pairs, masks, *(patches * _patch_bytes(depth, settings, codec) for codec in ("lz4", settings.pack.codec)))
+
+
+def _optical_bytes(scene: SceneRecord, pixels: int, settings: PlanSettings) -> float:
+    """An optical scene of so many pixels: two bytes a band, and validity and classes."""
+    return pixels * (2 * len(_optical_bands(scene, settings)) * OPTICAL_STORED["lz4"] + 2 * MASK_STORED)
+
+
+def _sar_bytes(pixels: int) -> float:
+    """A SAR scene of so many pixels: two bytes a polarisation, and validity."""
+    return pixels * (2 * len(SAR_BANDS) * SAR_STORED["lz4"] + MASK_STORED)
+
+
+def _patch_bytes(depth: int, settings: PlanSettings, codec: str) -> float:
+    """One patch with input and target of `depth` bands."""
+    values = 2 * 2 * depth * OPTICAL_STORED[codec] + 2 * len(SAR_BANDS) * SAR_STORED[codec]
+    return settings.patch.size_px**2 * (values + len(MASK_CHANNELS) * MASK_STORED)
+
+
+HEAD: Final = ("area", "scenes", "items", "assets", "to fetch", "requests", "pairs", "patches", "disk")
+"""Columns of a printed plan."""
+
+
+def describe_plans(plans: Sequence[AreaPlan]) -> list[str]:
+    """A plan in lines: a table with one row per area and their sum, and what the numbers rest on."""
+    total = sum_plans(plans)
+    rows = [HEAD, *(_to_row(plan) for plan in (*plans, *([total] if len(plans) > 1 else [])))]
+    lines = to_lines(rows, n_words=1)
+    parts = ", ".join(f"{name} {to_size(size)}" for name, size in total.disk._asdict().items())
+    return [*lines, "", f"disk: {parts}", _explain_sizes(total.fetch), PATCHES_NOTE]
+
+
+PATCHES_NOTE: Final = "patches are the most there can be: windows under clouds in the target, or outside of the images, are left out"
+"""Why fewer patches come out."""
+
+
+def _explain_sizes(fetch: Fetch) -> str:
+    if not fetch.unstated:
+        return f"to fetch: from the stated sizes of {fetch.assets} files, whole tiles of {TILE_PX} pixels around each area"
+    return (
+        f"to fetch: {fetch.unstated} of {fetch.assets} files state no size, so typical ones are taken (Sentinel-2 "
+        f"{TYPICAL_BYTES_PX[10]} to {TYPICAL_BYTES_PX[60]} bytes a pixel, Sentinel-1 RTC {TYPICAL_SAR_BYTES_PX}); expect half to twice that"
+    )
+
+
+def _to_row(plan: AreaPlan) -> tuple[str, ...]:
+    fetch = plan.fetch
+    about = "~" if fetch.unstated else ""
+    counts = (str(plan.scenes), str(plan.items), str(fetch.assets), f"{about}{to_size(fetch.bytes)}", str(fetch.requests or "none"))
+    return (plan.area, *counts, str(plan.pairs), str(plan.patches), to_size(sum(plan.disk)))

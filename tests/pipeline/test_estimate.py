@@ -1,0 +1,161 @@
+"""A plan from locks: bytes follow the ground, unknown sizes are said, patches are an upper limit."""
+
+import math
+from typing import Any
+
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+
+from sereno.pipeline.areas import to_bboxes
+from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.config import IngestSettings, PackSettings, PatchSettings, PlanSettings
+from sereno.pipeline.estimate import FULL_SHARE, HEADER_BYTES, TILE_PX, describe_plans, estimate_area, sum_plans
+from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, SceneRecord
+
+TILE_M = 109_800
+CORNER = (600_000, 5_100_000)
+GSD = {band.name: band.gsd_m for band in SENTINEL2_BANDS} | {"SCL": 20, "VV": 10, "VH": 10}
+
+
+def make_grid(side_px: int, left_m: float = 30_000, down_m: float = 30_000, epsg: int = 32632) -> GeoBox:
+    """A square inside the tile."""
+    return GeoBox((side_px, side_px), Affine(10, 0, CORNER[0] + left_m, 0, -10, CORNER[1] - down_m), f"EPSG:{epsg}")
+
+
+def make_item(name: str, sensor: str, size: int | None, bbox: tuple[float, float, float, float]) -> ItemRecord:
+    names = ("VV", "VH") if sensor == "sentinel1-rtc" else (*L2A_BANDS, "SCL")
+    assets = {band: AssetRecord(href=f"https://example.org/{name}/{band}.tif", size_bytes=size) for band in names}
+    facts: dict[str, Any] = {"item": name, "collection": "c", "sensor": sensor, "time": "2021-06-03T10:20:00Z", "crs": "EPSG:32632"}
+    return ItemRecord.model_validate(facts | {"bbox": bbox, "assets": assets})
+
+
+def tile_bbox() -> tuple[float, float, float, float]:
+    [box] = to_bboxes(GeoBox((TILE_M // 60, TILE_M // 60), Affine(60, 0, CORNER[0], 0, -60, CORNER[1]), "EPSG:32632"))
+    return box
+
+
+def make_lock(grid: GeoBox, *, size: int | None = 100_000_000, catalogue: str = "https://example.org/stac", tiles: int = 1) -> Lock:
+    sensors = {"s": "sentinel1-rtc", "o": "sentinel2-l2a", "c": "sentinel2-l2a"}
+    scenes = {
+        name: SceneRecord.model_validate(
+            {"id": name, "sensor": sensor, "time": "2021-06-03T10:20:00Z"}
+            | {"items": [make_item(f"{name}{n}", sensor, size, tile_bbox()) for n in range(tiles)]}
+        )
+        for name, sensor in sensors.items()
+    }
+    pair = Pair(id="p", sar="s", cloudy="o", clear="c", sar_gap_days=0.1, clear_gap_days=5)
+    return Lock(area="west", catalogue=catalogue, grid=GridRecord.from_geobox(grid), scenes=scenes, pairs=(pair,), refused=())
+
+
+def test_counts_are_those_of_the_lock() -> None:
+    plan = estimate_area(make_lock(make_grid(1024), tiles=2), PlanSettings())
+    assert (plan.scenes, plan.items, plan.pairs) == (3, 6, 1)
+    assert plan.fetch.assets == 2 * (2 + 13 + 13)
+    assert plan.fetch.unstated == 0
+
+
+def test_an_area_as_large_as_the_file_needs_its_full_resolution() -> None:
+    grid = make_grid(TILE_M // 10, 0, 0)
+    plan = estimate_area(make_lock(grid), PlanSettings())
+    assert plan.fetch.bytes == pytest.approx(plan.fetch.assets * (FULL_SHARE * 1e8 + HEADER_BYTES), rel=0.02)
+
+
+def test_bytes_follow_the_ground_and_the_tiles_around_it() -> None:
+    settings = PlanSettings(ingest=IngestSettings(bands=("B04",)))
+    fetched = estimate_area(make_lock(make_grid(2000)), settings).fetch.bytes
+    ten, twenty = ((20_000 + TILE_PX * gsd) ** 2 / TILE_M**2 for gsd in (10, 20))
+    sar = min(1, ((20_320 + TILE_PX * 10) / TILE_M) ** 2 / 0.73)
+    expected = 1e8 * FULL_SHARE * (2 * ten + 2 * twenty + 2 * sar) + 6 * HEADER_BYTES
+    # The tile's box in degrees is a little larger than the tile, which stands askew in it.
+    assert fetched == pytest.approx(expected, rel=0.06)
+    assert fetched < expected
+
+
+def test_left_out_bands_are_not_fetched() -> None:
+    few, all_bands = (
+        estimate_area(make_lock(make_grid(1024)), PlanSettings(ingest=IngestSettings(bands=bands))) for bands in (("B02", "B03"), ())
+    )
+    assert (few.fetch.assets, all_bands.fetch.assets) == (2 + 2 * 3, 2 + 2 * 13)
+    assert few.disk.scenes < all_bands.disk.scenes
+    assert few.disk.dataset < all_bands.disk.dataset
+
+
+def test_what_no_catalogue_states_is_typical_and_said() -> None:
+    plan = estimate_area(make_lock(make_grid(TILE_M // 10, 0, 0), size=None), PlanSettings())
+    assert plan.fetch.unstated == plan.fetch.assets == 28
+    # One whole Sentinel-2 L2A item of Earth Search holds 1.0 GB in these bands, three quarters of it at full resolution.
+    assert plan.fetch.bytes / 1e9 == pytest.approx(2 * 0.75 * (4 * 0.158 + 6 * 0.0555 + 2 * 0.0065) + 2 * 0.75 * 0.36 / 0.73, rel=0.2)
+    text = "\n".join(describe_plans([plan]))
+    assert "28 of 28 files state no size" in text
+    assert "~" in text
+    assert "28 of 28" not in "\n".join(describe_plans([estimate_area(make_lock(make_grid(1024)), PlanSettings())]))
+
+
+def test_files_in_a_folder_need_no_request() -> None:
+    lock = make_lock(make_grid(1024), catalogue="results/simulate")
+    items = {
+        name: scene.model_copy(
+            update={
+                "items": tuple(
+                    item.model_copy(update={"assets": {key: AssetRecord(href=f"{key}.tif", size_bytes=9) for key in item.assets}})
+                    for item in scene.items
+                )
+            }
+        )
+        for name, scene in lock.scenes.items()
+    }
+    assert estimate_area(lock.model_copy(update={"scenes": items}), PlanSettings()).fetch.requests == 0
+    assert estimate_area(make_lock(make_grid(1024)), PlanSettings()).fetch.requests > 28
+
+
+def test_patches_are_the_windows_of_every_pair_and_disk_follows_them() -> None:
+    grid = GeoBox((1680, 1680), Affine(10, 0, 498_400, 0, -10, 5_056_800), "EPSG:32632")
+    plan = estimate_area(make_lock(grid), PlanSettings())
+    assert plan.patches == 36  # three by three blocks of two by two
+    half = estimate_area(make_lock(grid), PlanSettings(patch=PatchSettings(size_px=128, block_patches=4)))
+    assert (half.patches, half.disk.dataset) == (144, pytest.approx(plan.disk.dataset))
+    dense = estimate_area(make_lock(grid), PlanSettings(pack=PackSettings(codec="zstd")))
+    assert dense.disk.dataset < plan.disk.dataset == plan.disk.patches == dense.disk.patches
+
+
+def test_an_area_across_180_degrees_costs_what_it_costs_elsewhere() -> None:
+    """One square of ground at the seam, seen in an item that crosses it too, and the same three degrees further west."""
+    costs, seams = [], []
+    for shift in (0, -3):
+        boxes = (179.0 + shift, -17.5, (-179.0 if shift == 0 else 181.0 + shift), -16.5)
+        middle = 179.99 + shift
+        left = 500_000 + (middle - 177) * 106_400  # zone 60 has its middle at 177 E
+        grid = GeoBox((1000, 1000), Affine(10, 0, round(left, -1), 0, -10, 8_120_000), "EPSG:32760")
+        lock = make_lock(grid)
+        scenes = {
+            name: scene.model_copy(update={"items": (scene.items[0].model_copy(update={"bbox": boxes}),)})
+            for name, scene in lock.scenes.items()
+        }
+        costs.append(estimate_area(lock.model_copy(update={"scenes": scenes}), PlanSettings()).fetch.bytes)
+        seams.append(len(to_bboxes(grid)))
+    assert seams == [2, 1]
+    assert costs[0] == pytest.approx(costs[1], rel=0.02)  # meridians lean more at the edge of the zone
+    assert costs[0] > 28 * HEADER_BYTES
+
+
+@settings(max_examples=25, deadline=None)
+@given(left=st.integers(-200, 300), down=st.integers(-200, 300), side=st.integers(64, 4000), size=st.none() | st.integers(1, 10**9))
+def test_no_plan_is_negative_or_fetches_more_than_all_files(left: int, down: int, side: int, size: int | None) -> None:
+    plan = estimate_area(make_lock(make_grid(side, 1000 * left, 1000 * down), size=size), PlanSettings())
+    assert plan.fetch.bytes >= 0
+    assert all(part >= 0 and math.isfinite(part) for part in plan.disk)
+    if size is not None:
+        assert plan.fetch.bytes <= 28 * size
+
+
+def test_the_sum_is_that_of_the_areas_and_is_shown_where_there_are_several() -> None:
+    one, two = (estimate_area(make_lock(make_grid(side)), PlanSettings()) for side in (1024, 2048))
+    total = sum_plans([one, two])
+    assert total.fetch.bytes == one.fetch.bytes + two.fetch.bytes
+    assert (total.scenes, total.patches) == (6, one.patches + two.patches)
+    assert sum(total.disk) == pytest.approx(sum(one.disk) + sum(two.disk))
+    assert [line.split()[0] for line in describe_plans([one, two])[:4]] == ["area", "west", "west", "total"]
+    assert "total" not in "\n".join(describe_plans([one]))

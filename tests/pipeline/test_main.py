@@ -1,0 +1,107 @@
+"""The command line of the data verbs that only look: what is printed, and the exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sereno.pipeline.__main__ import app
+from sereno.pipeline.errors import ConfigError, DataError, MissingError, SerenoError
+from sereno.pipeline.ledger import Entry, write_ledger
+from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, SceneRecord
+
+MOMENT = "2021-06-03T10:20:00Z"
+
+
+def make_lock(area: str = "west", baseline: str = "05.09") -> Lock:
+    def make_scene(name: str, bands: tuple[str, ...], sensor: str) -> SceneRecord:
+        facts = {"sensor": sensor, "time": MOMENT}
+        assets = {band: AssetRecord(href=f"{name}/{band}.tif", size_bytes=1_000_000) for band in bands}
+        item = ItemRecord.model_validate(
+            facts
+            | {"item": name, "collection": "c", "crs": "EPSG:32632", "bbox": (8.9, 45.4, 9.3, 45.8)}
+            | {"assets": assets, "processing_baseline": baseline}
+        )
+        return SceneRecord.model_validate(facts | {"id": name, "items": (item,)})
+
+    scenes = {"s": make_scene("s", ("VV", "VH"), "sentinel1-rtc")}
+    scenes |= {name: make_scene(name, ("B03", "B04", "B08", "SCL"), "sentinel2-l2a") for name in ("o", "c")}
+    grid = GridRecord(crs="EPSG:32632", transform=(10, 0, 498_400, 0, -10, 5_056_800), shape=(1680, 1680))
+    pair = Pair(id="p", sar="s", cloudy="o", clear="c", sar_gap_days=0, clear_gap_days=5)
+    return Lock(area=area, catalogue="here", grid=grid, scenes=scenes, pairs=(pair,), refused=())
+
+
+def write_lock(path: Path, lock: Lock) -> str:
+    path.write_text(lock.to_json())
+    return str(path)
+
+
+def run(*words: str) -> Result:
+    result = CliRunner().invoke(app, words)
+    if isinstance(result.exception, SerenoError):  # which only the program itself turns into one line
+        raise result.exception
+    return result
+
+
+def test_a_plan_is_a_row_per_area_and_a_sum(tmp_path: Path) -> None:
+    locks = [write_lock(tmp_path / f"{area}.json", make_lock(area)) for area in ("west", "east")]
+    result = run("plan", *locks, "--settings", json.dumps({"patch": {"size_px": 128, "block_patches": 4}}))
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line.split() for line in result.output.splitlines() if line}
+    assert rows["west"][1:4] == ["3", "3", "10"]
+    assert rows["west"][-3] == "144", "patches"
+    assert rows["total"][-3] == "288"
+
+
+def test_a_plan_takes_the_settings_of_a_config_file(tmp_path: Path) -> None:
+    lock, config = write_lock(tmp_path / "west.json", make_lock()), tmp_path / "config.yaml"
+    config.write_text("pipeline:\n  query: {areas: {west: {bbox: [1, 2, 3, 4]}}}\n  patch: {size_px: 128, block_patches: 4}\n")
+    same = run("plan", lock, "--settings", json.dumps({"patch": {"size_px": 128, "block_patches": 4}}))
+    assert run("plan", lock, "--config", str(config)).output == same.output
+    config.write_text("pipeline: {patch: {size_pxl: 128}}")
+    with pytest.raises(ConfigError, match=r"config\.yaml, section 'pipeline': .*did you mean 'size_px'"):
+        run("plan", lock, "--config", str(config))
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
+        run("plan", lock, "--config", str(tmp_path / "none.yaml"))
+
+
+def test_the_exit_code_says_whether_locks_differ(tmp_path: Path) -> None:
+    old, new = write_lock(tmp_path / "old.json", make_lock()), write_lock(tmp_path / "new.json", make_lock(baseline="05.10"))
+    same, other = run("diff", old, old), run("diff", old, new)
+    assert (same.exit_code, same.output) == (0, "no difference\n")
+    assert other.exit_code == 1
+    assert "~ scene o, item o, processing_baseline: 05.09 -> 05.10\n" in other.output
+    assert other.output.endswith("3 x scene changed\n")
+
+
+def test_a_ledger_is_summed_and_what_was_not_used_is_listed(tmp_path: Path) -> None:
+    lost = "HTTP 404 after 1 attempt"
+    write_ledger(tmp_path / "query/west.ledger.csv", [Entry("query", "west", "", "TWIN", "", "duplicate", "another processing of S2A")])
+    write_ledger(
+        tmp_path / "ingest/west/o.ledger.csv",
+        [
+            Entry("ingest", "west", "o", "S2A", "B04", "used", bytes_read=1_500_000, seconds=0.5, retries=2),
+            Entry("ingest", "west", "o", "S2A", "B08", "missing", lost),
+        ],
+    )
+    result = run("ledger", str(tmp_path))
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "step    status     items  assets  retries    read  seconds",
+        "query   duplicate      1       0        0     0 B      0.0",
+        "ingest  used           0       1        2  1.5 MB      0.5",
+        "ingest  missing        0       1        0     0 B      0.0",
+        "",
+        "duplicate: west TWIN: another processing of S2A",
+        f"missing: west o S2A B08: {lost}",
+    ]
+
+
+def test_a_folder_without_a_ledger_and_a_damaged_one_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="there is no ledger in"):
+        run("ledger", str(tmp_path))
+    (tmp_path / "query").mkdir()
+    (tmp_path / "query/west.ledger.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match=r"west\.ledger\.csv"):
+        run("ledger", str(tmp_path))
