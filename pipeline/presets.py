@@ -60,7 +60,8 @@ PRESETS: Final[Mapping[str, Preset]] = {
         charges="your AWS account pays for what is read (requester pays)",
     ),
     # Pixels as ESA delivers them; `raster:bands` is missing, so the product's metadata file and the baseline decide the offset. Signatures
-    # are free and anonymous; a key in PC_SDK_SUBSCRIPTION_KEY lets them live longer.
+    # are free and anonymous. Those of RTC took the key of an account until mid 2024 and, users report, no longer do (microsoft/
+    # PlanetaryComputer issue 230, cordmaur/Sentinel1-Flood-Finder issue 1); a key that one still has is used.
     "planetary-computer": Preset(
         url="https://planetarycomputer.microsoft.com/api/stac/v1",
         optical_collections=("sentinel-2-l2a",),

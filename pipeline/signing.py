@@ -197,9 +197,11 @@ def _ask_token(session: requests.Session, address: str) -> dict[str, object]:
         answer.raise_for_status()
         said = answer.json()
     except (RequestException, ValueError) as error:
+        response = getattr(error, "response", None)
+        denied = response is not None and response.status_code in (401, 403)
+        remedy = f"{'check' if key else 'set'} the key in {KEY_VARIABLE}" if denied else "try again later"
         raise CatalogueError(
-            f"{address} gives no signature for reading assets ({hide_secrets(str(error))}): "
-            f"try again later{f', or check the key in {KEY_VARIABLE}' if key else ''}"
+            f"{address} gives no signature for reading assets ({hide_secrets(str(error))}): {remedy}"
         ) from None  # the cause would show the answer
     if not isinstance(said, dict) or not said.get("token"):
         raise CatalogueError(f"{address} answers without a signature: try again later")

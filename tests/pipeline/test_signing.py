@@ -235,10 +235,21 @@ def test_a_key_is_shown_to_the_token_service_alone(clock: Clock, monkeypatch: py
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("answer", [(403, {}), (200, b"<html>sig=secret</html>"), (200, {}), (200, []), (200, {"token": ""})])
-def test_a_service_that_gives_none_is_named_in_one_line(clock: Clock, answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        ((403, {}), "set the key in PC_SDK_SUBSCRIPTION_KEY"),
+        ((401, b"sig=secret"), "set the key in PC_SDK_SUBSCRIPTION_KEY"),
+        ((404, {}), "try again later"),
+        ((200, b"<html>sig=secret</html>"), "try again later"),
+        ((200, {}), "try again later"),
+        ((200, []), "try again later"),
+        ((200, {"token": ""}), "try again later"),
+    ],
+)
+def test_a_service_that_gives_none_is_named_in_one_line(clock: Clock, answer: Any, remedy: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with serving(lambda *_: answer) as (base, _), pytest.raises(CatalogueError, match=r"/token/store/rtc .*signature.*try again") as caught:
+    with serving(lambda *_: answer) as (base, _), pytest.raises(CatalogueError, match=rf"/token/store/rtc .*signature.*{remedy}") as caught:
         Resolver("", f"{base}/token")("https://store.blob.core.windows.net/rtc/a.tif")
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value) + caplog.text
