@@ -352,7 +352,8 @@ def cut_footprint(footprint: dict[str, Any] | None, ground: Ground) -> Geometry:
     window = shapely.box(west - CLIP_DEG, south - CLIP_DEG, east + CLIP_DEG, north + CLIP_DEG)
     clipped = shapely.intersection(shapely.make_valid(shapely.union_all(polygons)), window)
     projected = _project(shapely.segmentize(clipped, EDGE_STEP_DEG), CRS(DEGREES), CRS(str(ground.geobox.crs)))
-    return shapely.intersection(shapely.make_valid(projected), ground.geometry)
+    part = shapely.intersection(shapely.make_valid(projected), ground.geometry)
+    return shapely.MultiPolygon([one for one in _parts_of(part) if one.geom_type == "Polygon" and not one.is_empty])
 
 
 def compute_share(part: Geometry, ground: Ground) -> float:

@@ -1,4 +1,4 @@
-"""Which scenes form pairs: duplicates of one acquisition resolved, then the nearest clear and SAR scene for each cloudy one.
+"""Which scenes form pairs: for each cloudy scene the nearest clear and SAR scene within the limits of the settings.
 
 Enters: candidates, which are scene records with their overlap. Leaves: triplets, and for every candidate that is not used the reason with
 the value seen and the limit. Pure, and independent of the order in which candidates come.
@@ -6,58 +6,19 @@ the value seen and the limit. Pure, and independent of the order in which candid
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable
-from datetime import datetime
-from enum import Enum
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
+from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, role_of
+from sereno.pipeline.bands import SCL
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairs import ItemRecord, Pair, Refusal, Role, SceneRecord
+from sereno.pipeline.pairs import ItemRecord, Pair, Role
 
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
-SENTINEL1_NAME: Final = re.compile(r"(S1[A-Z]_.._...._...._\d{8}T\d{6}_\d{8}T\d{6}_\d{6}_[0-9A-F]{6})(_[0-9A-F]{4})?(?=$|_rtc$)")
-"""Name of a Sentinel-1 product; the last four characters are a checksum that changes with each processing."""
-SENSED: Final = re.compile(r"_S(\d{8}T\d{6})(_|$)")
-"""Start of sensing in the name of a Sentinel-2 datastrip: it tells apart the two halves of a tile in which a datatake was split."""
-
-
-class Cause(Enum):
-    """Why a candidate was refused; the value says what to change for more pairs."""
-
-    ITEM = "choose other collections, or items that have what is needed"
-    OVERLAP = "lower pipeline.query.min_overlap or make the area smaller"
-    DUPLICATE = "lengthen start..end: these are the same acquisitions processed again"
-    COVER = "widen pipeline.query.cloudy_cover_pct or raise clear_cover_pct"
-    CLEAR_GAP = "raise pipeline.query.max_gap_clear_days or clear_cover_pct"
-    SAR_GAP = "raise pipeline.query.max_gap_sar_days"
-    UNUSED = "widen pipeline.query.cloudy_cover_pct or lengthen start..end"
-    MAX_PAIRS = "raise pipeline.query.max_pairs"
-
-
-class Refused(NamedTuple):
-    """One refusal and its cause."""
-
-    refusal: Refusal
-    """What the lock lists."""
-    cause: Cause
-    """For the advice if nothing is left."""
-
-
-class Candidate(NamedTuple):
-    """A scene that may become part of a pair."""
-
-    scene: SceneRecord
-    """The item in our form."""
-    overlap: float
-    """Share of the area that its footprint covers, 0..1."""
-
-    @property
-    def moment(self) -> datetime:
-        """Time of acquisition."""
-        return datetime.fromisoformat(self.scene.time)
+SOURCES: Final = {"scl": "of the area by SCL", "catalogue": "by the catalogue", None: ""}
+"""How the source of a cloud cover is called in a reason."""
 
 
 class Triplet(NamedTuple):
@@ -76,61 +37,55 @@ class Triplet(NamedTuple):
         return abs(_gap_days(self.cloudy, self.clear)) + abs(_gap_days(self.cloudy, self.sar))
 
 
-def refuse(candidate: Candidate, role: Role, reason: str, cause: Cause) -> Refused:
-    """The refusal of a candidate."""
-    return Refused(Refusal(item=candidate.scene.item, role=role, reason=reason), cause)
+def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
+    """Why the settings refuse an item whatever its partners may be, or None: named in `exclude`, polarisation, direction, track."""
+    role = role_of(record.sensor, record.cloud_cover_pct, settings.clear_cover_pct)
+    if record.item in settings.exclude:
+        return Refused((record.item,), role, "named in pipeline.query.exclude", Cause.EXCLUDED)
+    if not record.sensor.startswith("sentinel1"):
+        return None
+    lacking = [name for name in settings.polarisations if name not in record.assets]
+    if lacking:
+        held = ", ".join(name for name in record.assets if "-" not in name) or "none"
+        reason = f"has no {' and no '.join(lacking)}, needed {', '.join(settings.polarisations)}; it has {held}"
+        return Refused((record.item,), role, reason, Cause.POLARISATION, "missing")
+    state, orbit = record.properties.get("orbit_state", ""), record.properties.get("relative_orbit", "")
+    if settings.orbit_state and state.lower() != settings.orbit_state:
+        return Refused((record.item,), role, f"orbit state {state or 'not stated'}, needed {settings.orbit_state}", Cause.ORBIT)
+    if settings.relative_orbits and orbit not in [str(wanted) for wanted in settings.relative_orbits]:
+        wanted = ", ".join(map(str, settings.relative_orbits))
+        return Refused((record.item,), role, f"relative orbit {orbit or 'not stated'}, needed {wanted}", Cause.ORBIT)
+    return None
 
 
-def role_of(candidate: Candidate, settings: QuerySettings) -> Role:
-    """What the candidate would have been: SAR, clear target or cloudy input."""
-    if candidate.scene.sensor.startswith("sentinel1"):
-        return "sar"
-    cover = candidate.scene.cloud_cover_pct
-    return "clear" if cover is not None and cover <= settings.clear_cover_pct else "cloudy"
+def find_gap(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
+    """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
+    lacking = sorted(expected - record.assets.keys() - {SCL})
+    if not lacking or record.sensor.startswith("sentinel1"):
+        return None
+    return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, which other items have", Cause.ITEM, "missing")
 
 
-def drop_duplicates(candidates: list[Candidate], collections: tuple[str, ...]) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
-    """One candidate per acquisition, and the others with the reason.
+def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], settings: QuerySettings) -> list[Candidate]:
+    """The optical scenes that can still become part of a pair whatever their cloud cover is: only those are worth measuring.
 
-    The newest processing wins: highest baseline, then latest processing time, then the collection that comes first in `collections`.
+    An input needs SAR and another optical scene of its product within the limits of time; a target needs such an input.
     """
+    inputs = [one for one in optical if any(_is_near(one, other, settings.max_gap_sar_days) for other in sar)]
+    ids = {one.scene.id for one in inputs}
 
-    def to_rank(candidate: Candidate) -> tuple[Any, ...]:
-        item = candidate.scene.items[0]
-        place = collections.index(item.collection) if item.collection in collections else len(collections)
-        return item.processing_baseline or "", item.properties.get("generated", ""), -place, item.item
+    def has_partner(one: Candidate) -> bool:
+        others = optical if one.scene.id in ids else inputs
+        return any(
+            other.scene.sensor == one.scene.sensor and other is not one and _is_near(one, other, settings.max_gap_clear_days)
+            for other in others
+        )
 
-    groups: dict[tuple[str, ...], list[Candidate]] = {}
-    for candidate in candidates:
-        groups.setdefault(_acquisition_of(candidate.scene.items[0]), []).append(candidate)
-    kept, dropped = [], []
-    for group in groups.values():
-        *older, newest = sorted(group, key=to_rank)
-        kept.append(newest)
-        dropped += [(one, f"duplicate of {newest.scene.item}, {_compare_processing(one, newest)}") for one in older]
-    return kept, dropped
+    return [one for one in optical if has_partner(one)]
 
 
-def _compare_processing(older: Candidate, newer: Candidate) -> str:
-    old, new = older.scene.items[0], newer.scene.items[0]
-    for what, one, other in (
-        ("baseline", old.processing_baseline, new.processing_baseline),
-        ("processed", old.properties.get("generated"), new.properties.get("generated")),
-        ("collection", old.collection, new.collection),
-    ):
-        if one != other:
-            return f"{what} {one or 'not stated'} against {other or 'not stated'}"
-    return "equal processing"
-
-
-def _acquisition_of(item: ItemRecord) -> tuple[str, ...]:
-    """What two processings of one acquisition have in common: platform, tile and start of sensing, to the second."""
-    name = SENTINEL1_NAME.match(item.item)
-    if name:
-        return item.sensor, name[1]
-    sensed = SENSED.search(item.properties.get("datastrip", ""))
-    moment = sensed[1] if sensed else item.time[:19]
-    return item.sensor, item.properties.get("platform", ""), item.properties.get("tile", ""), moment
+def _is_near(one: Candidate, other: Candidate, limit_days: float) -> bool:
+    return abs(_gap_days(one, other)) <= limit_days
 
 
 def choose_triplets(optical: Iterable[Candidate], sar: Iterable[Candidate], settings: QuerySettings) -> tuple[list[Triplet], list[Refused]]:
@@ -153,14 +108,17 @@ def _split_by_cover(optical: Iterable[Candidate], settings: QuerySettings) -> tu
     for one in _in_order(optical):
         cover = one.scene.cloud_cover_pct
         if cover is None:
-            refused.append(refuse(one, "cloudy", "the catalogue states no cloud cover", Cause.COVER))
+            refused.append(
+                refuse(one, "cloudy", "nothing tells its cloud cover: neither the catalogue nor an SCL that can be read", Cause.COVER)
+            )
             continue
         if low <= cover <= high:
             cloudy.append(one)
         if cover <= most:
             clear.append(one)
         elif not low <= cover <= high:
-            reason = f"cloud cover {cover:.1f} %, needed {low:g} to {high:g} % as input or at most {most:g} % as target"
+            source = SOURCES[one.scene.cover_source]
+            reason = f"cloud cover {cover:.1f} % {source}, needed {low:g} to {high:g} % as input or at most {most:g} % as target"
             refused.append(refuse(one, "cloudy", reason, Cause.COVER))
     return (cloudy, clear), refused
 
@@ -174,8 +132,10 @@ def _gap_days(cloudy: Candidate, other: Candidate) -> float:
 
 
 def _find_partners(cloudy: Candidate, others: tuple[list[Candidate], list[Candidate]], settings: QuerySettings) -> Triplet | Refused:
-    """The triplet of a cloudy scene with the nearest of the clear and of the SAR scenes, or why there is none."""
-    clear, sar = (_find_nearest(cloudy, candidates) for candidates in others)
+    """The triplet of a cloudy scene with the nearest clear scene of its product and the nearest SAR scene, or why there is none."""
+    clears, radar = others
+    clear = _find_nearest(cloudy, [one for one in clears if one.scene.sensor == cloudy.scene.sensor])
+    sar = _find_nearest(cloudy, radar)
     if clear is None or abs(_gap_days(cloudy, clear)) > settings.max_gap_clear_days:
         return _refuse_alone(cloudy, clear, f"clear scene within {settings.max_gap_clear_days:g} days", Cause.CLEAR_GAP)
     if sar is None or abs(_gap_days(cloudy, sar)) > settings.max_gap_sar_days:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sereno.pipeline.acquisitions import Candidate, Cause
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairing import Candidate, Cause, Triplet, choose_triplets, drop_duplicates, role_of, to_pairs
-from sereno.pipeline.pairs import SceneRecord
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_gap, select_hopeful, to_pairs
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 
 DAY_ZERO = datetime(2021, 6, 1, 10, tzinfo=UTC)
 LIMITS = {"cloudy_cover_pct": (10, 90), "clear_cover_pct": 5, "max_gap_clear_days": 12, "max_gap_sar_days": 2}
@@ -21,30 +22,30 @@ def to_settings(**changes: Any) -> QuerySettings:
     return QuerySettings.model_validate({"areas": {"a": {"bbox": (9, 45, 10, 46)}}, **LIMITS, **changes})
 
 
+def to_item(name: str, **facts: Any) -> ItemRecord:
+    """A Sentinel-1 item with both polarisations, unless the facts say otherwise; those that are no field become properties."""
+    known = {"collection": "c1", "sensor": "sentinel1-rtc", "time": "2021-06-01T10:00:00Z", "crs": "EPSG:32632", "bbox": (9, 45, 10, 46)}
+    known["assets"] = {band: AssetRecord(href=band) for band in ("VV", "VH")}
+    fields = {key: facts.pop(key) for key in list(facts) if key in ItemRecord.model_fields}
+    return ItemRecord.model_validate({"item": name, **known, **fields, "properties": facts})
+
+
 def to_candidate(name: str, day: float, cover: float | None = None, **facts: Any) -> Candidate:
     """A Sentinel-2 scene if a cover is given, or if the name begins with `S2`; else a Sentinel-1 scene."""
     is_optical = cover is not None or name.startswith("S2")
-    record = {
-        "id": name,
-        "item": facts.pop("item", name),
-        "collection": facts.pop("collection", "c1"),
-        "sensor": "sentinel2-l2a" if is_optical else "sentinel1-rtc",
-        "time": (DAY_ZERO + timedelta(days=day)).isoformat().replace("+00:00", "Z"),
-        "crs": "EPSG:32632",
-        "bbox": (9, 45, 10, 46),
-        "assets": {},
-        "cloud_cover_pct": cover,
-        "processing_baseline": facts.pop("baseline", None),
-        "properties": facts,
-    }
-    return Candidate(SceneRecord.model_validate(record), 1.0)
+    moment = (DAY_ZERO + timedelta(days=day)).isoformat().replace("+00:00", "Z")
+    sensor = facts.pop("sensor", "sentinel2-l2a" if is_optical else "sentinel1-rtc")
+    source = facts.pop("source", None if cover is None else "catalogue")
+    item = to_item(name, sensor=sensor, time=moment, cloud_cover_pct=cover)
+    scene = SceneRecord(id=name, sensor=sensor, time=moment, items=(item,), cloud_cover_pct=cover, cover_source=source)
+    return Candidate(scene, 1.0)
 
 
 def choose(optical: list[Candidate], sar: list[Candidate], **changes: Any) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
     """Ids of the triplets (cloudy, clear, SAR), and the reason of each refused item."""
     triplets, refused = choose_triplets(optical, sar, to_settings(**changes))
     chosen = [(t.cloudy.scene.id, t.clear.scene.id, t.sar.scene.id) for t in triplets]
-    return chosen, {entry.refusal.item: f"{entry.refusal.role}: {entry.refusal.reason}" for entry in refused}
+    return chosen, {item: f"{entry.role}: {entry.reason}" for entry in refused for item in entry.items}
 
 
 CLOUDY, CLEAR, SAR = to_candidate("cloudy", 10, 50), to_candidate("clear", 5, 1), to_candidate("sar", 9)
@@ -73,9 +74,14 @@ def test_of_two_equally_near_scenes_the_earlier_one_is_taken() -> None:
         ([CLOUDY, CLEAR], [], "cloudy", "cloudy: needs a SAR scene within 2 days: there is none"),
         ([to_candidate("far", 18, 50), CLEAR], [SAR], "far", "needs a clear scene within 12 days: the nearest, clear, is 13.00 days away"),
         ([CLOUDY, CLEAR], [to_candidate("sar", 7.5)], "cloudy", "needs a SAR scene within 2 days: the nearest, sar, is 2.50 days away"),
-        ([to_candidate("hazy", 10, 7.25), CLEAR], [SAR], "hazy", "cloud cover 7.2 %, needed 10 to 90 % as input or at most 5 % as target"),
+        (
+            [to_candidate("hazy", 10, 7.25), CLEAR],
+            [SAR],
+            "hazy",
+            "cloud cover 7.2 % by the catalogue, needed 10 to 90 % as input or at most 5 % as target",
+        ),
         ([to_candidate("closed", 10, 95), CLEAR], [SAR], "closed", "cloud cover 95.0 %"),
-        ([to_candidate("S2-silent", 10), CLEAR], [SAR], "S2-silent", "the catalogue states no cloud cover"),
+        ([to_candidate("S2-silent", 10), CLEAR], [SAR], "S2-silent", "nothing tells its cloud cover"),
         ([CLEAR], [SAR], "clear", "clear: no pair needs it: there is no cloudy scene"),
         ([CLOUDY, CLEAR], [to_candidate("sar", 2)], "sar", "sar: no pair needs it: the nearest cloudy scene is 8.00 days away, allowed 2"),
     ],
@@ -109,56 +115,81 @@ def test_max_pairs_keeps_the_smallest_gaps_in_order_of_time() -> None:
     assert refused["s0"].startswith("sar: no pair needs it")
 
 
-S1 = "S1A_IW_GRDH_1SDV_20210601T052548_20210601T052613_038335_0475BF"
-STRIP = "S2A_OPER_MSI_L2A_DS_2APS_{}_S20210601T{}_N05.00"
+def test_a_reason_says_where_the_cloud_cover_is_from() -> None:
+    _, refused = choose([to_candidate("hazy", 10, 7.25, source="scl"), CLEAR], [SAR])
+    assert "cloud cover 7.2 % of the area by SCL, needed" in refused["hazy"]
+
+
+def test_input_and_target_are_of_one_product_level() -> None:
+    raw = to_candidate("raw", 11, 1, sensor="sentinel2-l1c")
+    chosen, refused = choose([CLOUDY, raw], [SAR])
+    assert not chosen
+    assert "needs a clear scene within 12 days: there is none" in refused["cloudy"]
+    chosen, _ = choose([CLOUDY, CLEAR, raw], [SAR])
+    assert chosen == [("cloudy", "clear", "sar")]
 
 
 @pytest.mark.parametrize(
-    ("older", "newer", "words"),
+    ("facts", "changes", "reason"),
     [
-        ({"baseline": "02.14"}, {"baseline": "05.00"}, "baseline 02.14 against 05.00"),
-        ({"generated": "2021-06-01T15:00:00Z"}, {"generated": "2023-01-01T00:00:00Z"}, "processed 2021-06-01T15:00:00Z against 2023"),
-        ({"collection": "c2"}, {"collection": "c1"}, "collection c2 against c1"),
-        ({"baseline": None}, {"baseline": "05.00"}, "baseline not stated against 05.00"),
+        ({}, {"exclude": ("s1",)}, "named in pipeline.query.exclude"),
+        ({"assets": {"HH": AssetRecord(href="hh")}}, {}, "has no VV and no VH, needed VV, VH; it has HH"),
         (
-            {"datastrip": STRIP.format("20210601T150000", "102021"), "baseline": "02.14"},
-            {"datastrip": STRIP.format("20230101T000000", "102021"), "baseline": "05.00"},
-            "baseline",
+            {"assets": {name: AssetRecord(href=name) for name in ("VV", "annotation-VV", "noise-VV")}},
+            {},
+            "has no VH, needed VV, VH; it has VV",
         ),
+        ({"assets": {}}, {}, "it has none"),
+        ({"orbit_state": "ascending"}, {"orbit_state": "descending"}, "orbit state ascending, needed descending"),
+        ({}, {"orbit_state": "descending"}, "orbit state not stated, needed descending"),
+        ({"relative_orbit": "66"}, {"relative_orbits": (6, 44)}, "relative orbit 66, needed 6, 44"),
+        ({}, {"relative_orbits": (66,)}, "relative orbit not stated, needed 66"),
     ],
 )
-@pytest.mark.parametrize("swapped", [False, True])
-def test_of_two_processings_the_newest_stays(older: dict[str, Any], newer: dict[str, Any], words: str, swapped: bool) -> None:
-    facts = {"platform": "sentinel-2a", "tile": "32TNR"}
-    both = [to_candidate("S2-old", 0, 50, **facts, **older), to_candidate("S2-new", 0, 50, **facts, **newer)]
-    kept, dropped = drop_duplicates(both[::-1] if swapped else both, ("c1", "c2"))
-    assert [one.scene.id for one in kept] == ["S2-new"]
-    assert [(one.scene.id, reason.startswith("duplicate of S2-new, ")) for one, reason in dropped] == [("S2-old", True)]
-    assert words in dropped[0][1]
-
-
-@pytest.mark.parametrize("suffixes", [("_0A1B", "_FFFF"), ("", "_FFFF")])
-def test_sentinel1_items_that_differ_in_the_last_four_characters_are_duplicates(suffixes: tuple[str, str]) -> None:
-    both = [to_candidate(f"{S1}{suffix}", 0, generated=f"202{number}") for number, suffix in enumerate(suffixes)]
-    kept, dropped = drop_duplicates(both, ("c1",))
-    assert [one.scene.id for one in kept] == [f"{S1}_FFFF"]
-    assert dropped[0][1].startswith(f"duplicate of {S1}_FFFF")
+def test_an_item_that_lacks_what_is_asked_for_is_refused_with_the_reason(
+    facts: dict[str, Any], changes: dict[str, Any], reason: str
+) -> None:
+    fault = find_fault(to_item("s1", **facts), to_settings(**changes))
+    assert fault is not None
+    assert fault.reason.endswith(reason)
+    assert (fault.items, fault.role) == (("s1",), "sar")
+    assert fault.status == ("missing" if fault.cause is Cause.POLARISATION else "refused")
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("facts", "changes"),
     [
-        ({"tile": "32TNR"}, {"tile": "32TNS"}),
-        ({"platform": "sentinel-2a"}, {"platform": "sentinel-2b"}),
-        ({"datastrip": STRIP.format("20210601T150000", "102021")}, {"datastrip": STRIP.format("20210601T150000", "102033")}),
-        ({"item": f"{S1}_0A1B"}, {"item": f"{S1[:-1]}0_0A1B"}),
-        ({"item": f"{S1}_rtc"}, {"item": f"{S1.replace('052548', '052613')}_rtc"}),
+        ({}, {}),
+        ({"orbit_state": "DESCENDING", "relative_orbit": "66"}, {"orbit_state": "descending", "relative_orbits": (6, 66)}),
+        ({"assets": {"HH": AssetRecord(href="h"), "HV": AssetRecord(href="h")}}, {"polarisations": ("HH",)}),
+        ({"sensor": "sentinel2-l2a", "assets": {}}, {"orbit_state": "descending", "relative_orbits": (6,)}),
     ],
 )
-def test_other_tiles_platforms_and_halves_of_a_datatake_are_no_duplicates(one: dict[str, Any], other: dict[str, Any]) -> None:
-    kept, dropped = drop_duplicates([to_candidate("S2-a", 0, 50, **one), to_candidate("S2-b", 0, 50, **other)], ("c1",))
-    assert len(kept) == 2
-    assert not dropped
+def test_an_item_that_has_what_is_asked_for_passes(facts: dict[str, Any], changes: dict[str, Any]) -> None:
+    assert find_fault(to_item("s1", **facts), to_settings(**changes)) is None
+
+
+def test_an_item_that_lacks_a_band_which_others_have_is_refused() -> None:
+    item = to_item("S2", sensor="sentinel2-l2a", assets={"B02": AssetRecord(href="b")})
+    fault = find_gap(item, frozenset({"B02", "B03", "B04", "SCL"}))
+    assert fault is not None
+    assert (fault.reason, fault.status) == ("has no B03, B04, which other items have", "missing")
+    assert find_gap(item, frozenset({"B02", "SCL"})) is None
+    assert find_gap(to_item("s1"), frozenset({"B02"})) is None
+
+
+def test_only_scenes_that_can_still_take_part_are_measured() -> None:
+    optical = [
+        to_candidate("S2-input", 10),
+        to_candidate("S2-target", 20),  # no SAR of its own, but an input within 12 days
+        to_candidate("S2-late", 30),  # near the target alone, which can be no input
+        to_candidate("S2-raw", 11, sensor="sentinel2-l1c"),  # nothing of its own level
+        to_candidate("S2-lonely", 60),
+    ]
+    sar = [to_candidate("s", 9), to_candidate("far", 60)]
+    hopeful = select_hopeful(optical, sar, to_settings())
+    assert [one.scene.id for one in hopeful] == ["S2-input", "S2-target"]
+    assert not select_hopeful(optical, [], to_settings())
 
 
 def test_pairs_of_one_day_get_different_names() -> None:
@@ -166,11 +197,6 @@ def test_pairs_of_one_day_get_different_names() -> None:
     pairs = to_pairs(triplets)
     assert [pair.id for pair in pairs] == ["20210601", "20210601-2", "20210602"]
     assert (pairs[0].clear_gap_days, pairs[0].sar_gap_days) == (5.0, 9.0)
-
-
-def test_the_role_follows_from_sensor_and_cover() -> None:
-    settings_ = to_settings()
-    assert [role_of(one, settings_) for one in (SAR, CLOUDY, CLEAR, to_candidate("S2", 0))] == ["sar", "cloudy", "clear", "cloudy"]
 
 
 COVERS = st.one_of(st.none(), st.floats(0, 100))
@@ -195,10 +221,14 @@ def test_no_pair_uses_a_scene_outside_its_limits(
         assert not [s for s in sar if abs(s.moment - cloudy) < abs(radar - cloudy)]
     assert len(triplets) <= (most or len(triplets))
     used = {part.scene.id for triplet in triplets for part in triplet}
-    listed = [entry.refusal.item for entry in refused]
+    listed = [item for entry in refused for item in entry.items]
     # Every candidate is used or listed once, never both, since no scene is input and target with these limits.
     assert sorted([*used, *listed]) == sorted(one.scene.id for one in (*scenes, *sar))
     assert all(entry.cause in Cause for entry in refused)
+    # Whoever is in a pair was worth measuring.
+    assert {t.cloudy.scene.id for t in triplets} | {t.clear.scene.id for t in triplets} <= {
+        one.scene.id for one in select_hopeful(scenes, sar, given_)
+    }
     rnd.shuffle(scenes)
     rnd.shuffle(sar)
     again, refused_again = choose_triplets(scenes, sar, given_)

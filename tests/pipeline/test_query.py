@@ -14,18 +14,21 @@ import pytest
 import shapely
 from pyproj import Transformer
 
+from sereno.pipeline.areas import to_geobox
 from sereno.pipeline.bands import L2A_BANDS
 from sereno.pipeline.config import Area, QuerySettings
-from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError
+from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError
 from sereno.pipeline.pairs import Lock
-from sereno.pipeline.query import compute_overlap, query_pairs, to_geobox, to_period
+from sereno.pipeline.query import query_pairs, to_period
 from sereno.pipeline.server import running_server
 
 AREA = {"epsg": 32632, "bounds_m": (500_000, 5_000_000, 510_000, 5_005_000)}
 
 
 def to_settings(folder: Path | str, **changes: Any) -> QuerySettings:
-    return QuerySettings.model_validate({"catalogue": str(folder), "areas": {"west": AREA}, "max_gap_sar_days": 2, **changes})
+    return QuerySettings.model_validate(
+        {"catalogue": str(folder), "areas": {"west": AREA}, "max_gap_sar_days": 2, "cover_from": "catalogue", **changes}
+    )
 
 
 def to_footprint(share: float = 1.0) -> dict[str, Any]:
@@ -39,7 +42,13 @@ def to_footprint(share: float = 1.0) -> dict[str, Any]:
 
 
 def optical_item(name: str, day: int, cover: float | None, *, share: float = 1.0, **properties: Any) -> dict[str, Any]:
-    known = {"constellation": "sentinel-2", "platform": "sentinel-2a", "proj:code": "EPSG:32632", "eo:cloud_cover": cover}
+    known = {
+        "constellation": "sentinel-2",
+        "platform": "sentinel-2a",
+        "proj:code": "EPSG:32632",
+        "eo:cloud_cover": cover,
+        "grid:code": "MGRS-32TNR",
+    }
     moment = {"datetime": f"2021-06-{day:02d}T10:00:00Z"}
     return to_item(name, {**known, **moment, **properties}, share, [*L2A_BANDS, "SCL"])
 
@@ -108,7 +117,7 @@ def test_the_lock_holds_pairs_and_the_scenes_they_use(lock_file: Path) -> None:
     ]
     assert [(pair.clear_gap_days, pair.sar_gap_days) for pair in lock.pairs] == [(-5, -0.208333), (5, -0.208333)]
     assert set(lock.scenes) == {"clear-3", "clear-18", "cloudy-8", "cloudy-13", "sar-8", "sar-13"}
-    assert lock.scenes["cloudy-13"].processing_baseline == "05.00"
+    assert lock.scenes["cloudy-13"].items[0].processing_baseline == "05.00"
     assert lock.grid.to_geobox() == to_geobox(Area.model_validate(AREA), 10)
 
 
@@ -118,17 +127,19 @@ def test_every_other_candidate_is_listed_with_its_reason(lock_file: Path) -> Non
         "cloudy-13-old": ("cloudy", "duplicate of cloudy-13, baseline 02.14 against 05.00"),
         "cloudy-23": ("cloudy", "needs a SAR scene within 2 days: the nearest, sar-28, is 4.79 days away"),
         "edge-18": ("clear", "covers 30.0% of the area, needed 60.0%"),
-        "hazy-19": ("cloudy", "cloud cover 7.0 %, needed 10 to 95 % as input or at most 5 % as target"),
+        "hazy-19": ("cloudy", "cloud cover 7.0 % by the catalogue, needed 10 to 95 % as input or at most 5 % as target"),
         "sar-13-edge": ("sar", "covers 50.0% of the area, needed 60.0%"),
         "sar-28": ("sar", "no pair needs it: the nearest cloudy scene is 4.79 days away, allowed 2"),
-        "silent-24": ("cloudy", "the catalogue states no cloud cover"),
+        "silent-24": ("cloudy", "nothing tells its cloud cover: neither the catalogue nor an SCL that can be read"),
     }
 
 
 def test_the_lock_names_no_port_and_no_time_of_search(lock_file: Path, tmp_path: Path) -> None:
     text = lock_file.read_text()
     assert "127.0.0.1" not in text
-    assert Lock.read(lock_file).scenes["sar-8"].assets == {"VV": "sentinel-1-rtc/sar-8/vv.tif", "VH": "sentinel-1-rtc/sar-8/vh.tif"}
+    assert Lock.read(lock_file).searched is None
+    hrefs = {name: asset.href for name, asset in Lock.read(lock_file).scenes["sar-8"].items[0].assets.items()}
+    assert hrefs == {"VV": "sentinel-1-rtc/sar-8/vv.tif", "VH": "sentinel-1-rtc/sar-8/vh.tif"}
     # The same items in another order, asked again through another server, give the same bytes.
     folder = write_world(tmp_path / "again", {name: items[::-1] for name, items in reversed(WORLD.items())})
     query_pairs("west", tmp_path / "west.json", to_settings(folder))
@@ -150,8 +161,8 @@ def test_items_that_cannot_be_read_are_listed_and_do_not_stop_the_others(tmp_pat
     assert "'cloud_cover_pct'" in refused["wordy"][1]
     assert "half" in refused["wordy"][1]
     assert refused["broken"][0] == "cloudy"
-    assert refused["broken"][1].startswith("asset B04 or red or b04 is missing")
-    assert refused["bare"] == ("sar", "asset VH or vh is missing; the item has vv")
+    assert refused["broken"][1] == "has no B04, which other items have"
+    assert refused["bare"] == ("sar", "has no VH, needed VV, VH; it has VV")
 
 
 def test_the_same_id_in_two_collections_makes_two_scenes(tmp_path: Path) -> None:
@@ -175,7 +186,10 @@ def test_the_same_id_in_two_collections_makes_two_scenes(tmp_path: Path) -> None
             {"max_gap_clear_days": 1},
             "3 refused.*needs a clear scene within 1 days: the nearest, clear-3, is 5.00 days.*; raise .*max_gap_clear_days",
         ),
-        ({"cloudy_cover_pct": (96, 100)}, "cloud cover 50.0 %, needed 96 to 100 %.*; widen pipeline.query.cloudy_cover_pct"),
+        (
+            {"cloudy_cover_pct": (96, 100)},
+            "cloud cover 50.0 % by the catalogue, needed 96 to 100 %.*; widen pipeline.query.cloudy_cover_pct",
+        ),
         ({"start": "2020-01-01", "end": "2020-02-01"}, "among 0 optical and 0 SAR items: widen the area or start..end"),
     ],
 )
@@ -191,7 +205,7 @@ def test_faults_of_the_settings_are_named(url: str, tmp_path: Path) -> None:
         query_pairs("north", tmp_path / "x.json", to_settings(url))
     with pytest.raises(CatalogueError, match="has none of the collections sentinel-2-l1c; it has sentinel-1-rtc, sentinel-2-l2a"):
         query_pairs("west", tmp_path / "x.json", to_settings(url, optical_collections=["sentinel-2-l1c"]))
-    with pytest.raises(MissingError, match="neither a URL nor a folder"):
+    with pytest.raises(MissingError, match=r"neither a preset .*, a URL nor a folder"):
         query_pairs("west", tmp_path / "x.json", to_settings(tmp_path / "none"))
 
 
@@ -203,61 +217,6 @@ def test_a_dataset_folder_is_left_to_its_reader(lock_file: Path, tmp_path: Path,
     query_pairs("roi", tmp_path / "roi.json", QuerySettings(source="sen12mscr", catalogue="some/folder"))
     assert asked == [(Path("some/folder"), "roi")]
     assert (tmp_path / "roi.json").read_text() == lock_file.read_text()
-
-
-def test_bounds_in_metres_are_taken_as_they_are() -> None:
-    geobox = to_geobox(Area.model_validate(AREA), 10)
-    assert (geobox.shape, geobox.boundingbox.bbox, str(geobox.crs)) == ((500, 1000), AREA["bounds_m"], "EPSG:32632")
-    with pytest.raises(ConfigError, match=r"are 333.333 x 166.667 pixels of 30 m"):
-        to_geobox(Area.model_validate(AREA), 30)
-    for epsg, words in ((4326, "not a projected CRS in metres"), (999_999, "is not known")):
-        with pytest.raises(ConfigError, match=words):
-            to_geobox(Area.model_validate({**AREA, "epsg": epsg}), 10)
-
-
-@pytest.mark.parametrize(
-    ("bbox", "epsg"),
-    [
-        ((8.9, 45.0, 9.1, 45.1), 32632),
-        ((11.9, 45.0, 12.3, 45.1), 32633),
-        ((-70.1, -20.1, -69.9, -20.0), 32719),
-        ((179.8, -1.0, 180.0, -0.9), 32760),
-        ((-180.0, 0.0, -179.9, 0.1), 32601),
-    ],
-)
-def test_a_box_in_degrees_lies_inside_a_grid_of_its_utm_zone(bbox: tuple[float, float, float, float], epsg: int) -> None:
-    geobox = to_geobox(Area(bbox=bbox), 20)
-    assert str(geobox.crs) == f"EPSG:{epsg}"
-    left, bottom, right, top = geobox.boundingbox.bbox
-    assert all(edge % 20 == 0 for edge in (left, bottom, right, top))
-    west, south, east, north = bbox
-    edge = shapely.segmentize(shapely.box(west, south, east, north), 0.01).exterior.coords
-    x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(*np.array(edge).T)
-    assert left <= x.min() < left + 21
-    assert right - 21 < x.max() <= right
-    assert bottom <= y.min() < bottom + 21
-    assert top - 21 < y.max() <= top
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
-def test_overlap_is_the_share_of_ground(share: float) -> None:
-    footprint = to_footprint(share) if share else {"type": "Polygon", "coordinates": [[[20, 45], [21, 45], [21, 46], [20, 45]]]}
-    assert compute_overlap(footprint, to_geobox(Area.model_validate(AREA), 10)) == pytest.approx(share, abs=1e-4)
-
-
-def test_a_footprint_that_crosses_itself_is_mended_and_none_is_refused() -> None:
-    geobox = to_geobox(Area.model_validate(AREA), 10)
-    ring = [[8, 44.17], [10, 46.17], [10, 44.17], [8, 46.17], [8, 44.17]]  # a bow tie whose two halves meet near the area
-    assert 0 < compute_overlap({"type": "Polygon", "coordinates": [ring]}, geobox) < 1
-    for faulty in (
-        None,
-        {},
-        {"type": "Polygon"},
-        {"type": "Polygon", "coordinates": [[[9, 45], [9, 45]]]},
-        {"type": "Blob", "coordinates": []},
-    ):
-        with pytest.raises(DataError, match="footprint"):
-            compute_overlap(faulty, geobox)
 
 
 def test_a_bare_day_as_the_end_means_all_of_it() -> None:
