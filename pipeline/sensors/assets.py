@@ -464,7 +464,9 @@ def read_pixels(access: Access, window: Window, bands: tuple[int, ...] = (1,), o
     """
     try:
         values = access.insist(lambda: access.source.read(bands, window=window, out=out), tries=2)
-    except LossError:
+    except LossError as loss:
+        if loss.status == "missing":  # gone as a whole
+            raise
         return _read_rows(access, window, bands)
     access.count(window, bands)
     return Pixels(values, np.broadcast_to(np.True_, values.shape[1:]), ())
@@ -497,6 +499,8 @@ def _read_piece(access: Access, piece: Window, pixels: Pixels, whole: tuple[Wind
             lambda: access.source.read(bands, window=piece), tile=piece if is_tile else None, tries=None if is_tile else 1
         )
     except LossError as loss:
+        if loss.status == "missing":
+            raise
         if is_tile:
             pixels.readable[place] = False
         return f"rows {rows.start}-{rows.stop - 1}, columns {columns.start}-{columns.stop - 1}: {loss.words}"
