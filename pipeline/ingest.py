@@ -18,7 +18,7 @@ from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
 from sereno.pipeline.presets import find_preset
 from sereno.pipeline.scene import bands_of
-from sereno.pipeline.sensors import sen12mscr, sentinel1, sentinel2
+from sereno.pipeline.sensors import sen12mscr, sentinel1, sentinel1_grd, sentinel1_safe, sentinel2
 from sereno.pipeline.signing import Resolver, check_credentials
 from sereno.pipeline.store import save_dataset
 
@@ -30,6 +30,8 @@ READERS: Final[Mapping[Sensor, Reader]] = {
     "sentinel2-l2a": sentinel2.read_scene,
     "sentinel2-l1c": sentinel2.read_scene,
     "sentinel1-rtc": sentinel1.read_scene,
+    "sentinel1-grd": sentinel1_grd.read_scene,
+    "sentinel1-safe": sentinel1_safe.read_scene,
     "sen12mscr-s2": sen12mscr.read_scene,
     "sen12mscr-s1": sen12mscr.read_scene,
 }

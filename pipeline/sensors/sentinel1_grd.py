@@ -94,13 +94,20 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
     """
     bands = list_polarisations(record)
     grid = geobox.pad(settings.margin_px)
-    mosaic = lay_items(record.items, grid, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
+    mosaic = lay_items(record.items, grid, partial(read_item, bands=bands, settings=settings, resolver=resolver))
     return to_sar_reading(record, mosaic, grid, bands=bands, settings=settings)
 
 
-def _read_item(
+def read_item(
     item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
 ) -> Part:
+    """What one item gives to `grid`, power in float32, where pixels are still `wanted` (y, x).
+
+    Raises:
+        MissingError: the DEM of the settings is not there.
+        DataError: that DEM has no height in the area.
+        CatalogueError: an asset cannot be read now, or must not be read.
+    """
     missing = find_missing(item, (*bands, *(f"calibration-{band}" for band in bands)))
     place = find_place(wanted)
     assert place is not None  # an item is only read if ground is missing
@@ -243,26 +250,42 @@ def read_layers(
         LossError: a file is lost.
         CatalogueError: a file cannot be read now.
     """
-    layers = []
-    valid = np.isfinite(positions.lines)
+    layers, valid = [], np.isfinite(positions.lines)
     for asset, table in zip(assets, tables, strict=True):
-        with Access(asset) as access:
-            size = (access.source.height, access.source.width)
-            scale = (1.0, 1.0) if shape is None else (shape[0] / size[0], shape[1] / size[1])
-            rows, columns = ((axis + 0.5) / factor - 0.5 for axis, factor in zip(positions, scale, strict=True))
-            has_border = table.noise is not None and not table.noise.azimuth_blocks
-            margin = tuple(KERNEL_PX + (math.ceil(width / s) if has_border else 0) for width, s in zip(BORDER_PX, scale, strict=True))
-            window = find_window((rows, columns), size, (margin[0], margin[1]))
-            if window is None:
-                empty = np.zeros(valid.shape, np.float32)
-                layers.append(Band(empty, empty > 0, 0, ("the image does not reach the area",), access.to_entry("used")))
-                continue
-            band = read_band(access, table, Frame(window, size, scale), has_border=has_border)
-        power, inside = sample_power(band.power, band.valid, (rows - window.row_off, columns - window.col_off))
-        layers.append(band._replace(power=power, valid=inside))
-    for layer in layers:
-        valid &= layer.valid
+        band, frame, (rows, columns) = read_image(asset, table, positions, shape)
+        if frame is not None:
+            places = (rows - frame.window.row_off, columns - frame.window.col_off)
+            power, inside = sample_power(band.power, band.valid, places)
+            band = band._replace(power=power, valid=inside)
+        layers.append(band)
+        valid &= band.valid
     return layers, valid
+
+
+def read_image(
+    asset: Asset, tables: Tables, positions: Positions, shape: tuple[int, int] | None, *, margin_px: int = KERNEL_PX
+) -> tuple[Band, Frame | None, tuple[safe.Float, safe.Float]]:
+    """The calibrated image under `positions`, which part of the file it is, and rows and columns of the positions in the file.
+
+    If the image does not reach them the frame is None and the band is empty, of the shape of the positions. `shape` is that of the image
+    which lines and pixels count in; None if it is that of the file.
+
+    Raises:
+        LossError: the file is lost.
+        CatalogueError: it cannot be read now.
+    """
+    has_border = tables.noise is not None and not tables.noise.azimuth_blocks
+    with Access(asset) as access:
+        size = (access.source.height, access.source.width)
+        scale = (1.0, 1.0) if shape is None else (shape[0] / size[0], shape[1] / size[1])
+        rows, columns = ((axis + 0.5) / factor - 0.5 for axis, factor in zip(positions, scale, strict=True))
+        cut = [math.ceil(width / factor) if has_border else 0 for width, factor in zip(BORDER_PX, scale, strict=True)]
+        window = find_window((rows, columns), size, (margin_px + cut[0], margin_px + cut[1]))
+        if window is None:
+            empty = np.zeros(rows.shape, np.float32)
+            return Band(empty, empty > 0, 0, (), access.to_entry("used", "the image does not reach the area")), None, (rows, columns)
+        frame = Frame(window, size, scale)
+        return read_band(access, tables, frame, has_border=has_border), frame, (rows, columns)
 
 
 def find_window(places: tuple[safe.Float, safe.Float], size: tuple[int, int], margin_px: tuple[int, int]) -> Window | None:
