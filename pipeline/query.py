@@ -160,6 +160,8 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         sources = _open_sources(stack, settings)
         listed = {kind: _list_items(kind, source, ground, settings) for kind, source in sources.items()}
         optical, sar = (_judge_items(listed[kind], ground, settings) for kind in ("optical", "sar"))
+        if sources["sar"] is not sources["optical"]:
+            sar = _with_catalogue(sar, sources["sar"].address)
         named = give_unique_ids([*optical.candidates, *sar.candidates])
         optical, sar = (
             optical._replace(candidates=named[: len(optical.candidates)]),
@@ -183,6 +185,13 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         refused=to_refusals(refused),
     )
     return lock, [*(found.note for found in listed.values()), *measured.notes, *unknown]
+
+
+def _with_catalogue(judged: Judged, address: str) -> Judged:
+    """The scenes with the place where their assets are found, since it is not that of the lock."""
+    return judged._replace(
+        candidates=[one._replace(scene=one.scene.model_copy(update={"catalogue": address})) for one in judged.candidates]
+    )
 
 
 def _now() -> str:
