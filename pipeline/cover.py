@@ -119,9 +119,9 @@ def _read_item(item: ItemRecord, samples: Samples, resolver: Resolver) -> tuple[
     try:
         with access:
             classes = access.insist(lambda: _read_classes(access.source, samples))
-            return access.to_entry("used"), classes
+            return access.to_entry("used")._replace(step="query"), classes
     except LossError as error:
-        return access.to_entry(error.status, error.words), None
+        return access.to_entry(error.status, error.words)._replace(step="query"), None
     except CatalogueError as error:
         raise CatalogueError(f"{error}; or set pipeline.query.cover_from to catalogue") from None
 

@@ -327,7 +327,7 @@ def _measure_covers(optical: Judged, sar: Judged, how: tuple[Ground, Resolver, Q
 def _to_note(scene: str, entry: Entry) -> Entry:
     """The line of a classification; where it is lost, what is done instead."""
     instead = f"{entry.reason}; the catalogue's cloud cover is taken"
-    return entry._replace(step="query", scene=scene, reason=entry.reason if entry.status == "used" else instead)
+    return entry._replace(scene=scene, reason=entry.reason if entry.status == "used" else instead)
 
 
 class Probe(NamedTuple):
