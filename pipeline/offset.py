@@ -6,19 +6,39 @@ decision is made per item from what is stated, recorded in words, and checked on
 
 from __future__ import annotations
 
-from typing import Final
+import math
+import re
+import xml.etree.ElementTree as ET
+from typing import Final, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.pairs import ItemRecord
+from sereno.pipeline.pairs import ItemRecord, OffsetSource
 from sereno.pipeline.scene import REFLECTANCE_SCALE, Bool2d
 
 OFFSET_BASELINE: Final = 4.0
 """Processing baseline since which Sentinel-2 products carry an offset (ESA, products of baseline 04.00, January 2022)."""
 OFFSET_DN: Final = -1000
 """Number to add to the digital numbers of such products: BOA_ADD_OFFSET and RADIO_ADD_OFFSET of every band."""
+MAX_OFFSET: Final = 1.0
+"""Largest reflectance offset that can be meant; a catalogue that declares more states digital numbers."""
+SAID_BY: Final = {"metadata": "product metadata", "declared": "declared by the catalogue", "baseline": "processing baseline"}
+"""How the sources that state a number are called in words."""
+
+MAX_XML_BYTES: Final = 16 * 2**20
+"""Largest metadata file that is parsed; real ones have 50 kB."""
+PRODUCT_ROOT: Final = re.compile(r"\}Level-(1C|2A)_User_Product$")
+"""Root element of the product metadata of Sentinel-2, in any version of its namespace."""
+QUANTIFICATION: Final = {
+    "1C": ("QUANTIFICATION_VALUE",),
+    "2A": ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"),
+}
+"""Elements that state the scale, by level; the last one in products before 02.07."""
+ADD_OFFSET: Final = {"1C": "RADIO_ADD_OFFSET", "2A": "BOA_ADD_OFFSET"}
+"""Element that states the offset of one band, by level."""
+
 VISIBLE_BANDS: Final = ("B02", "B03", "B04")
 """Bands in which hardly any ground is darker than zero, water and shadow included."""
 DOUBLE_SHIFT_SHARE: Final = 0.05
@@ -29,51 +49,199 @@ DARK_REFLECTANCE: Final = 0.1
 """Reflectance that the darkest ground exceeds in no band, unless the offset of 0.1 was left in (or all is bright desert)."""
 MIN_DARK_PX: Final = 1000
 """With fewer pixels than this the dark-pixel check gives no verdict."""
+SAMPLED_PX: Final = 500_000
+"""Of larger scenes every second, third, ... row and column is looked at, so that about so many pixels are."""
+HISTOGRAM_STEP_DN: Final = 100
+"""Width of a class of the histogram: reflectance 0.01."""
+HISTOGRAM_CLASSES: Final = 20
+"""Classes of that width from zero; one more holds what is brighter than 0.2."""
+
+Verdict = Literal["plausible", "left in", "removed twice", "too few pixels"]
+"""What the darkest pixels say of the offset."""
 
 
-def decide_offset(record: ItemRecord) -> tuple[int, str]:
+class OffsetCheck(NamedTuple):
+    """What the darkest pixels say, and the numbers it rests on; `_asdict` makes it ready for JSON."""
+
+    verdict: Verdict
+    """`left in` and `removed twice` are hints to look, not proofs: bright desert and snow look like an offset left in."""
+    pixels: int
+    """Pixels of clear ground that were looked at."""
+    darkest_band: str | None
+    """The band whose darkest percent is darkest; None with too few pixels."""
+    dark_reflectance: float | None
+    """Reflectance below which the darkest percent of that band lies."""
+    zero_share: float | None
+    """Share of pixels at zero in that visible band which has the fewest; None without a visible band."""
+    histogram: tuple[int, ...]
+    """Pixels of the darkest band per class of HISTOGRAM_STEP_DN, the last class open; empty with too few pixels."""
+
+
+def decide_offset(record: ItemRecord, metadata_offset: int | None = None) -> tuple[int, str]:
     """The number to add to a product's digital numbers, and in words why.
 
-    The provider's word that the offset is already removed goes first: Earth Search lists `raster:bands` offset -0.1 also for items whose
-    pixels it has shifted, and names the flag as the truth (Element84/earth-search issue 9). Then the declared offset, then the processing
-    baseline. The sensing date never decides, since old scenes are processed anew.
+    `metadata_offset` is what `read_offset` found in the product's metadata file, None if that was not read. The first of
+    `record.offset_sources` that says something decides. The flag goes first where there is one: Earth Search lists `raster:bands` offset
+    -0.1, and the untouched metadata file, also for items whose pixels it has shifted, and names the flag as the truth
+    (Element84/earth-search issue 9); a flag that says `not removed` leaves the number to the others. The sensing date never decides, since
+    old scenes are processed anew.
 
     Raises:
-        DataError: nothing known about the item decides it.
+        DataError: nothing that may be believed about the item decides it.
     """
-    if record.offset_applied:
-        stale = f", which overrules the declared {record.declared_offset}" if record.declared_offset else ""
-        return 0, f"the provider says that the offset is already removed{stale}"
-    if record.declared_offset is not None:
-        return round(record.declared_offset * REFLECTANCE_SCALE), f"declared by the catalogue: {record.declared_offset}"
+    stated = _read_statements(record, metadata_offset)
+    for source in record.offset_sources:
+        if source == "flag" and record.offset_applied:
+            stale = f", which overrules the declared {record.declared_offset:g}" if record.declared_offset else ""
+            return 0, f"the provider says that the offset is already removed{stale}"
+        if source in stated:
+            return stated[source]
+    raise DataError(
+        f"item {record.item}: cannot tell whether its values carry the reflectance offset: of {', '.join(record.offset_sources)} none says "
+        f"(flag {record.offset_applied}, metadata file {'not read' if metadata_offset is None else metadata_offset}, raster:bands "
+        f"{record.declared_offset}, baseline {record.processing_baseline}); leave it out or use another collection"
+    )
+
+
+def find_contradictions(record: ItemRecord, metadata_offset: int | None = None) -> tuple[str, ...]:
+    """Where the sources contradict what was decided, one line each; whether they are believed or not.
+
+    An offset that the provider says it has removed is no contradiction, but one that it removed from a product that never had it is.
+
+    Raises:
+        DataError: `decide_offset` cannot decide.
+    """
+    decided, reason = decide_offset(record, metadata_offset)
+    stated = _read_statements(record, metadata_offset)
+    if record.offset_applied and "flag" in record.offset_sources:
+        own = [words for source, (offset_dn, words) in stated.items() if offset_dn == 0 and source != "declared"]
+        return tuple(f"item {record.item}: {reason}, but the product never had one: {words}" for words in own)
+    others = [f"{words}, which means {offset_dn}" for offset_dn, words in stated.values() if offset_dn != decided]
+    return tuple(f"item {record.item}: offset {decided} ({reason}), but {words}" for words in others)
+
+
+def _read_statements(record: ItemRecord, metadata_offset: int | None) -> dict[OffsetSource, tuple[int, str]]:
+    """What each source that states a number says: the number to add, and the words."""
+    stated: dict[OffsetSource, tuple[int, str]] = {}
+    if metadata_offset is not None:
+        stated["metadata"] = metadata_offset, f"{SAID_BY['metadata']}: {metadata_offset} in every band"
+    declared = record.declared_offset
+    if declared is not None:
+        is_reflectance = abs(declared) <= MAX_OFFSET
+        unit = "" if is_reflectance else " (too large for reflectance: digital numbers)"
+        stated["declared"] = round(declared * (REFLECTANCE_SCALE if is_reflectance else 1)), f"{SAID_BY['declared']}: {declared:g}{unit}"
     try:
-        baseline = float(record.processing_baseline or "")
-    except ValueError:
+        has_offset = float(record.processing_baseline or "") >= OFFSET_BASELINE
+    except ValueError:  # not stated, or not a number
+        return stated
+    era = "04.00 or later" if has_offset else "before 04.00"
+    stated["baseline"] = OFFSET_DN if has_offset else 0, f"{SAID_BY['baseline']} {record.processing_baseline} ({era})"
+    return stated
+
+
+# What the product's own metadata says.
+
+
+class _PlainTree(ET.TreeBuilder):
+    """A tree of a document without a document type: no entities, so nothing that grows and nothing that is fetched."""
+
+    def doctype(self, name: str, *_: str | None) -> NoReturn:
+        raise DataError(f"it has a document type ({name}), which Sentinel-2 metadata never has")
+
+
+def read_offset(text: str | bytes, *, where: str) -> int:
+    """The number to add to the digital numbers of every band, as the product metadata (`MTD_MSIL2A.xml`, `MTD_MSIL1C.xml`) states it.
+
+    0 if it lists no offsets, which is so before baseline 04.00 (ESA, Sentinel-2 product specification, S2-PDGS-TAS-DI-PSD). `where` names
+    the file in messages.
+
+    Raises:
+        DataError: the text is no such file, its scale is not 1 / 10000, its bands have different offsets, or a product of 04.00 or later
+            lists none.
+    """
+    root = _parse_product(text, where)
+    level = PRODUCT_ROOT.search(root.tag)
+    if level is None:
         raise DataError(
-            f"item {record.item}: cannot tell whether its values carry the reflectance offset: the catalogue states no raster:bands "
-            f"offset, no offset flag and processing baseline {record.processing_baseline!r}; leave it out or use another collection"
-        ) from None
-    if baseline >= OFFSET_BASELINE:
-        return OFFSET_DN, f"processing baseline {record.processing_baseline} (04.00 or later)"
-    return 0, f"processing baseline {record.processing_baseline} (before 04.00)"
+            f"{where}: its root is {root.tag!r}, expected that of the product metadata of Sentinel-2 (MTD_MSIL1C or MTD_MSIL2A)"
+        )
+    scales = {node.text for name in QUANTIFICATION[level[1]] for node in root.iter(name)}
+    if {_to_number(scale, "scale", where) for scale in scales} != {REFLECTANCE_SCALE}:
+        raise DataError(f"{where}: its scale is {sorted(map(str, scales))}, expected {REFLECTANCE_SCALE}; use another collection")
+    offsets = {str(node.get("band_id")): _to_number(node.text, "offset", where) for node in root.iter(ADD_OFFSET[level[1]])}
+    if len(set(offsets.values())) > 1:
+        raise DataError(f"{where}: its bands have different offsets, by band id: {offsets}")
+    baseline = root.findtext(".//PROCESSING_BASELINE") or "0"
+    if not offsets and _to_number(baseline, "baseline", where) >= OFFSET_BASELINE:
+        raise DataError(f"{where}: lists no {ADD_OFFSET[level[1]]} although its baseline is {baseline}; the file is damaged")
+    return int(next(iter(offsets.values()), 0))
 
 
-def find_shift_fault(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> str | None:
-    """Words for a probably missing or doubled offset, or None if the dark pixels look right or are too few.
+def _parse_product(text: str | bytes, where: str) -> ET.Element:
+    if len(text) > MAX_XML_BYTES:
+        raise DataError(f"{where}: {len(text)} bytes are too many for Sentinel-2 metadata")
+    try:
+        return ET.fromstring(text, parser=ET.XMLParser(target=_PlainTree()))  # noqa: S314 - without entities
+    except ET.ParseError as error:
+        raise DataError(f"{where}: not valid XML ({error}); the file is damaged, fetch it again") from None
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _to_number(text: str | None, what: str, where: str) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        raise DataError(f"{where}: its {what} is {text!r}, expected a number; the file is damaged") from None
+
+
+# What the pixels say.
+
+
+def check_offset(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> OffsetCheck:
+    """What the darkest pixels say of the offset that was removed.
 
     `stored` (band, y, x) is reflectance x 10000 after the offset was removed; `usable` (y, x) marks ground free of cloud. An offset left
     in keeps every band of every pixel above 0.1; an offset removed twice drives even visible bands of plain ground to zero. Catalogues
-    have stated both wrongly (Element84/earth-search issues 66 and 71), so this is a hint to look, not a proof: bright desert passes 0.1
-    too.
+    have stated both wrongly (Element84/earth-search issues 66 and 71).
     """
-    thin = stored[:, ::2, ::2][:, usable[::2, ::2]]
-    if thin.shape[1] < MIN_DARK_PX:
-        return None
-    visible = [bands.index(name) for name in VISIBLE_BANDS if name in bands]
-    clamped = min((float(np.mean(thin[index] == 0)) for index in visible), default=0.0)
-    if clamped > DOUBLE_SHIFT_SHARE:
-        return f"{clamped:.0%} of the clear ground is zero in every visible band: the offset was probably removed twice"
-    darkest = min(float(np.percentile(band, DARK_PERCENT)) for band in thin) / REFLECTANCE_SCALE
-    if darkest > DARK_REFLECTANCE:
-        return f"the darkest percent of the clear ground has reflectance {darkest:.3f} in its darkest band: the offset was probably left in"
+    step = max(1, math.ceil(math.sqrt(usable.size / SAMPLED_PX)))
+    thin = stored[:, ::step, ::step][:, usable[::step, ::step]]
+    pixels = thin.shape[1]
+    if pixels < MIN_DARK_PX:
+        return OffsetCheck("too few pixels", pixels, None, None, None, ())
+    shares = [float(np.mean(thin[bands.index(name)] == 0)) for name in VISIBLE_BANDS if name in bands]
+    zero_share = min(shares) if shares else None
+    dark = [float(np.percentile(values, DARK_PERCENT)) / REFLECTANCE_SCALE for values in thin]
+    darkest = int(np.argmin(dark))
+    classes = np.minimum(thin[darkest] // HISTOGRAM_STEP_DN, HISTOGRAM_CLASSES)
+    verdict: Verdict = "plausible"
+    if zero_share is not None and zero_share > DOUBLE_SHIFT_SHARE:
+        verdict = "removed twice"
+    elif dark[darkest] > DARK_REFLECTANCE:
+        verdict = "left in"
+    return OffsetCheck(
+        verdict=verdict,
+        pixels=pixels,
+        darkest_band=bands[darkest],
+        dark_reflectance=round(dark[darkest], 4),
+        zero_share=None if zero_share is None else round(zero_share, 4),
+        histogram=tuple(np.bincount(classes, minlength=HISTOGRAM_CLASSES + 1).tolist()),
+    )
+
+
+def describe_check(check: OffsetCheck) -> str | None:
+    """Words for a probably missing or doubled offset; None if the dark pixels look right or are too few."""
+    if check.verdict == "removed twice":
+        return f"{check.zero_share:.0%} of the clear ground is zero in every visible band: the offset was probably removed twice"
+    if check.verdict == "left in":
+        return (
+            f"the darkest percent of the clear ground has reflectance {check.dark_reflectance:.3f} in its darkest band "
+            f"({check.darkest_band}): the offset was probably left in"
+        )
     return None
+
+
+def find_shift_fault(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> str | None:
+    """Words for a probably missing or doubled offset, or None: `describe_check` of `check_offset`."""
+    return describe_check(check_offset(stored, usable, bands))

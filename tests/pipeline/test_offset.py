@@ -1,0 +1,245 @@
+"""The offset is decided by what the item says, contradictions are named, and the darkest pixels are asked."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sereno.pipeline.errors import DataError
+from sereno.pipeline.items import to_item_record
+from sereno.pipeline.offset import (
+    HISTOGRAM_CLASSES,
+    OFFSET_DN,
+    check_offset,
+    decide_offset,
+    describe_check,
+    find_contradictions,
+    find_shift_fault,
+    read_offset,
+)
+from sereno.pipeline.pairs import ItemRecord
+from sereno.pipeline.presets import PRESETS
+from sereno.pipeline.radiometry import to_stored_reflectance
+from sereno.pipeline.scene import MAX_REFLECTANCE
+
+SAMPLES = os.environ.get("SERENO_SAMPLES")
+BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
+ALL = PRESETS["earth-search"].offset_sources
+
+
+def item(**facts: object) -> ItemRecord:
+    known = {"item": "S2A_X", "collection": "c", "sensor": "sentinel2-l2a", "time": "2021-06-03T10:00:00Z", "crs": "EPSG:32632"}
+    return ItemRecord(**{**known, "bbox": (8, 45, 9, 46), "assets": {}, "offset_sources": ALL, **facts})
+
+
+@pytest.mark.parametrize(
+    ("facts", "metadata", "offset_dn", "word"),
+    [
+        ({"declared_offset": -0.1, "processing_baseline": "02.14"}, None, -1000, "declared by the catalogue: -0.1"),
+        ({"declared_offset": 0.0, "processing_baseline": "05.09"}, None, 0, "declared by the catalogue: 0"),
+        ({"declared_offset": -1000.0}, None, -1000, "too large for reflectance"),
+        # Earth Search: the flag overrules what it lists and what the untouched metadata file says.
+        ({"declared_offset": -0.1, "offset_applied": True, "processing_baseline": "05.09"}, -1000, 0, "overrules the declared -0.1"),
+        ({"offset_applied": True, "processing_baseline": "04.00"}, -1000, 0, "already removed"),
+        ({"declared_offset": -0.1, "offset_applied": False}, None, -1000, "declared"),
+        ({"offset_applied": False, "processing_baseline": "04.00"}, None, -1000, "baseline 04.00 (04.00 or later)"),
+        # The metadata file goes before what catalogues copy from it.
+        ({"declared_offset": 0.0, "processing_baseline": "05.09"}, -1000, -1000, "product metadata: -1000"),
+        ({"declared_offset": -0.1, "processing_baseline": "02.14"}, 0, 0, "product metadata: 0"),
+        # The date decides nothing: old scenes are processed anew.
+        ({"processing_baseline": "04.00", "time": "2018-01-01T00:00:00Z"}, None, -1000, "04.00 or later"),
+        ({"processing_baseline": "05.00", "time": "2015-08-01T00:00:00Z"}, None, -1000, "04.00 or later"),
+        ({"processing_baseline": "03.01", "time": "2023-01-01T00:00:00Z"}, None, 0, "before 04.00"),
+    ],
+)
+def test_the_offset_follows_the_items_word_and_never_the_date(
+    facts: dict[str, object], metadata: int | None, offset_dn: int, word: str
+) -> None:
+    decided, reason = decide_offset(item(**facts), metadata)
+    assert decided == offset_dn
+    assert word in reason
+
+
+@given(st.permutations(["flag", "metadata", "declared", "baseline"]), st.integers(1, 4))
+def test_the_most_trusted_source_that_speaks_decides(order: list[str], count: int) -> None:
+    said = {"flag": 0, "metadata": -300, "declared": -200, "baseline": -1000}
+    record = item(offset_sources=tuple(order[:count]), offset_applied=True, declared_offset=-0.02, processing_baseline="05.09")
+    assert decide_offset(record, -300)[0] == said[order[0]]
+
+
+def test_a_source_that_is_not_believed_decides_nothing() -> None:
+    record = item(offset_applied=True, declared_offset=0.0, processing_baseline="05.09", offset_sources=("baseline",))
+    assert decide_offset(record, 0)[0] == OFFSET_DN
+
+
+@pytest.mark.parametrize("baseline", [None, "", "unknown"])
+def test_an_item_that_says_nothing_is_refused_by_name(baseline: str | None) -> None:
+    with pytest.raises(DataError, match=r"item S2A_X: cannot tell.*metadata file not read.*baseline"):
+        decide_offset(item(processing_baseline=baseline))
+
+
+@pytest.mark.parametrize(
+    ("facts", "metadata", "words"),
+    [
+        ({"declared_offset": -0.1, "processing_baseline": "05.09"}, -1000, []),
+        ({"declared_offset": -0.1, "processing_baseline": "05.09", "offset_applied": True}, -1000, []),  # Earth Search as it should be
+        ({"declared_offset": 0.0, "processing_baseline": "02.14", "offset_applied": False}, 0, []),
+        ({"declared_offset": 0.0, "processing_baseline": "05.09"}, None, ["baseline 05.09 (04.00 or later), which means -1000"]),
+        ({"declared_offset": -0.1, "processing_baseline": "02.14"}, 0, ["catalogue: -0.1, which means -1000"]),
+        (
+            {"declared_offset": 0.0, "processing_baseline": "03.01"},
+            -1000,
+            ["catalogue: 0, which means 0", "(before 04.00), which means 0"],
+        ),
+        ({"processing_baseline": "02.14", "offset_applied": True}, None, ["the product never had one: processing baseline 02.14"]),
+    ],
+)
+def test_sources_that_contradict_each_other_are_named(facts: dict[str, object], metadata: int | None, words: list[str]) -> None:
+    found = find_contradictions(item(**facts), metadata)
+    assert len(found) == len(words)
+    for line, word in zip(found, words, strict=True):
+        assert line.startswith("item S2A_X: ")
+        assert word in line
+
+
+# Product metadata.
+
+
+def metadata(level: str = "2A", *, baseline: str = "05.09", offsets: str = "", scale: str = "10000", head: str = "") -> str:
+    name, kind = {"2A": ("BOA_QUANTIFICATION_VALUE", "BOA"), "1C": ("QUANTIFICATION_VALUE", "RADIO")}[level]
+    listed = "".join(f'<{kind}_ADD_OFFSET band_id="{band}">{value}</{kind}_ADD_OFFSET>' for band, value in enumerate(offsets.split()))
+    return (
+        f'<?xml version="1.0"?>{head}<n1:Level-{level}_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/a.xsd"><n1:General_Info>'
+        f"<PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE><{name} unit='none'>{scale}</{name}>{listed}"
+        f"<AOT_QUANTIFICATION_VALUE>1000.0</AOT_QUANTIFICATION_VALUE></n1:General_Info></n1:Level-{level}_User_Product>"
+    )
+
+
+@pytest.mark.parametrize("level", ["1C", "2A"])
+def test_metadata_state_one_offset_for_all_bands_or_none(level: str) -> None:
+    assert read_offset(metadata(level, offsets="-1000 " * 13), where="MTD") == -1000
+    assert read_offset(metadata(level, offsets="0 0 0").encode(), where="MTD") == 0
+    assert read_offset(metadata(level, baseline="03.01"), where="MTD") == 0
+
+
+ENTITIES = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (metadata(offsets="-1000 -1000 0"), r"different offsets, by band id: .*'2': 0"),
+        (metadata(scale="1000", offsets="-1000"), r"its scale is \['1000'\], expected 10000"),
+        (metadata().replace("BOA_QUANTIFICATION_VALUE", "X"), r"its scale is \[\], expected 10000"),
+        (metadata(scale="ten"), r"its scale is 'ten', expected a number"),
+        (metadata(), r"lists no BOA_ADD_OFFSET although its baseline is 05.09"),
+        (metadata(head="<!DOCTYPE x SYSTEM 'file:///etc/passwd'>"), r"MTD: it has a document type \(x\)"),
+        (metadata(head=ENTITIES, offsets="&b;"), r"MTD: it has a document type \(x\)"),
+        (metadata(head=ENTITIES).replace('version="1.0"', 'version="1.0" encoding="utf-16"').encode("utf-16"), r"it has a document type"),
+        (metadata()[:200], r"not valid XML"),
+        ("<Level-2A_Tile_ID/>", r"its root is 'Level-2A_Tile_ID'"),
+        ("<a>" + " " * 2**24 + "</a>", r"bytes are too many"),
+    ],
+)
+def test_metadata_that_cannot_be_believed_are_refused_in_one_line(text: str | bytes, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        read_offset(text, where="MTD")
+    assert str(caught.value).startswith("MTD: ")
+    assert "\n" not in str(caught.value)
+
+
+# Pixels.
+
+
+def ground(seed: int = 0) -> np.ndarray:
+    """Reflectance x 10000 of mixed ground with dark water, (6, 100, 100)."""
+    level = np.array([400, 600, 500, 3000, 2000, 1000])[:, None, None]
+    return (level * np.random.default_rng(seed).uniform(0.4, 1.6, (6, 100, 100))).astype(np.int32)
+
+
+@pytest.mark.parametrize(("error_dn", "verdict"), [(0, "plausible"), (1000, "left in"), (-1000, "removed twice")])
+def test_dark_pixels_tell_a_missing_and_a_doubled_shift(error_dn: int, verdict: str) -> None:
+    stored = np.clip(ground() + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
+    check = check_offset(stored, np.ones((100, 100), bool), BANDS)
+    assert check.verdict == verdict
+    fault = find_shift_fault(stored, np.ones((100, 100), bool), BANDS)
+    assert fault == describe_check(check)
+    assert (fault is None) == (verdict == "plausible")
+    assert fault is None or verdict in fault
+
+
+def test_the_numbers_of_a_check_are_those_of_the_darkest_band() -> None:
+    stored = ground().astype(np.uint16)
+    usable = np.zeros((100, 100), bool)
+    usable[:50] = True
+    check = check_offset(stored, usable, BANDS)
+    blue = stored[0, :50].ravel()
+    assert (check.darkest_band, check.pixels, check.zero_share) == ("B02", 5000, 0.0)
+    assert check.dark_reflectance == pytest.approx(np.percentile(blue, 1) / 10000, abs=5e-5)
+    edges = [*range(0, 100 * HISTOGRAM_CLASSES + 1, 100), 10**5]
+    assert list(check.histogram) == np.histogram(blue, edges)[0].tolist()
+    assert json.loads(json.dumps(check._asdict()))["histogram"] == list(check.histogram)
+
+
+def test_cloud_and_what_is_not_valid_are_not_asked() -> None:
+    stored = (ground() + 1000).astype(np.uint16)
+    stored[:, 50:] = 0
+    usable = np.zeros((100, 100), bool)
+    usable[:50] = True
+    assert check_offset(stored, usable, BANDS).verdict == "left in"
+
+
+def test_dark_pixels_give_no_verdict_where_too_little_ground_is_clear() -> None:
+    check = check_offset((ground() + 1000).astype(np.uint16), np.eye(100, dtype=bool), BANDS)
+    assert check == ("too few pixels", 100, None, None, None, ())
+    assert describe_check(check) is None
+
+
+def test_large_scenes_are_looked_at_in_part() -> None:
+    check = check_offset(np.full((1, 1000, 1500), 500, np.uint16), np.ones((1000, 1500), bool), ("B04",))
+    assert 300_000 < check.pixels <= 500_000
+    assert check.histogram[5] == check.pixels
+
+
+def test_digital_numbers_below_the_offset_stay_valid_and_are_counted() -> None:
+    dn = (ground() + 1000).astype(np.uint16)
+    dn[3:, :2] = np.arange(1, 201).reshape(2, 100) * 5  # 5 .. 1000, in shadow
+    stored, n_clamped = to_stored_reflectance(dn, np.ones(dn.shape, bool), offset_dn=OFFSET_DN)
+    assert n_clamped == 3 * 199  # 1000 becomes 0 by itself
+    assert (stored[3:, :2] == 0).all()
+    check = check_offset(stored, np.ones((100, 100), bool), BANDS)
+    assert (check.verdict, check.pixels) == ("plausible", 10_000)  # zeros are ground: all of it is looked at
+
+
+# Real products.
+
+real = pytest.mark.real
+needs_samples = pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
+
+
+@real
+@needs_samples
+@pytest.mark.parametrize(
+    ("pattern", "offset_dn"),
+    [("stac/stactools_sentinel2/*_N0400_*/MTD_MSIL2A.xml", -1000), ("s2/ukis_pysat/*_N0209_*_MTD.xml", 0)],
+)
+def test_real_metadata_state_the_offset_of_their_baseline(pattern: str, offset_dn: int) -> None:
+    (path,) = Path(str(SAMPLES)).glob(pattern)
+    assert read_offset(path.read_bytes(), where=path.name) == offset_dn
+
+
+@real
+@needs_samples
+@pytest.mark.parametrize(("baseline", "offset_dn"), [("0214", 0), ("0400", -1000)])
+def test_what_stactools_lists_agrees_with_metadata_and_baseline(baseline: str, offset_dn: int) -> None:
+    (path,) = Path(str(SAMPLES)).glob(f"stac/stactools_sentinel2/*_N{baseline}_*/expected_output.json")
+    record = to_item_record(json.loads(path.read_text()))
+    files = list(path.parent.glob("MTD_MSIL2A.xml"))
+    stated = read_offset(files[0].read_bytes(), where="MTD") if files else None
+    for sources in (("metadata", "declared"), ("declared",), ("baseline",)):
+        assert decide_offset(record.model_copy(update={"offset_sources": sources}), stated)[0] == offset_dn
+    assert find_contradictions(record, stated) == ()
