@@ -116,10 +116,11 @@ class PatientAdapter:
 
 def _attempts_after(error: Exception) -> int:
     from requests import ConnectTimeout
+    from requests.exceptions import ProxyError
     from urllib3.exceptions import NewConnectionError
 
     reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return CONNECT_ATTEMPTS if isinstance(error, ConnectTimeout) or isinstance(reason, NewConnectionError) else ATTEMPTS
+    return CONNECT_ATTEMPTS if isinstance(error, ConnectTimeout | ProxyError) or isinstance(reason, NewConnectionError) else ATTEMPTS
 
 
 def compute_pause(attempt: int, retry_after: str | None = None) -> float:

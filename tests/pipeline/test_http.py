@@ -124,6 +124,17 @@ def test_a_dead_address_is_given_up_soon() -> None:
     assert len(pauses) == CONNECT_ATTEMPTS
 
 
+def test_a_dead_proxy_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving([Mood()]) as address:
+        pass
+    monkeypatch.setenv("http_proxy", address)
+    monkeypatch.setenv("no_proxy", "")
+    budget = Budget()
+    with make_session(budget, lambda _: None) as session, pytest.raises(requests.exceptions.ProxyError):
+        session.get("http://stac.example.org/")
+    assert budget.retries == CONNECT_ATTEMPTS
+
+
 def test_pauses_double_are_spread_and_have_an_end() -> None:
     for attempt in range(12):
         pauses = [compute_pause(attempt) for _ in range(50)]
