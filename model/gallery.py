@@ -111,6 +111,8 @@ def describe_scenes(results: Results, stretch: Stretch, *, picture_px: int) -> l
 def _describe_scene(results: Results, key: Key, look: Look) -> list[Block]:
     pair = _open_thinned(results.manifest("align", key), SAMPLES_PER_PIXEL * look.px)
     provenance = pair.attrs["provenance"]
+    if provenance.get("refused"):
+        return [Heading(f"{key[0]} · {key[1]}"), Text(f"This pair is not used: {provenance['refused']}.", "bad")]
     cleared, sources, rows = [], [], []
     for run in results.runs:
         if key in run.predictions:

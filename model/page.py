@@ -14,6 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 NOTHING: Final = "–"
 """Stands in tables where there is no number."""
+MAX_ROWS: Final = 60
+"""Longest list of what was refused or lost; how many more there are, and where they are listed, is said."""
 
 
 class Text(NamedTuple):
@@ -123,6 +125,13 @@ def mark_best(rows: Sequence[Sequence[Cell]], larger_is_better: Sequence[bool], 
         for row, number in zip(marked, numbers, strict=True):
             row[place] = row[place]._replace(is_best=number == best and len(rows) > 1)
     return marked
+
+
+def show_first(head: Sequence[str], rows: Sequence[Sequence[str]], source: str) -> list[Block]:
+    """A table of words, and where all rows are if they are too many to show."""
+    table = Table(head, [[Cell(word) for word in row] for row in rows[:MAX_ROWS]], n_words=len(head))
+    more = Text(f"The first {MAX_ROWS} of {len(rows)} are shown; {source} list all.", "small")
+    return [table, more] if len(rows) > MAX_ROWS else [table]
 
 
 def show_number(value: float | None, digits: int, *, sign: bool = False) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import rasterio
 import torch
 
+from sereno.model.accounts import describe_accounts
 from sereno.model.config import ReportSettings
 from sereno.model.gallery import BASELINE_WORDS, choose_stretch, describe_examples, describe_progress, describe_scenes
 from sereno.model.metrics import bootstrap_difference
@@ -35,6 +36,7 @@ from sereno.model.page import (
     mark_best,
     render_page,
     show_day,
+    show_first,
     show_number,
     show_range,
 )
@@ -60,8 +62,6 @@ from sereno.pipeline.store import write_text
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS: Final = 60
-"""Longest list of what was refused or lost; how many more there are, and where they are listed, is said."""
 MAX_SHOWN: Final = 12
 """Maps and shift fields shown; how many more there are is said."""
 NARROW_SPACE: Final = "\u202f"
@@ -141,6 +141,7 @@ def write_report(results: Path, output: Path, settings: ReportSettings, *, runs:
         Section("examples", "Example patches", describe_examples(found, stretch)),
         Section("training", "Training", describe_training(found) + describe_progress(found)),
         Section("pairs", "Pairs and shifts", describe_pairs(found)),
+        Section("ledger", "Ledger", describe_accounts(found)),
         Section("left-out", "What was left out", describe_losses(found)),
         Section("making", "How it was made", describe_making(found)),
     ]
@@ -427,7 +428,9 @@ def _to_pair_row(results: Results, key: Key) -> list[Cell]:
         show_number(pair.clear_gap_days, 1, sign=True),
     ]
     words += [show_day(sar.time, sar.items[0].properties), show_number(pair.sar_gap_days, 1, sign=True)]
-    if key in results.patched:
+    if results.refusal(key):
+        words += ["not used"]
+    elif key in results.patched:
         kept, refused = len(results.patched[key]["patches"]), len(results.patched[key]["refused"])
         words += [str(kept), str(kept + refused)]
     return [Cell(word) for word in words + [NOTHING] * (len(PAIR_COLUMNS) - len(words))]
@@ -435,10 +438,12 @@ def _to_pair_row(results: Results, key: Key) -> list[Cell]:
 
 def _describe_shifts(results: Results, keys: Sequence[Key]) -> list[Block]:
     """The measured shift of every pair, beside the true one where it is known, and how windows agree."""
-    known = [key for key in keys if key in results.aligned]
     missing: list[Block] = [
-        Text(f"{area} {pair} has not been aligned: run `sereno align`.", "missing") for area, pair in keys if (area, pair) not in known
+        Text(f"{area} {pair} has not been aligned: run `sereno align`.", "missing")
+        for area, pair in keys
+        if (area, pair) not in results.aligned
     ]
+    known = [key for key in keys if key in results.aligned and not results.refusal(key)]
     if not known:
         return missing
     true = find_true_shifts(results)
@@ -487,7 +492,13 @@ def _draw_shifts(results: Results, known: Sequence[Key]) -> list[Block]:
 
 def describe_losses(results: Results) -> list[Block]:
     """Every candidate, tile, window and registration that was refused or lost, with reasons."""
-    return [*_list_refused_scenes(results), *_list_lost_tiles(results), *_count_refused_windows(results), *_list_refused_shifts(results)]
+    return [
+        *_list_refused_scenes(results),
+        *_list_lost_tiles(results),
+        *_list_refused_pairs(results),
+        *_count_refused_windows(results),
+        *_list_refused_shifts(results),
+    ]
 
 
 def _list_refused_scenes(results: Results) -> list[Block]:
@@ -496,25 +507,27 @@ def _list_refused_scenes(results: Results) -> list[Block]:
     if not refused:
         return [*blocks, Text("No candidate scene was refused." if results.locks else "There is no lock: run `sereno query`.")]
     rows = [(area, entry.role, entry.item, entry.reason) for area, entry in refused]
-    return [*blocks, *_show_first(("area", "as", "item", "reason"), rows, "the locks in query/")]
-
-
-def _show_first(head: Sequence[str], rows: Sequence[Sequence[str]], source: str) -> list[Block]:
-    """A table of words, and where all rows are if they are many."""
-    table = Table(head, [[Cell(word) for word in row] for row in rows[:MAX_ROWS]], n_words=len(head))
-    more = Text(f"The first {MAX_ROWS} of {len(rows)} are shown; {source} list all.", "small")
-    return [table, more] if len(rows) > MAX_ROWS else [table]
+    return [*blocks, *show_first(("area", "as", "item", "reason"), rows, "the locks in query/")]
 
 
 def _list_lost_tiles(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Lost tiles and warnings")]
     rows = []
     for (area, scene), facts in results.scenes.items():
-        rows += [(area, scene, f"{lost['asset']}: {lost['reason']}") for lost in facts.get("lost", ())]
+        rows += [(area, scene, f"{lost['asset'] or 'all of it'}: {lost['reason']}") for lost in facts.get("lost", ())]
         rows += [(area, scene, warning) for warning in facts.get("warnings", ())]
     if not rows:
         return [*blocks, Text(f"None in {len(results.scenes)} scenes." if results.scenes else "No scene was read: run `sereno ingest`.")]
-    return [*blocks, *_show_first(("area", "scene", "what"), rows, "the manifests in ingest/")]
+    return [*blocks, *show_first(("area", "scene", "what"), rows, "the manifests in ingest/")]
+
+
+def _list_refused_pairs(results: Results) -> list[Block]:
+    """Pairs that are not used at all; nothing where there is none."""
+    rows = [(*key, words) for key in results.aligned if (words := results.refusal(key))]
+    if not rows:
+        return []
+    note = Text("A scene of these pairs was refused, so they hold no valid pixel and give no patch.")
+    return [Heading("Refused pairs"), note, *show_first(("area", "pair", "reason"), rows, "the manifests in align/")]
 
 
 def _count_refused_windows(results: Results) -> list[Block]:
@@ -536,11 +549,10 @@ def _count_refused_windows(results: Results) -> list[Block]:
 
 def _list_refused_shifts(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Refused registrations")]
-    refused = [
-        (key, summary["registration"]) for key, summary in results.aligned.items() if summary["registration"]["verdict"] == "refused"
-    ]
+    measured = {key: summary["registration"] for key, summary in results.aligned.items() if not results.refusal(key)}
+    refused = [(key, registration) for key, registration in measured.items() if registration["verdict"] == "refused"]
     if not refused:
-        return [*blocks, Text(f"None of {len(results.aligned)} pairs." if results.aligned else "No pair was aligned: run `sereno align`.")]
+        return [*blocks, Text(f"None of {len(measured)} pairs." if results.aligned else "No pair was aligned: run `sereno align`.")]
     rows = [[Cell(f"{area} {pair}"), Cell(registration["reason"])] for (area, pair), registration in refused]
     return [*blocks, Text("SAR of these pairs was left where its geocoding puts it."), Table(("pair", "reason"), rows, n_words=2)]
 

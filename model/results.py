@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sereno.pipeline.ledger import Entry, ledger_of, read_ledger
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.store import read_json, read_manifest, store_of
 
@@ -61,6 +62,10 @@ class Results:
     """Summaries of the patch stores that are there."""
     scenes: dict[Key, Json]
     """Summaries of the ingested scenes that are there, by area and scene id."""
+    masked: dict[Key, Json]
+    """Summaries of the masks that are there."""
+    ledger: list[Entry]
+    """What became of items and assets; entries of the search and of every scene in a lock."""
     dataset: Json | None
     """Summary of the packed dataset; None if there is none."""
     dataset_sha256: str
@@ -76,12 +81,16 @@ class Results:
         """Where `step` writes what belongs to `key`."""
         return self.folder / step / key[0] / f"{key[1]}.json"
 
+    def refusal(self, key: Key) -> str | None:
+        """Why a pair is not used at all; None if it is, or is not aligned yet."""
+        return (self.aligned.get(key) or {}).get("refused")
+
 
 def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
     """What is there in the results folder.
 
     Raises:
-        StoreError, ConfigError: a file that is there is damaged or of another kind.
+        StoreError, ConfigError, DataError: a file that is there is damaged or of another kind.
     """
     locks = {lock.area: lock for lock in map(Lock.read, sorted(folder.glob("query/*.json")))}
     pairs = [(area, pair.id) for area, lock in locks.items() for pair in lock.pairs]
@@ -94,6 +103,8 @@ def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
         aligned=_read_summaries(folder / "align", pairs, "pair"),
         patched=_read_summaries(folder / "patch", pairs, "patches"),
         scenes=_read_summaries(folder / "ingest", scenes, "scene"),
+        masked=_read_summaries(folder / "mask", pairs, "mask"),
+        ledger=_read_ledgers(folder, locks, scenes),
         dataset=read_manifest(dataset, kind="dataset")["summary"] if dataset.is_file() else None,
         dataset_sha256=hashlib.sha256(dataset.read_bytes()).hexdigest() if dataset.is_file() else "",
         records=_read_table(store_of(dataset) / "patches.csv") if dataset.is_file() else [],
@@ -105,6 +116,11 @@ def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
 def _read_summaries(folder: Path, keys: Iterable[Key], kind: str) -> dict[Key, Json]:
     paths = {(area, name): folder / area / f"{name}.json" for area, name in keys}
     return {key: read_manifest(path, kind=kind)["summary"] for key, path in paths.items() if path.is_file()}
+
+
+def _read_ledgers(folder: Path, areas: Iterable[str], scenes: Iterable[Key]) -> list[Entry]:
+    manifests = [folder / f"query/{area}.json" for area in areas] + [folder / f"ingest/{area}/{scene}.json" for area, scene in scenes]
+    return [entry for path in map(ledger_of, manifests) if path.is_file() for entry in read_ledger(path)]
 
 
 def _read_run(folder: Path, name: str, pairs: Iterable[Key]) -> RunResults:

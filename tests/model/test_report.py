@@ -24,6 +24,7 @@ from sereno.model.results import Results, name_picture, read_results
 from sereno.model.train import train_network
 from sereno.pipeline.config import PackSettings, PatchSettings, load_settings
 from sereno.pipeline.errors import MissingError, StoreError
+from sereno.pipeline.ledger import Entry, write_ledger
 from sereno.pipeline.pack import pack_patches
 from sereno.pipeline.pairs import GridRecord, Lock
 from sereno.pipeline.patch import patch_pair
@@ -34,7 +35,7 @@ SIDE = 160
 BANDS = ("B02", "B03", "B04", "B08")
 GRID = GridRecord(crs="EPSG:32632", transform=(10, 0, 498_400, 0, -10, 5_041_600), shape=(SIDE, SIDE))
 NASTY = "<b>98 % cloud & more</b>"
-SECTIONS = ("result", "scenes", "scores", "examples", "training", "pairs", "left-out", "making")
+SECTIONS = ("result", "scenes", "scores", "examples", "training", "pairs", "ledger", "left-out", "making")
 
 
 def make_scene(name: str, moment: str) -> dict[str, Any]:
@@ -128,6 +129,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lock = make_lock()
     write_text(folder / "query/west.json", lock.to_json())
     write_world(folder)
+    write_ledger(folder / "query/west.ledger.csv", [Entry("query", "west", "", "OVERCAST", "", "refused", NASTY)])
+    write_ledger(folder / "ingest/west/o1.ledger.csv", [Entry("ingest", "west", "o1", "ITEM-o1", "B11", "partly", "truncated at byte 17")])
     lost = {"lost": [{"asset": "B11", "reason": "truncated at byte 17"}], "warnings": ["no baseline stated"]}
     write_manifest(folder / "ingest/west/o1.json", kind="scene", summary=lost)
     cut = PatchSettings(size_px=32, block_patches=1, buffer_px=8)
@@ -333,6 +336,22 @@ def test_what_was_left_out_is_listed_with_its_reason(page: str) -> None:
     said = section(page, "left-out")
     for words in ("OVERCAST", "B11: truncated at byte 17", "no baseline stated", "patch.min_valid 0.9", "windows disagree: 3 of 4"):
         assert words in said, words
+
+
+def refuse_pair(folder: Path) -> None:
+    """Pair p1 as `align` and `patch` leave it when a scene of it was refused."""
+    why = "the clear scene: 0.0% of the ground is valid"
+    edit_json(folder / "align/west/p1.json", lambda manifest: manifest["summary"].update(refused=why))
+    edit_json(folder / "patch/west/p1.json", lambda manifest: manifest["summary"].update(patches=[], pair_refused=why))
+
+
+def test_a_pair_that_is_not_used_is_shown_as_such_and_not_as_a_refused_shift(change: Callable[..., str]) -> None:
+    said = change(refuse_pair, lambda results: [*describe_pairs(results), *describe_losses(results)])
+    assert ">not used<" in said
+    assert "A scene of these pairs was refused" in said
+    assert said.count("the clear scene: 0.0% of the ground is valid") == 1
+    assert ">west p1<" not in said, "no shift of it was measured, so none was refused"
+    assert ">west p2<" in said
 
 
 def test_a_long_list_is_cut_and_says_where_the_rest_is(change: Callable[..., str]) -> None:

@@ -1,0 +1,101 @@
+"""What the data steps spent and decided, for the report: the ledger's sums, losses, offsets, scenes refused, how far cloud masks agree.
+
+Results enter; blocks of the page leave.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sereno.model.page import NOTHING, Block, Cell, Heading, Table, Text, show_first, show_number, show_share
+from sereno.model.results import Key, Results
+from sereno.pipeline.ledger import list_losses, sum_entries, to_size
+
+SUM_COLUMNS: Final = ("step", "what became of it", "items", "assets", "tried again", "read", "seconds")
+"""Headings of the sums."""
+
+
+def describe_accounts(results: Results) -> list[Block]:
+    """The ledger's sums and losses, the reflectance offsets that were decided, scenes that were refused, and the agreement of masks."""
+    return [*_sum_ledger(results), *_list_losses(results), *_count_offsets(results), *_list_refused(results), *_compare_masks(results)]
+
+
+def _sum_ledger(results: Results) -> list[Block]:
+    if not results.ledger:
+        return [Text("There is no ledger: run `sereno query` and `sereno ingest`.", "missing")]
+    sums = sum_entries(results.ledger)
+    rows = [
+        (row.step, row.status, str(row.items), str(row.assets), str(row.retries), to_size(row.bytes_read), show_number(row.seconds, 1))
+        for row in sums
+    ]
+    read, seconds = sum(row.bytes_read for row in sums), sum(row.seconds for row in sums)
+    again = sum(row.retries for row in sums)
+    said = (
+        f"Reading took {to_size(read)} and {seconds:.0f} s, all readers added up; {again} times something was tried again. "
+        "Items are catalogue items, assets their files; what was searched and not used is listed below under what was left out."
+    )
+    return [Table(SUM_COLUMNS, [[Cell(word) for word in row] for row in rows], n_words=2), Text(said, "small")]
+
+
+def _list_losses(results: Results) -> list[Block]:
+    blocks: list[Block] = [Heading("Losses while reading")]
+    entries = [entry for entry in results.ledger if entry.step == "ingest"]
+    losses = list_losses(entries)
+    if not losses:
+        return [*blocks, Text(f"None in {len(entries)} entries." if entries else "No scene was read: run `sereno ingest`.")]
+    rows = [(entry.status, entry.area, entry.scene, entry.item, entry.asset or NOTHING, entry.reason) for entry in losses]
+    return [*blocks, *show_first(("status", "area", "scene", "item", "asset", "reason"), rows, "the ledgers in ingest/")]
+
+
+def _count_offsets(results: Results) -> list[Block]:
+    """How many optical items had which offset removed, why, and what their dark pixels said of it."""
+    items = [item for facts in results.scenes.values() if str(facts.get("sensor", "")).startswith("sentinel2") for item in _items_of(facts)]
+    if not items:
+        return []
+    counts = Counter(
+        (str(item.get("offset")), str(item.get("offset_reason")), item.get("offset_check") or "nothing against it") for item in items
+    )
+    rows = [[Cell(word) for word in (offset, reason, check, str(n))] for (offset, reason, check), n in sorted(counts.items())]
+    return [Heading("Reflectance offsets"), Table(("added to stored values", "because", "dark pixels", "items"), rows, n_words=3)]
+
+
+def _items_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a scene's manifest says of each of its items that laid something down."""
+    return [item for item in facts.get("items", ()) if item.get("share", 1)]
+
+
+def _list_refused(results: Results) -> list[Block]:
+    blocks: list[Block] = [Heading("Refused scenes")]
+    rows = [(area, scene, str(facts["refused"])) for (area, scene), facts in results.scenes.items() if facts.get("refused")]
+    if not rows:
+        return [*blocks, Text(f"None of {len(results.scenes)} scenes." if results.scenes else "No scene was read: run `sereno ingest`.")]
+    note = Text("Their pairs hold no valid pixel and give no patch.")
+    return [*blocks, note, *show_first(("area", "scene", "reason"), rows, "the manifests in ingest/")]
+
+
+def _compare_masks(results: Results) -> list[Block]:
+    """Agreement of the two methods of each pair's masks; nothing where one method is on."""
+    compared = {key: summary for key, summary in results.masked.items() if summary.get("agreement")}
+    if not compared:
+        return []
+    rows = [row for key, summary in compared.items() for row in _to_agreement_rows(key, summary)]
+    columns = list(dict.fromkeys(name for _, measures in rows for name in measures))
+    cells = [[Cell(word) for word in place] + [Cell(_show_measure(measures.get(name))) for name in columns] for place, measures in rows]
+    first = next(iter(compared.values()))
+    said = f"{first['method']} decides; {first['second']} is compared with it and decides nothing."
+    head = ("area", "pair", "image", *(name.replace("_", " ") for name in columns))
+    return [Heading("Agreement of cloud masks"), Text(said), Table(head, cells, n_words=3)]
+
+
+def _to_agreement_rows(key: Key, summary: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Place and measures of each image, the input first."""
+    return [((*key, image), measures) for image, measures in sorted(summary["agreement"].items(), key=lambda entry: entry[0] != "cloudy")]
+
+
+def _show_measure(value: Any) -> str:
+    """A share in percent, a count as it is, a dash for nothing."""
+    if value is None:
+        return NOTHING
+    return show_share(value) if isinstance(value, float) else str(value)
