@@ -33,7 +33,7 @@ def folder() -> Path:
 
 def to_chip_item() -> dict[str, Any]:
     """The L1C chip as a catalogue would state it: one file with all thirteen bands, and the product's metadata; no offset, no baseline."""
-    properties = {"datetime": "2020-04-06T10:15:59.024Z", "platform": "sentinel-2b", "s2:product_type": "S2MSI1C", "grid:code": "MGRS-32UPC"}
+    properties = {"datetime": "2020-04-06T10:15:59.024Z", "platform": "sentinel-2b", "product:type": "S2MSI1C", "grid:code": "MGRS-32UPC"}
     assets = {
         "chip": {"href": f"{CHIP}.tif", "type": "image/tiff", "eo:bands": [{"name": name} for name in L1C_BANDS]},
         "product_metadata": {"href": f"{CHIP}_MTD.xml", "type": "application/xml"},
