@@ -13,6 +13,7 @@ import logging
 import math
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,10 @@ SNAP_PX: Final = 1e-3
 """Two grids fit if their pixel edges lie within this many pixels of each other."""
 WARP_MARGIN_PX: Final = 4
 """Source pixels read around the area before warping, for the kernel."""
+WARPING: Final = threading.Lock()
+"""Held while a band is warped: one at a time bounds the memory, and rasterio's way to silence a warning is not made for threads."""
+WARP_THREADS: Final = 4
+"""Threads of GDAL in one warp."""
 HTTP_STATUS: Final = re.compile(r"HTTP (?:response|error) code ?: ?(\d{3})")
 """How GDAL words an answer of a server when it opens a file."""
 DENIED: Final = (401, 403)
@@ -615,7 +620,7 @@ def _repeat(block: npt.NDArray[Any], rows: npt.NDArray[np.int64], columns: npt.N
 
 
 def _warp_pixels(access: Access, geobox: GeoBox, rule: Rule, out: npt.NDArray[Any] | None) -> Layer:
-    """`source` interpolated onto `geobox`: in float32 with NaN as nodata, so that no value can be mistaken for nodata on the way."""
+    """The file interpolated onto `geobox`; a pixel has data if all that enter it have."""
     source, band = access.source, access.asset.record.index
     window, transform, crs = _window_of(source, geobox), source.transform, source.crs
     nodata, dtype = source.nodatavals[band - 1], np.dtype(source.dtypes[band - 1])
@@ -623,27 +628,37 @@ def _warp_pixels(access: Access, geobox: GeoBox, rule: Rule, out: npt.NDArray[An
         values = _blank(out, tuple(geobox.shape), dtype)
         return Layer(values, np.broadcast_to(np.False_, values.shape), (), access.to_entry("used", "its ground lies beside the area"))
     pixels = read_pixels(access, window, (band,))
-    block = pixels.values[0]
-    known = pixels.readable & rule.is_data(block, nodata)
-    own = transform * Affine.translation(window.col_off, window.row_off)
-    warped, _ = reproject(
-        np.where(known, block, np.nan).astype(np.float32),
-        np.full(tuple(geobox.shape), np.nan, np.float32),
-        src_transform=own,
-        src_crs=crs,
-        src_nodata=np.nan,
-        dst_transform=geobox.transform,
-        dst_crs=str(geobox.crs),
-        dst_nodata=np.nan,
-        resampling=rule.resampling,
-        tolerance=WARP_TOLERANCE_PX,
-        **scale_options(GeoBox(block.shape, own, crs), geobox),
-    )
+    known = pixels.readable & rule.is_data(pixels.values[0], nodata)
+    with WARPING:
+        # A ring of what is not known: GDAL would repeat the outermost pixel for half a pixel beyond the edge.
+        block = np.full((known.shape[0] + 2, known.shape[1] + 2), np.nan, np.float32)
+        np.copyto(block[1:-1, 1:-1], pixels.values[0], where=known)
+        own = GeoBox(block.shape, transform * Affine.translation(window.col_off - 1, window.row_off - 1), crs)
+        warped = _warp(block, own, geobox, rule.resampling)
     has_data = np.isfinite(warped)
     warped[~has_data] = 0
     values = out if out is not None else np.empty(warped.shape, dtype)
-    values[...] = warped if values.dtype.kind == "f" else np.rint(warped, out=warped)
+    np.copyto(values, warped if values.dtype.kind == "f" else np.rint(warped, out=warped), casting="unsafe")
     return Layer(values, has_data, pixels.lost, _judge(access, pixels, known))
+
+
+def _warp(block: npt.NDArray[np.float32], own: GeoBox, geobox: GeoBox, resampling: Resampling) -> npt.NDArray[np.float32]:
+    """`block` on `geobox`, NaN wherever a NaN enters: GDAL is told of no nodata value, so that it does not make up for what is missing."""
+    warped: npt.NDArray[np.float32] = np.empty(tuple(geobox.shape), np.float32)
+    reproject(
+        block,
+        warped,
+        src_transform=own.transform,
+        src_crs=str(own.crs),
+        dst_transform=geobox.transform,
+        dst_crs=str(geobox.crs),
+        dst_nodata=np.nan,
+        resampling=resampling,
+        num_threads=WARP_THREADS,
+        tolerance=WARP_TOLERANCE_PX,
+        **scale_options(own, geobox),
+    )
+    return warped
 
 
 def _window_of(source: DatasetReader, geobox: GeoBox) -> Window | None:
