@@ -53,6 +53,7 @@ localrules:
     all,
     simulate,
     query,
+    plan,
     ingest,
     align,
     mask,
@@ -131,6 +132,17 @@ checkpoint query_area:
 rule query:
     input:
         flow.locks,
+
+
+rule plan:
+    input:
+        flow.locks,
+    params:
+        settings=flow.settings("plan"),
+    message:
+        "reckon what this run will fetch, make and keep"
+    shell:
+        "sereno plan {input:q} --settings {params.settings:q}"
 
 
 rule ingest_scene:

@@ -54,11 +54,16 @@ def _count_offsets(results: Results) -> list[Block]:
     items = [item for facts in results.scenes.values() if str(facts.get("sensor", "")).startswith("sentinel2") for item in _items_of(facts)]
     if not items:
         return []
-    counts = Counter(
-        (str(item.get("offset")), str(item.get("offset_reason")), item.get("offset_check") or "nothing against it") for item in items
-    )
+    counts = Counter((str(item.get("offset")), str(item.get("offset_reason")), _show_check(item.get("offset_check"))) for item in items)
     rows = [[Cell(word) for word in (offset, reason, check, str(n))] for (offset, reason, check), n in sorted(counts.items())]
     return [Heading("Reflectance offsets"), Table(("added to stored values", "because", "dark pixels", "items"), rows, n_words=3)]
+
+
+def _show_check(check: Any) -> str:
+    """What the dark pixels said: a verdict with its measures, the fault in words, or nothing."""
+    if isinstance(check, Mapping):
+        return str(check["verdict"])
+    return check or "nothing against it"
 
 
 def _items_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
