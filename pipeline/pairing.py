@@ -15,6 +15,8 @@ from sereno.pipeline.bands import SCL
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.pairs import ItemRecord, Pair, Role
 
+POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
+"""All that Sentinel-1 has."""
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
 SOURCES: Final = {"scl": "of the area by SCL", "catalogue": "by the catalogue", None: ""}
@@ -46,8 +48,10 @@ def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
         return None
     lacking = [name for name in settings.polarisations if name not in record.assets]
     if lacking:
-        held = ", ".join(name for name in record.assets if "-" not in name) or "none"
+        held = ", ".join(name for name in POLARISATIONS if name in record.assets) or "none"
+        incomplete = record.properties.get("incomplete", "")
         reason = f"has no {' and no '.join(lacking)}, needed {', '.join(settings.polarisations)}; it has {held}"
+        reason += f" ({incomplete})" if incomplete else ""
         return Refused((record.item,), role, reason, Cause.POLARISATION, "missing")
     state, orbit = record.properties.get("orbit_state", ""), record.properties.get("relative_orbit", "")
     if settings.orbit_state and state.lower() != settings.orbit_state:

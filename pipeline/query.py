@@ -159,14 +159,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
     with contextlib.ExitStack() as stack:
         sources = _open_sources(stack, settings)
         listed = {kind: _list_items(kind, source, ground, settings) for kind, source in sources.items()}
-        optical, sar = (_judge_items(listed[kind], ground, settings) for kind in ("optical", "sar"))
-        if sources["sar"] is not sources["optical"]:
-            sar = _with_catalogue(sar, sources["sar"].address)
-        named = give_unique_ids([*optical.candidates, *sar.candidates])
-        optical, sar = (
-            optical._replace(candidates=named[: len(optical.candidates)]),
-            sar._replace(candidates=named[len(optical.candidates) :]),
-        )
+        optical, sar = _judge_all(listed, sources, (ground, settings))
         measured = _measure_covers(optical, sar, (ground, sources["optical"].resolver, settings))
         triplets, unpaired = choose_triplets(measured.candidates, sar.candidates, settings)
         refused = [*measured.refused, *sar.refused, *unpaired]
@@ -230,15 +223,17 @@ def _list_items(kind: Kind, source: Source, ground: Ground, settings: QuerySetti
 
 
 def _list_products(folder: Path, period: Period) -> Listed:
-    """The Sentinel-1 products of a folder that were taken within `period`."""
-    from sereno.pipeline.sensors.sentinel1_safe import list_items  # it reads products, which a search never does
+    """The Sentinel-1 products of a folder that were taken within `period`, and those that cannot be used."""
+    from sereno.pipeline.sensors.sentinel1_safe import list_products  # it reads products, which a search never does
 
     first, last = period
-    found = list_items(folder)
-    moments = [datetime.fromisoformat(record.time) for record, _ in found]
-    chosen = [entry for entry, at in zip(found, moments, strict=True) if (first is None or first <= at) and (last is None or at <= last)]
-    words = f"sar search: {len(chosen)} of {len(found)} products of {folder} were taken within start..end"
-    return Listed(list(chosen), (), Entry("query", "", "", "", "search", "used", words))
+    listing = list_products(folder)
+    moments = [datetime.fromisoformat(record.time) for record, _ in listing.items]
+    inside = [(first is None or first <= moment) and (last is None or moment <= last) for moment in moments]
+    chosen = [entry for entry, is_inside in zip(listing.items, inside, strict=True) if is_inside]
+    refused = [Refused((name,), "sar", reason, Cause.ITEM) for name, reason in listing.refused]
+    words = f"sar search: {len(chosen)} of {len(listing.items)} usable products of {folder} were taken within start..end"
+    return Listed([*chosen, *refused], (), Entry("query", "", "", "", "search", "used", words))
 
 
 def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> tuple[ItemRecord, dict[str, Any] | None] | Refused:
@@ -261,6 +256,15 @@ def to_period(settings: QuerySettings, margin: timedelta) -> Period:
 
     start, end = to_moment(settings.start, time.min), to_moment(settings.end, time(23, 59, 59))
     return start and start - margin, end and end + margin
+
+
+def _judge_all(listed: Mapping[Kind, Listed], sources: Sources, how: tuple[Ground, QuerySettings]) -> tuple[Judged, Judged]:
+    """The optical and the SAR acquisitions under ids that no two of them share, and what is refused of each."""
+    optical, sar = (_judge_items(listed[kind], *how) for kind in ("optical", "sar"))
+    if sources["sar"] is not sources["optical"]:
+        sar = _with_catalogue(sar, sources["sar"].address)
+    named, count = give_unique_ids([*optical.candidates, *sar.candidates]), len(optical.candidates)
+    return optical._replace(candidates=named[:count]), sar._replace(candidates=named[count:])
 
 
 def _judge_items(listed: Listed, ground: Ground, settings: QuerySettings) -> Judged:
