@@ -112,10 +112,10 @@ checkpoint query_area:
         "<results>/logs/query/{area}.log",
     benchmark:
         "<results>/benchmarks/query/{area}.tsv"
+    retries: flow.retries("query")
     conda:
         "environment.yaml"
     threads: 1
-    retries: flow.retries("query")
     resources:
         mem_mb=2000,
         runtime=60,
@@ -156,10 +156,10 @@ rule ingest_scene:
         "<results>/logs/ingest/{area}/{scene}.log",
     benchmark:
         "<results>/benchmarks/ingest/{area}/{scene}.tsv"
+    retries: flow.retries("ingest")
     conda:
         "environment.yaml"
     threads: 1
-    retries: flow.retries("ingest")
     resources:
         mem_mb=4000,
         runtime=60,
