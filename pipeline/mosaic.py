@@ -155,9 +155,8 @@ def _judge(item: ItemRecord, part: Part, n_laid: int) -> Entry:
     """The line of the ledger for the item as a whole."""
     worst = [entry for entry in part.entries if entry.status in ("missing", "unreadable", "refused")]
     if n_laid:
-        partly = any(entry.status != "used" for entry in part.entries)
-        reason = next((f"{entry.asset}: {entry.reason}" for entry in part.entries if entry.status != "used"), "")
-        return to_entry(item, "", "partly" if partly else "used", reason)
+        reason = f"{part.lost[0][0]}: {part.lost[0][1]}" if part.lost else ""
+        return to_entry(item, "", "partly" if part.lost else "used", reason)
     if part.lost:
         asset, reason = part.lost[0]
         return to_entry(item, "", worst[0].status if worst else "refused", f"{asset}: {reason}" if asset else reason)
