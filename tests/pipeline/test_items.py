@@ -304,6 +304,24 @@ def test_ground_range_holds_its_polarisations_each_with_what_describes_it(polari
     }
 
 
+def test_ground_range_of_cdse_keeps_its_own_names_and_lacks_a_crs() -> None:
+    name, folder = "s1c-iw-grd-vv-20260728t150953-20260728t151018-003932-007d3b-001-cog", "s3://eodata/S1C_COG.SAFE"
+    properties = {"datetime": "2026-07-28T15:10:05Z", "platform": "sentinel-1c", "product:type": "IW_GRDH_1S", "sar:instrument_mode": "IW"}
+    assets = {
+        "vv": {"href": f"{folder}/measurement/{name}.tiff", "proj:code": None, "file:size": 9},
+        "schema-calibration-vv": {"href": f"{folder}/annotation/calibration/calibration-{name}.xml", "file:size": 8},
+        "safe_manifest": {"href": f"{folder}/manifest.safe"},
+        "Product": {"href": "https://download.example/odata/v1/Products(1)/$value"},
+    }
+    record = to_item_record(to_item(f"{SLICE}_COG", properties, assets, stac_version="1.1.0", collection="sentinel-1-grd"))
+    assert (record.sensor, record.crs, record.properties["platform"]) == ("sentinel1-grd", "", "sentinel-1c")
+    assert {key: (asset.href.removeprefix(folder), asset.size_bytes) for key, asset in record.assets.items()} == {
+        "VV": (f"/measurement/{name}.tiff", 9),
+        "annotation-VV": (f"/annotation/{name}.xml", None),
+        "calibration-VV": (f"/annotation/calibration/calibration-{name}.xml", 8),
+    }
+
+
 def test_an_annotation_that_is_not_listed_lies_beside_the_calibration() -> None:
     record = to_item_record(change(grd_item("VV"), "assets/schema-product-vv"))
     assert record.assets["annotation-VV"].href == "s3://sentinel-s1-l1c/a/annotation/iw-vv.xml"
