@@ -137,12 +137,16 @@ rule query:
 rule plan:
     input:
         flow.locks,
+    log:
+        "<results>/logs/plan.log",
+    conda:
+        "environment.yaml"
     params:
         settings=flow.settings("plan"),
     message:
         "reckon what this run will fetch, make and keep"
     shell:
-        "sereno plan {input:q} --settings {params.settings:q}"
+        "sereno plan {input:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule ingest_scene:
