@@ -129,7 +129,7 @@ def drop_duplicates(found: Sequence[Found], collections: Sequence[str]) -> tuple
     def to_rank(one: Found) -> tuple[Any, ...]:
         item = one.record
         place = places.get(item.collection, len(places))
-        return -levels[item.sensor], item.processing_baseline or "", item.properties.get("generated", ""), -place, item.item
+        return -levels[item.sensor], item.processing_baseline or "", item.properties.get("generated", "")[:19], -place, item.item
 
     kept, dropped = [], []
     for group in _group(found, _acquisition_of).values():

@@ -309,7 +309,7 @@ def _measure_covers(optical: Judged, sar: Judged, how: tuple[Ground, Resolver, Q
     if settings.cover_from == "catalogue":
         return optical
     hopeful = select_hopeful(optical.candidates, sar.candidates, settings)
-    check_credentials(resolver, [item.assets[SCL].href for one in hopeful for item in one.scene.items if SCL in item.assets])
+    _check_readable(resolver, hopeful)
     covers = measure_covers([one.scene for one in hopeful], ground, resolver, settings.cover_pixel_m)
     measured = {one.scene.id: cover for one, cover in zip(hopeful, covers, strict=True)}
     candidates, refused = [], list(optical.refused)
@@ -326,6 +326,13 @@ def _measure_covers(optical: Judged, sar: Judged, how: tuple[Ground, Resolver, Q
     known = sum(cover.valid_share is not None for cover in covers)
     logger.info("query: cloud cover of %d scenes measured over the area, of %d others not readable", known, len(covers) - known)
     return Judged(candidates, refused, tuple(_to_note(name, entry) for name, cover in measured.items() for entry in cover.entries))
+
+
+def _check_readable(resolver: Resolver, candidates: Iterable[Candidate]) -> None:
+    try:
+        check_credentials(resolver, [item.assets[SCL].href for one in candidates for item in one.scene.items if SCL in item.assets])
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or set pipeline.query.cover_from to catalogue, which searches without reading") from None
 
 
 def _to_note(scene: str, entry: Entry) -> Entry:
@@ -396,11 +403,7 @@ def _with_probes(scene: SceneRecord, probes: Mapping[str, Probe]) -> SceneRecord
 
 def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
     """The ledger: every item of the lock, used or not, and further notes."""
-    used = [
-        Entry("query", area, scene.id, item.item, "", "used", f"laid with {len(scene.items) - 1} others" if len(scene.items) > 1 else "")
-        for scene in lock.scenes.values()
-        for item in scene.items
-    ]
+    used = [Entry("query", area, scene.id, item.item, "", "used") for scene in lock.scenes.values() for item in scene.items]
     refused = [Entry("query", area, "", entry.item, "", entry.status, entry.reason) for entry in lock.refused]
     return [*used, *refused, *(note._replace(area=area) for note in notes)]
 
@@ -413,6 +416,8 @@ def _describe_failure(area: str, counts: Mapping[Kind, int], refused: Sequence[R
     # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
     causes: Counter[Cause] = Counter(entry.cause for entry in refused)
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
-    cause, count = max(causes.items(), key=lambda entry: (entry[0] is not Cause.UNUSED, entry[1], entry[0] in partner))
-    example = next(entry for entry in refused if entry.cause is cause)
-    return f"{found}; {count} refused for one cause, for example {'+'.join(example.items)}: {example.reason}; {cause.value}"
+    order = sorted(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner), reverse=True)
+    examples = {entry.cause: f"{'+'.join(entry.items)}: {entry.reason}" for entry in reversed(refused)}
+    for cause in order:
+        logger.info("query %s: %d refused, for example %s", area, causes[cause], examples[cause])
+    return f"{found}; {causes[order[0]]} refused for one cause, for example {examples[order[0]]}; {order[0].value}"

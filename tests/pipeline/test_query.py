@@ -205,6 +205,15 @@ def test_no_pair_is_one_line_with_counts_reason_and_remedy(url: str, tmp_path: P
     assert not (tmp_path / "west.json").exists()
 
 
+def test_every_cause_of_a_failure_is_logged(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with pytest.raises(MissingError):
+        query_pairs("west", tmp_path / "west.json", to_settings(url, max_gap_sar_days=0.1))
+    lines = [record.getMessage() for record in caplog.records if "refused, for example" in record.getMessage()]
+    assert lines[0].startswith("query west: 3 refused, for example cloudy-8: needs a SAR scene")
+    assert any("1 refused, for example cloudy-13-old: duplicate of cloudy-13" in line for line in lines)
+
+
 def test_faults_of_the_settings_are_named(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"area 'north' is not in pipeline\.query\.areas, which has west"):
         query_pairs("north", tmp_path / "x.json", to_settings(url))
@@ -266,6 +275,15 @@ def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_
     assert lines["half"] == ("used", "")
     assert lines["lost"][0] == "missing"
     assert lines["lost"][1].endswith("; the catalogue's cloud cover is taken")
+
+
+def test_a_missing_key_is_said_before_anything_is_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object, hrefs: list[str]) -> None:
+        raise ConfigError(f"no key for {len(hrefs)} files")
+
+    monkeypatch.setattr("sereno.pipeline.query.check_credentials", refuse)
+    with pytest.raises(ConfigError, match=r"no key for \d files; or set pipeline\.query\.cover_from to catalogue"):
+        query_pairs("west", tmp_path / "west.json", to_settings(url, cover_from="scl"))
 
 
 SLICES = [f"S1A_IW_GRDH_1SDV_20210608T05{start}_20210608T05{end}_038335_0475BF_rtc" for start, end in (("0000", "0025"), ("0025", "0050"))]
