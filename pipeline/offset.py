@@ -252,8 +252,3 @@ def describe_check(check: OffsetCheck) -> str | None:
             f"({check.darkest_band}): the offset was probably left in"
         )
     return None
-
-
-def find_shift_fault(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> str | None:
-    """Words for a probably missing or doubled offset, or None: `describe_check` of `check_offset`."""
-    return describe_check(check_offset(stored, usable, bands))
