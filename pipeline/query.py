@@ -324,7 +324,7 @@ def _measure_covers(optical: Judged, sar: Judged, how: tuple[Ground, Resolver, Q
             facts = {"cloud_cover_pct": cover.cloud_pct, "cover_source": "scl"}
             candidates.append(one._replace(scene=one.scene.model_copy(update=facts)))
     known = sum(cover.valid_share is not None for cover in covers)
-    logger.info("query: cloud cover of %d scenes measured over the area, of %d others not readable", known, len(covers) - known)
+    logger.info("cloud cover of %d scenes measured over the area, of %d others not readable", known, len(covers) - known)
     return Judged(candidates, refused, tuple(_to_note(name, entry) for name, cover in measured.items() for entry in cover.entries))
 
 
@@ -352,27 +352,30 @@ class Probe(NamedTuple):
     """Why nothing is known."""
 
 
+Files = dict[tuple[str, str], Probe]
+"""What servers say of files, by the catalogue of their scene and their address."""
+
+
 def _probe_scenes(scenes: Mapping[str, SceneRecord], sources: Sources) -> tuple[dict[str, SceneRecord], list[Entry]]:
     """The scenes with size and ETag of the files on web servers that have no checksum, and lines on the files that do not tell."""
-    asked: dict[str, str] = {}
+    asked: dict[tuple[str, str], str] = {}
     for scene in scenes.values():
         source = sources["sar" if scene.sensor.startswith("sentinel1") else "optical"]
         assets = [] if source.is_local else [asset for item in scene.items for asset in item.assets.values() if asset.checksum is None]
         webs = [asset.href for asset in assets if not source.resolver(asset.href).startswith("/")]
-        asked |= {href: source.resolver.to_web(href, method="HEAD") for href in webs}
+        asked |= {(scene.catalogue, href): source.resolver.to_web(href, method="HEAD") for href in webs}
     budget = Budget(PROBE_TRIES * len(asked), "the rest is not asked")
     session = make_session(budget, pause=lambda seconds: sleep(min(seconds, LONGEST_PROBE_PAUSE_S)))
     with session, ThreadPoolExecutor(PROBES) as executor:
-        probes = dict(zip(asked, executor.map(lambda address: _probe(session, address), asked.values()), strict=True))
-    probed = {name: _with_probes(scene, probes) for name, scene in scenes.items()}
+        files = dict(zip(asked, executor.map(lambda address: _probe(session, address), asked.values()), strict=True))
     notes = [
-        Entry("query", "", name, item.item, band, "used", f"size and ETag are not known: {probes[asset.href].fault}")
-        for name, scene in probed.items()
+        Entry("query", "", name, item.item, band, "used", f"size and ETag are not known: {files[scene.catalogue, asset.href].fault}")
+        for name, scene in scenes.items()
         for item in scene.items
         for band, asset in item.assets.items()
-        if asset.href in probes and probes[asset.href].fault
+        if (scene.catalogue, asset.href) in files and files[scene.catalogue, asset.href].fault
     ]
-    return probed, notes
+    return {name: _with_files(scene, files) for name, scene in scenes.items()}, notes
 
 
 def _probe(session: requests.Session, address: str) -> Probe:
@@ -388,17 +391,17 @@ def _probe(session: requests.Session, address: str) -> Probe:
     return Probe(answer.headers.get("ETag"), int(size) if size.isdigit() else None)
 
 
-def _with_probes(scene: SceneRecord, probes: Mapping[str, Probe]) -> SceneRecord:
+def _with_files(scene: SceneRecord, files: Files) -> SceneRecord:
     def complete(asset: AssetRecord) -> AssetRecord:
-        probe = probes.get(asset.href)
+        probe = files.get((scene.catalogue, asset.href))
         if probe is None or asset.checksum is not None:
             return asset
         return asset.model_copy(update={"etag": probe.etag, "size_bytes": probe.size_bytes or asset.size_bytes})
 
-    items = tuple(
-        item.model_copy(update={"assets": {name: complete(asset) for name, asset in item.assets.items()}}) for item in scene.items
-    )
-    return scene.model_copy(update={"items": items})
+    def complete_item(item: ItemRecord) -> ItemRecord:
+        return item.model_copy(update={"assets": {name: complete(asset) for name, asset in item.assets.items()}})
+
+    return scene.model_copy(update={"items": tuple(map(complete_item, scene.items))})
 
 
 def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
