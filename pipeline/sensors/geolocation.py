@@ -32,8 +32,8 @@ MIN_POINTS: Final = 60
 """Fewest points of a fit with 27 terms; products have 210."""
 LATTICE_PX: Final = 16
 """Positions are computed for every so many pixels and interpolated between, which errs by less than a thousandth of a pixel."""
-HEIGHT_STEP_M: Final = 100.0
-"""Difference of heights from which the change of position with height is taken."""
+HEIGHT_STEP_M: Final = 500.0
+"""Difference of heights from which the change of position with height is taken, which is nearly a parabola."""
 
 
 class Geolocation(NamedTuple):
@@ -129,10 +129,11 @@ def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: Float
     base = np.stack(locate(geolocation, places, surface))
     if heights_m is None:
         return Positions(*_densify(base, (rows, columns), geobox))
-    step = (np.stack(locate(geolocation, places, surface + HEIGHT_STEP_M)) - base) / HEIGHT_STEP_M
-    dense = _densify(np.concatenate([base, step, surface[None]]), (rows, columns), geobox)
-    above = heights_m - dense[4]
-    return Positions(dense[0] + above * dense[2], dense[1] + above * dense[3])
+    above, below = (np.stack(locate(geolocation, places, surface + sign * HEIGHT_STEP_M)) for sign in (1, -1))
+    slope, bend = (above - below) / (2 * HEIGHT_STEP_M), (above + below - 2 * base) / (2 * HEIGHT_STEP_M**2)
+    dense = _densify(np.concatenate([base, slope, bend, surface[None]]), (rows, columns), geobox)
+    rise = heights_m - dense[6]
+    return Positions(*(dense[axis] + rise * (dense[2 + axis] + rise * dense[4 + axis]) for axis in (0, 1)))
 
 
 def compute_surface(geolocation: Geolocation, places: Float) -> Float:

@@ -126,9 +126,8 @@ def read_item(
     power = np.stack([layer.power for layer in layers])
     valid &= wanted[place]
     power[:, ~valid] = 0
-    read = [
-        to_entry(item, f"{kind}-{band}", "used") for band in bands for kind in ("calibration", "noise") if f"{kind}-{band}" in item.assets
-    ]
+    described = (f"annotation-{bands[0]}", *(f"{kind}-{band}" for band in bands for kind in ("calibration", "noise")))
+    read = [to_entry(item, name, "used") for name in described if name in item.assets]
     warnings = (words, *dict.fromkeys(warning for table in tables.values() for warning in table.warnings))
     facts = {
         "offset": 0,
