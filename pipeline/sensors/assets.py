@@ -596,11 +596,11 @@ def _copy_pixels(access: Access, match: GridMatch, rule: Rule, out: npt.NDArray[
     if pixels.lost:
         known &= pixels.readable
     if not np.shares_memory(block, view):
-        view[...] = _repeat(block, rows - rows[0], columns - columns[0])
+        _repeat(block, rows - rows[0], columns - columns[0], view)
     if covers_all and known.all():
         return Layer(values, np.broadcast_to(np.True_, shape), pixels.lost, _judge(access, pixels, known))
     has_data = np.zeros(shape, bool)
-    has_data[target] = _repeat(known, rows - rows[0], columns - columns[0])
+    _repeat(known, rows - rows[0], columns - columns[0], has_data[target])
     return Layer(values, has_data, pixels.lost, _judge(access, pixels, known))
 
 
@@ -612,11 +612,13 @@ def _judge(access: Access, pixels: Pixels, known: Bool2d) -> Entry:
     return access.to_entry("partly" if known.any() or pixels.readable.any() else "unreadable", pixels.lost[0] + more)
 
 
-def _repeat(block: npt.NDArray[Any], rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """`block` with its rows and columns repeated; both indices begin at 0 and rise."""
-    if block.shape == (rows.size, columns.size):
-        return block
-    return np.take(np.take(block, columns, axis=1), rows, axis=0)
+def _repeat(block: npt.NDArray[Any], rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], out: npt.NDArray[Any]) -> None:
+    """Write `block` with its rows and columns repeated to `out` (y, x); both indices begin at 0 and rise."""
+    wide = block if block.shape[1] == columns.size else np.take(block, columns, axis=1)
+    if out.flags.c_contiguous and out.dtype == wide.dtype:
+        np.take(wide, rows, axis=0, out=out, mode="clip")  # `clip` since `raise` would write to a buffer first
+    else:
+        out[...] = np.take(wide, rows, axis=0)
 
 
 def _warp_pixels(access: Access, geobox: GeoBox, rule: Rule, out: npt.NDArray[Any] | None) -> Layer:
