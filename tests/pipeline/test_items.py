@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -361,6 +362,29 @@ def test_an_item_that_cannot_be_read_says_why(item: dict[str, Any], error: type[
     with pytest.raises(error, match=words) as caught:
         to_item_record(item)
     assert "\n" not in str(caught.value)
+
+
+def list_places(part: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in nested mappings and lists, the outermost left out."""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    return [*([place] if place else []), *(found for key, value in inner for found in list_places(value, (*place, key)))]
+
+
+@pytest.mark.parametrize("make", [c1_item, planetary_item, cdse_item, sar_item, lambda: grd_item("HH")])
+@pytest.mark.parametrize(
+    "junk", [None, "x", "7", -1, 3.5, float("nan"), [], [None], ["7"], {}, {"a": 1}, True, 10**400], ids=lambda junk: repr(junk)[:9]
+)
+def test_whatever_stands_anywhere_in_an_item_gives_a_record_or_a_refusal(make: Any, junk: Any) -> None:
+    whole = make()
+    for place in list_places(whole):
+        *outer, last = place
+        holder = whole
+        for key in outer:
+            holder = holder[key]
+        before, holder[last] = holder[last], junk
+        with contextlib.suppress(ConfigError, DataError, MissingError):
+            to_item_record(whole)
+        holder[last] = before
 
 
 @pytest.mark.parametrize(
