@@ -88,6 +88,13 @@ def clean(inner: str, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         return run(tmp_path_factory.mktemp("clean"), server)
 
 
+def limit_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a server that says nothing for a second at most."""
+    monkeypatch.setattr(http, "TIMEOUT_S", (1.0, 0.3))
+    monkeypatch.setattr(assets, "TIMEOUT_S", (1.0, 0.3))
+    monkeypatch.setitem(assets.GDAL_OPTIONS, "GDAL_HTTP_TIMEOUT", 1)
+
+
 def settings_for(server: FaultyServer, **changes: Any) -> QuerySettings:
     return to_query(server.url, SQUARE, **changes)
 
@@ -156,9 +163,7 @@ def test_what_heals_leaves_no_trace(server: FaultyServer, clean: Outcome, tmp_pa
 def test_a_server_that_falls_silent_is_asked_again(
     server: FaultyServer, clean: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "TIMEOUT_S", (1.0, 0.3))
-    monkeypatch.setattr(assets, "TIMEOUT_S", (1.0, 0.3))
-    monkeypatch.setitem(assets.GDAL_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
+    limit_silence(monkeypatch)
     faults = [server.add(SEARCH, hush, times=1), server.add("/B04.tif", hush, times=1), server.add("/vh.tif", hush, times=1)]
     assert_same(run(tmp_path, server), clean)
     assert [fault.hits for fault in faults] == [1, 1, 1]
@@ -236,14 +241,13 @@ def test_an_outage_while_reading_is_no_loss(server: FaultyServer, clean: Outcome
     assert not losses(tmp_path)
 
 
-@pytest.mark.parametrize("spoil", [answer(503), answer(429), answer(500), hush], ids=["503", "429", "500", "silence"])
+@pytest.mark.parametrize("spoil", [answer(503), answer(429), answer(500), tear, hush], ids=["503", "429", "500", "reset", "silence"])
 def test_one_asset_that_does_not_come_now_is_no_loss(
     server: FaultyServer, clean: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any
 ) -> None:
-    monkeypatch.setattr(assets, "TIMEOUT_S", (1.0, 0.3))
-    monkeypatch.setitem(assets.GDAL_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
+    limit_silence(monkeypatch)
     lock = run_query(tmp_path, settings_for(server))
-    fault = server.add(f"/{CLOUDY}/B11.tif", spoil)
+    fault = server.add(f"/{CLOUDY}/B11.tif bytes=[1-9]", spoil)
     output = tmp_path / "ingest" / AREA / f"{CLOUDY}.json"
     with pytest.raises(CatalogueError, match=r"B11 .*B11\.tif"):
         ingest_scene(lock, CLOUDY, output, IngestSettings(attempts=2))

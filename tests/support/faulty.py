@@ -58,7 +58,7 @@ class Fault:
     """What is spoiled, how, and how often."""
 
     path: str
-    """Regular expression; requests whose path and query hold it are meant."""
+    """Regular expression; requests are meant whose address, followed by a blank and the range of bytes, holds it."""
     spoil: Spoil
     """Makes the bad answer of the good one."""
     times: int | None = None
@@ -240,7 +240,7 @@ class FaultyServer:
         reply = reply or self._fetch(handler, content)
         with self._lock:
             for fault in self.faults:
-                reply = fault.apply(handler.command, handler.path, reply)
+                reply = fault.apply(handler.command, f"{handler.path} {handler.headers.get('range', '')}".strip(), reply)
         self._send(handler, reply)
 
     def _guard(self, path: str) -> Reply | None:

@@ -29,8 +29,8 @@ ROOT: Final = Path(__file__).parent.parent.parent
 VARIABLE: Final = "SERENO_STAC_VENV"
 """Environment variable with the folder of the virtual environment that holds stac-fastapi-pgstac and pypgstac."""
 DEFAULT_VENV: Final = ROOT / ".venv-stac"
-INSTALL_POSTGRES: Final = "apt-get install postgresql postgresql-15-postgis-3 (Debian 12; elsewhere the PostGIS package of its PostgreSQL)"
-INSTALL_VENV: Final = "python3 -m venv .venv-stac && .venv-stac/bin/pip install stac-fastapi-pgstac 'pypgstac[psycopg]' uvicorn"
+INSTALL_POSTGRES: Final = "apt-get install postgresql postgresql-postgis"
+INSTALL_VENV: Final = "python3 -m venv .venv-stac && .venv-stac/bin/pip install -r tests/support/stac_server.txt"
 USER: Final = "postgres"
 """System user that runs PostgreSQL where we are root: it refuses to run as root."""
 START_S: Final = 60.0
