@@ -36,7 +36,9 @@ def _sum_ledger(results: Results) -> list[Block]:
         f"Reading took {to_size(read)} and {seconds:.0f} s, all readers added up; {again} times something was tried again. "
         "Items are catalogue items, assets their files; what was searched and not used is listed below under what was left out."
     )
-    return [Table(SUM_COLUMNS, [[Cell(word) for word in row] for row in rows], n_words=2), Text(said, "small")]
+    searches = [[Cell(entry.area), Cell(entry.reason)] for entry in results.ledger if entry.asset == "search"]
+    table = Table(SUM_COLUMNS, [[Cell(word) for word in row] for row in rows], n_words=2)
+    return [table, Text(said, "small"), *([Table(("area", "what was searched"), searches, n_words=2)] if searches else [])]
 
 
 def _list_losses(results: Results) -> list[Block]:

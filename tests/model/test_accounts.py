@@ -32,7 +32,8 @@ def to_item(**facts: Any) -> dict[str, Any]:
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     write_lock(tmp_path)
-    write_ledger(tmp_path / "query/west.ledger.csv", [Entry("query", "west", "", "TWIN", "", "duplicate", "of I")])
+    searched = Entry("query", "west", "", "", "search", "used", "optical search: 7 items in 2 pages")
+    write_ledger(tmp_path / "query/west.ledger.csv", [searched, Entry("query", "west", "", "TWIN", "", "duplicate", "of I")])
     used = [Entry("ingest", "west", "o", "I", band, "used", retries=2, bytes_read=500_000, seconds=0.5) for band in ("B02", "B03", "B04")]
     write_ledger(tmp_path / "ingest/west/o.ledger.csv", [*used, Entry("ingest", "west", "o", "I", "B08", "missing", LOST)])
     write_ledger(tmp_path / "ingest/west/gone.ledger.csv", [Entry("ingest", "west", "gone", "X", "B02", "used", bytes_read=10**12)])
@@ -56,10 +57,15 @@ def find_table(results: Results, heading: str) -> list[list[str]]:
 
 def test_sums_are_those_of_the_ledgers_of_scenes_that_are_in_a_lock(results: Results) -> None:
     assert find_table(results, "tried again") == [
+        ["query", "used", "0", "1", "0", "0 B", "0.0"],
         ["query", "duplicate", "1", "0", "0", "0 B", "0.0"],
         ["ingest", "used", "0", "3", "6", "1.5 MB", "1.5"],
         ["ingest", "missing", "0", "1", "0", "0 B", "0.0"],
     ]
+
+
+def test_searches_are_told_in_their_own_words(results: Results) -> None:
+    assert find_table(results, "what was searched") == [["west", "optical search: 7 items in 2 pages"]]
 
 
 def test_losses_while_reading_are_listed_with_their_reason(results: Results) -> None:
