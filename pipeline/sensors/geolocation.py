@@ -193,6 +193,14 @@ def find_datum(dem: str) -> str | None:
     return None if vertical is None or "ellipsoid" in vertical.name.lower() else str(vertical.name)
 
 
+def warn_of_datum(dem: str) -> str:
+    """What a user should know of the heights of `dem`; empty if nothing."""
+    datum = find_datum(dem)
+    if datum is None:
+        return ""
+    return f"heights of {dem} are above {datum}, expected above the ellipsoid: ground is displaced by up to 1.8 m per metre between the two"
+
+
 def _horizontal_of(crs: object) -> str:
     parts = pyproj.CRS.from_user_input(crs).sub_crs_list
     return str((parts[0] if parts else pyproj.CRS.from_user_input(crs)).to_wkt())

@@ -26,7 +26,7 @@ from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import BORDER_PX, FLOOR_DB, calibrate_power, mask_border
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.sensors.assets import Access, Asset, LossError, find_missing, read_pixels
-from sereno.pipeline.sensors.geolocation import Geolocation, Positions, compute_positions, find_datum, fit_geolocation, read_heights
+from sereno.pipeline.sensors.geolocation import Geolocation, Positions, compute_positions, fit_geolocation, read_heights, warn_of_datum
 from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
 from sereno.pipeline.signing import Resolver
 
@@ -228,11 +228,8 @@ def place_pixels(geolocation: Geolocation, grid: GeoBox, dem: str | None) -> tup
         DataError: it has no height in the area.
     """
     if dem is not None:
-        datum = find_datum(dem)
-        words = (
-            f"heights of {dem} are above {datum}, expected above the ellipsoid: the scene is shifted by up to 1.7 m per metre between them"
-        )
-        return compute_positions(geolocation, grid, read_heights(dem, grid)), words if datum else ""
+        heights = read_heights(dem, grid)
+        return compute_positions(geolocation, grid, heights), warn_of_datum(dem)
     low, high = (round(float(edge)) for edge in (geolocation.heights_m.min(), geolocation.heights_m.max()))
     return compute_positions(geolocation, grid), (
         f"relief is not corrected: ground is displaced by 1/tan(incidence), 1.0 to 1.8 m, per metre of height above the surface through "

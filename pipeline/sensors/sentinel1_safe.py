@@ -27,7 +27,7 @@ from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.sensors.assets import LossError, find_missing
-from sereno.pipeline.sensors.geolocation import compute_positions, find_datum, read_heights
+from sereno.pipeline.sensors.geolocation import compute_positions, read_heights, warn_of_datum
 from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
 from sereno.pipeline.sensors.sentinel1_grd import (
     Band,
@@ -238,6 +238,89 @@ def correct_terrain(
     for layer in layers:
         valid &= layer.valid[inner]
     power = np.stack([np.where(valid, layer.power[inner], 0) for layer in layers])
+    words = warn_of_datum(dem)
+    facts = {
+        "platform": product.platform,
+        "orbit_state": product.orbit_state,
+        "relative_orbit": product.relative_orbit,
+        "absolute_orbit": product.absolute_orbit,
+        "mode": product.mode,
+        "polarisations": " ".join(band for band in product.polarisations if band not in faults),
+        "slice": product.slice_number,
+        "slices": product.total_slices,
+        "ipf": product.ipf,
+        "stop": product.stop,
+        "incomplete": "; ".join(faults.values()),
+    }
+    return {key: str(value) for key, value in facts.items() if value not in (None, "")}
+
+
+def _to_footprint(corners: tuple[tuple[float, float], ...]) -> dict[str, Any]:
+    """A GeoJSON polygon; one across 180 degrees goes on beyond it."""
+    wide = max(x for x, _ in corners) - min(x for x, _ in corners) > 180
+    ring = [[x + 360 if wide and x < 0 else x, y] for x, y in (*corners, corners[0])]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
+    """The scene in int16 centi-dB on `geobox` plus a margin: the polarisations that its products hold.
+
+    Raises:
+        MissingError: no product holds a polarisation; with a DEM also if it is not there or the extra `sar` is not installed.
+        DataError: the DEM has no height in the area.
+    """
+    bands = list_polarisations(record)
+    grid = geobox.pad(settings.margin_px)
+    reader = read_item
+    if settings.dem is not None:
+        _import_sarsen()
+        reader = correct_terrain
+    mosaic = lay_items(record.items, grid, partial(reader, bands=bands, settings=settings, resolver=resolver))
+    return to_sar_reading(record, mosaic, grid, bands=bands, settings=settings)
+
+
+def _import_sarsen() -> ModuleType:
+    try:
+        import sarsen
+        import xarray_sentinel  # noqa: F401 -- sarsen opens products through it
+    except ImportError as error:
+        raise MissingError(
+            f"pipeline.ingest.dem asks for terrain correction, which needs the extra sar ({error}): "
+            "pip install 'sereno[sar]', or leave dem out to read without it"
+        ) from None
+    module: ModuleType = sarsen
+    return module
+
+
+def correct_terrain(
+    item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
+) -> Part:
+    """What one product gives to `grid`, flattened gamma0 in float32, where pixels are still `wanted` (y, x).
+
+    Not valid are pixels without a height, and those whose place in the image holds no known value or is lit by no ground of the DEM.
+
+    Raises:
+        MissingError: the DEM is not there.
+        DataError: it has no height in the area.
+    """
+    place, dem = find_place(wanted), settings.dem
+    assert place is not None  # an item is only read if ground is missing
+    assert dem is not None  # checked by the caller
+    names = ("manifest", *bands, *(f"{kind}-{band}" for band in bands for kind in ("annotation", "calibration")))
+    missing = find_missing(item, names)
+    if missing:
+        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
+    ground = grid[place].pad(DEM_MARGIN_PX)
+    heights = read_heights(dem, ground)
+    try:
+        layers = [_correct_band(item, band, (ground, heights), (settings, resolver)) for band in bands]
+    except (DataError, MissingError, LossError) as error:
+        return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
+    inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
+    valid = wanted[place] & np.isfinite(heights)[inner]
+    for layer in layers:
+        valid &= layer.valid[inner]
+    power = np.stack([np.where(valid, layer.power[inner], 0) for layer in layers])
     datum = find_datum(dem)
     words = (
         f"heights of {dem} are above {datum}, expected above the ellipsoid: the scene is shifted by up to 1.7 m per metre between them",
@@ -248,13 +331,13 @@ def correct_terrain(
         "offset_check": None,
         "calibration": CALIBRATION,
         "geocoding": "range-doppler",
-        "heights": f"above {datum}" if datum else "taken as above the ellipsoid",
+        "heights": words or f"{dem}, taken as above the ellipsoid",
         "n_below_noise": sum(layer.n_floored for layer in layers),
         "n_clamped": 0,
     }
     read = [to_entry(item, name, "used") for name in names if name not in bands]
     lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)
-    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=words if datum else (), lost=lost)
+    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=(words,) if words else (), lost=lost)
 
 
 def _correct_band(item: ItemRecord, band: str, ground: tuple[GeoBox, safe.Float], access: tuple[IngestSettings, Resolver]) -> Band:

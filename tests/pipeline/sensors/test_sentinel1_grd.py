@@ -1,0 +1,306 @@
+"""Ground range data come out as the backscatter of the ground they lie on, and what is not measured is not valid."""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import safe_product
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from safe_product import EPSG, Image, place_of, see_smoothly
+
+from sereno.pipeline.config import IngestSettings, SpeckleSettings
+from sereno.pipeline.errors import MissingError
+from sereno.pipeline.mosaic import Reading
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
+from sereno.pipeline.sensors.sentinel1_grd import find_window, read_scene, sample_power
+from sereno.pipeline.signing import Resolver
+
+SETTINGS = IngestSettings(margin_px=4, attempts=1)
+OLD = Image(ipf="002.70", shape=(300, 1400))
+PREFIXES = {"": "measurement", "annotation-": "annotation", "calibration-": "annotation/calibration", "noise-": "annotation/calibration"}
+
+
+def make_scene(root: Path, image: Image = Image()) -> SceneRecord:  # noqa: B008
+    """A catalogue item of the product, addresses relative to the folder it lies in."""
+    assets = {}
+    for band in image.bands:
+        for prefix, folder in PREFIXES.items():
+            kind = prefix if folder.endswith("calibration") else ""
+            (path,) = (root / folder).glob(f"{kind}s1a-iw-grd-{band.lower()}-*")
+            assets[f"{prefix}{band}"] = AssetRecord(href=str(path.relative_to(root.parent)))
+    facts: dict[str, Any] = {"item": "S1A_X", "collection": "sentinel-1-grd", "sensor": "sentinel1-grd", "time": "2021-06-03T05:00:00Z"}
+    record = ItemRecord(**facts, crs="", bbox=(10, 45, 11, 46), assets=assets)
+    return SceneRecord(id="s", sensor="sentinel1-grd", time=record.time, items=(record,))
+
+
+def make_area(line: float = 60, pixel: float = 100, *, shape: tuple[int, int] = (150, 120), step_m: float = 10.0) -> GeoBox:
+    """An area whose lower left corner is seen at that line and pixel, not on the image's own lattice."""
+    x, y = place_of(np.float64(line), np.float64(pixel))
+    return GeoBox(shape, Affine(step_m, 0, float(x) + 3.7, 0, -step_m, float(y) + shape[0] * step_m + 1.3), EPSG)
+
+
+def read(folder: Path, scene: SceneRecord, area: GeoBox, settings: IngestSettings = SETTINGS) -> Reading:
+    return read_scene(scene, area, settings, Resolver(str(folder)))
+
+
+def change(scene: SceneRecord, **assets: AssetRecord | None) -> SceneRecord:
+    """The scene with other assets; None takes one away."""
+    item = scene.items[0]
+    names = {name.replace("_", "-"): asset for name, asset in assets.items()}
+    kept = {name: asset for name, asset in (item.assets | names).items() if asset is not None}
+    return scene.model_copy(update={"items": (item.model_copy(update={"assets": kept}),)})
+
+
+def ground_db(scene: Any) -> Any:
+    x, y = np.meshgrid(scene["x"].values, scene["y"].values)
+    return 10 * np.log10(see_smoothly(x, y))
+
+
+@pytest.mark.parametrize("image", [Image(), OLD], ids=["ipf 3.40", "ipf 2.70"])
+def test_backscatter_is_that_of_the_ground_in_both_polarisations(tmp_path: Path, image: Image) -> None:
+    scene = read(
+        tmp_path, make_scene(safe_product.write_product(tmp_path, image=image)), make_area(pixel=100 if image != OLD else 600)
+    ).scene
+    assert scene["valid"].values.all()
+    for band, weaker_db in (("VV", 0), ("VH", 10)):
+        error = scene["data"].sel(sar_band=band).values / 100 + weaker_db - ground_db(scene)
+        assert abs(error.mean()) < 0.01
+        assert np.abs(error).max() < 0.3  # of whole digital numbers near the noise
+
+
+def test_the_scene_is_the_area_with_its_margin(tmp_path: Path) -> None:
+    area = make_area()
+    scene = read(tmp_path, make_scene(safe_product.write_product(tmp_path)), area).scene
+    np.testing.assert_allclose(scene["x"].values, area.pad(4).coords["x"].values)
+    np.testing.assert_allclose(scene["y"].values, area.pad(4).coords["y"].values)
+
+
+def test_what_was_decided_is_recorded(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"speckle": SpeckleSettings(method="lee")})
+    reading = read(tmp_path, make_scene(safe_product.write_product(tmp_path, image=Image(hill_m=300))), make_area(), settings)
+    facts = reading.scene.attrs["provenance"]
+    (item,) = facts["items"]
+    assert "ellipsoid gamma0" in facts["calibration"]
+    assert "not terrain flattened" in facts["calibration"]
+    assert item["geocoding"] == "gcp"
+    assert item["noise_subtracted"]
+    assert max(item["geocoding_residual_px"]) < 0.01
+    (warning,) = facts["warnings"]
+    assert "relief is not corrected" in warning
+    assert "0 to 300 m" in warning
+    assert facts["speckle"].startswith("lee, window 7 px")
+    assert {entry.asset for entry in reading.entries} == {
+        *("VV", "VH", "annotation-VV", "calibration-VV", "calibration-VH", "noise-VV", "noise-VH", "")
+    }
+
+
+def test_with_a_dem_ground_on_a_hill_is_where_it_belongs(tmp_path: Path) -> None:
+    """All ground 400 m high: without its height it is displaced by 400 m / tan(incidence), more than 60 pixels."""
+    high = place_of
+
+    def see_high(x: Any, y: Any) -> Any:  # what is seen at a pixel lies nearer to the sensor than flat ground would
+        squared = (x - safe_product.TRACK_X) ** 2 + safe_product.ALTITUDE**2
+        return see_smoothly(safe_product.TRACK_X + np.sqrt(squared - (safe_product.ALTITUDE - 400.0) ** 2), y)
+
+    image = Image(shape=(300, 400))
+    root = safe_product.write_product(tmp_path, see_high, image)
+    x, y = high(np.float64(60), np.float64(100), 400.0)
+    area = GeoBox((150, 120), Affine(10, 0, float(x), 0, -10, float(y) + 1500), EPSG)
+    dem = area.pad(20)
+    with rasterio.open(
+        tmp_path / "dem.tif", "w", driver="GTiff", dtype="float32", count=1, width=dem.shape.x, height=dem.shape.y, crs=EPSG,
+        transform=dem.transform,
+    ) as file:  # fmt: skip
+        file.write(np.full(dem.shape, 400, np.float32), 1)
+    settings = SETTINGS.model_copy(update={"dem": str(tmp_path / "dem.tif")})
+    scene = read(tmp_path, make_scene(root), area, settings).scene
+    assert scene["valid"].values.all()
+    assert np.abs(scene["data"].sel(sar_band="VV").values / 100 - ground_db(scene)).max() < 0.2
+    assert scene.attrs["provenance"]["items"][0]["geocoding"] == "gcp+dem"
+    assert not scene.attrs["provenance"]["warnings"]
+    flat = read(tmp_path, make_scene(root), area).scene
+    assert np.abs(flat["data"].sel(sar_band="VV").values / 100 - ground_db(flat)).max() > 3
+
+
+def test_a_dem_that_is_not_there_is_a_fault_of_the_settings(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"dem": str(tmp_path / "absent.tif")})
+    with pytest.raises(MissingError, match=r"dem .*absent\.tif cannot be opened"):
+        read(tmp_path, make_scene(safe_product.write_product(tmp_path)), make_area(), settings)
+
+
+def test_control_points_of_the_file_serve_without_annotation(tmp_path: Path) -> None:
+    scene = change(make_scene(safe_product.write_product(tmp_path)), annotation_VV=None, annotation_VH=None)
+    found = read(tmp_path, scene, make_area()).scene
+    assert np.abs(found["data"].sel(sar_band="VV").values / 100 - ground_db(found)).max() < 0.2
+
+
+def test_nodata_is_invalid_with_every_pixel_that_it_enters(tmp_path: Path) -> None:
+    hole = Image(nodata=(slice(100, 120), slice(150, 200)))
+    area = make_area()
+    scene = read(tmp_path, make_scene(safe_product.write_product(tmp_path, image=hole)), area).scene
+    invalid = ~scene["valid"].values
+    _, y = place_of(np.array([100.0, 119.0]), np.array([150.0, 199.0]))
+    rows = [int((area.pad(4).transform.f - value) // 10) for value in y]
+    assert 1000 < invalid.sum() < 3000  # 20 lines of 10 m by 50 pixels of 20 m on the ground, and a rim
+    assert invalid[rows[1] + 1 : rows[0] - 1].any(axis=1).all()
+    assert not invalid[: rows[1] - 2].any()
+    error = np.abs(scene["data"].sel(sar_band="VV").values / 100 - ground_db(scene))
+    assert error[~invalid].max() < 0.2  # nothing is darkened beside the hole
+
+
+def test_ground_beyond_the_image_is_invalid(tmp_path: Path) -> None:
+    root = safe_product.write_product(tmp_path)
+    half = read(tmp_path, make_scene(root), make_area(line=220)).scene["valid"].values
+    assert 0.3 < half.mean() < 0.7
+    assert half[-1].all()
+    assert not half[0].any()
+    away = read(tmp_path, make_scene(root), make_area(line=5000)).scene
+    assert not away["valid"].values.any()
+    assert away.attrs["provenance"]["refused"]
+
+
+def test_the_border_is_cut_for_old_processors_only(tmp_path: Path) -> None:
+    area, shares = make_area(line=-20, pixel=40, shape=(150, 300)), []
+    for image in (OLD, Image(shape=OLD.shape)):
+        folder = tmp_path / image.ipf
+        folder.mkdir()
+        shares.append(
+            read(folder, make_scene(safe_product.write_product(folder, image=image)), area, IngestSettings(margin_px=0)).scene["valid"]
+        )
+    old, new = (share.values for share in shares)
+    assert new[:-30].all()
+    assert not old[:, :150].any()  # 500 pixels of 10 m in ground range from the near edge
+    assert not old[-68:].any()  # 20 lines before the image, 50 of it
+    assert not (old & ~new).any()
+
+
+def test_noise_that_is_stronger_than_the_signal_is_floored_and_counted(tmp_path: Path) -> None:
+    """Noise of the tables twice that of the image: at some pixels nothing is left."""
+    root = safe_product.write_product(tmp_path, lambda x, _: np.full(x.shape, 1e-4))
+    for path in (root / "annotation" / "calibration").glob("noise-*"):
+        path.write_text(safe_product.to_noise(Image(noise=1800.0)))
+    reading = read(tmp_path, make_scene(root), make_area())
+    scene = reading.scene
+    assert scene["valid"].values.all()
+    assert (scene["data"].values == -5000).all()
+    assert scene.attrs["provenance"]["items"][0]["n_below_noise"] > 2 * 100 * 100
+
+
+def test_noise_tables_in_other_units_are_left_out_and_said(tmp_path: Path) -> None:
+    root = safe_product.write_product(tmp_path)
+    for path in (root / "annotation" / "calibration").glob("noise-*"):
+        path.write_text(safe_product.to_noise(Image(noise=9e6)))
+    facts = read(tmp_path, make_scene(root), make_area()).scene.attrs["provenance"]
+    assert not facts["items"][0]["noise_subtracted"]
+    assert any("thermal noise is left in" in warning for warning in facts["warnings"])
+
+
+def test_without_a_noise_table_noise_is_left_in_and_said(tmp_path: Path) -> None:
+    scene = change(make_scene(safe_product.write_product(tmp_path)), noise_VV=None)
+    found = read(tmp_path, scene, make_area()).scene
+    assert "states no noise table of VV" in found.attrs["provenance"]["warnings"][1]
+    assert ((found["data"].sel(sar_band="VV").values / 100 - ground_db(found)) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["calibration-VV", "VH"])
+def test_an_item_without_a_needed_asset_is_refused_and_says_why(tmp_path: Path, name: str) -> None:
+    scene = make_scene(safe_product.write_product(tmp_path))
+    gone = change(scene, **{name.replace("-", "_"): AssetRecord(href="absent.xml")})
+    facts = read(tmp_path, gone, make_area()).scene.attrs["provenance"]
+    assert facts["refused"]
+    assert "absent.xml" in facts["lost"][0]["reason"] or "no such file" in facts["lost"][0]["reason"]
+
+
+def test_a_damaged_table_costs_the_item_and_not_the_run(tmp_path: Path) -> None:
+    root = safe_product.write_product(tmp_path)
+    path = next((root / "annotation" / "calibration").glob("calibration-*-vv-*"))
+    path.write_text(path.read_text()[:500])
+    facts = read(tmp_path, make_scene(root), make_area()).scene.attrs["provenance"]
+    assert "not valid XML" in facts["lost"][0]["reason"]
+
+
+def test_scenes_of_one_polarisation_are_read_as_what_they_are(tmp_path: Path) -> None:
+    image = Image(bands=("HH",))
+    scene = read(tmp_path, make_scene(safe_product.write_product(tmp_path, image=image), image), make_area()).scene
+    assert list(scene["sar_band"].values) == ["HH"]
+    assert np.abs(scene["data"].values[0] / 100 - ground_db(scene)).max() < 0.2
+
+
+def test_a_coarser_grid_holds_means_of_power() -> None:
+    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (300, 300)).astype(np.float32)
+    rows, columns = np.meshgrid(np.arange(20.0, 260, 6) + 2.5, np.arange(20.0, 260, 6) + 2.5, indexing="ij")
+    sampled, inside = sample_power(power, np.ones(power.shape, bool), (rows, columns))
+    assert inside.all()
+    assert sampled.mean() == pytest.approx(0.1, rel=0.02)
+    assert sampled.std() < 0.35 * power.std()  # bilinear alone would leave half of it
+
+
+def test_on_its_own_pixels_nothing_is_interpolated() -> None:
+    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (30, 40)).astype(np.float32)
+    rows, columns = np.meshgrid(np.arange(5.0, 25), np.arange(3.0, 33), indexing="ij")
+    valid = np.ones(power.shape, bool)
+    valid[10, 10] = False
+    sampled, inside = sample_power(power, valid, (rows, columns))
+    np.testing.assert_allclose(sampled[inside], power[5:25, 3:33][inside], rtol=1e-5)
+    assert np.argwhere(~inside).tolist() == [[5, 7]]
+
+
+def test_only_the_part_of_an_image_under_the_area_is_read() -> None:
+    rows, columns = np.array([[100.2, 140.0]]), np.array([[-30.0, 50.5]])
+    window = find_window((rows, columns), (1000, 2000), (2, 3))
+    assert window is not None
+    assert window.toslices() == (slice(98, 143), slice(0, 55))
+    assert find_window((rows + 5000, columns), (1000, 2000), (2, 3)) is None
+    assert find_window((rows * np.nan, columns), (1000, 2000), (2, 3)) is None
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Serves a folder; whole files only, which GDAL reads as well."""
+
+    refused: tuple[str, ...] = ()
+
+    def do_GET(self) -> None:
+        if any(part in self.path for part in self.refused):
+            self.send_error(404)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    servers = []
+
+    def start(*refused: str) -> str:
+        handler = type("Handler", (Server,), {"refused": refused})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_item_of_a_server_gives_what_its_files_give(tmp_path: Path, serve: Callable[..., str]) -> None:
+    scene = make_scene(safe_product.write_product(tmp_path))
+    local, remote = (read_scene(scene, make_area(), SETTINGS, Resolver(place)).scene for place in (str(tmp_path), serve()))
+    np.testing.assert_array_equal(local["data"].values, remote["data"].values)
+    assert local.attrs["provenance"] == remote.attrs["provenance"]
+
+
+def test_a_table_that_a_server_has_lost_is_a_loss(tmp_path: Path, serve: Callable[..., str]) -> None:
+    scene = make_scene(safe_product.write_product(tmp_path))
+    facts = read_scene(scene, make_area(), SETTINGS, Resolver(serve("noise-"))).scene.attrs["provenance"]
+    assert "HTTP 404" in facts["lost"][0]["reason"]
