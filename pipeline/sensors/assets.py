@@ -339,12 +339,9 @@ def _probe(asset: Asset, words: str, span: tuple[int, int] | None) -> Fault:
                 return Fault("unreadable", f"the file ends before byte {last}")
             if answer.status_code >= 400:
                 return _judge_status(answer.status_code)
-            try:
-                n_given = len(answer.content) if answer.status_code == 206 else last - first + 1
-            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-                return Fault("unreadable", f"the server breaks off within bytes {first}-{last}")
+            n_given = len(answer.content) if answer.status_code == 206 else last - first + 1
     except requests.RequestException as error:
-        return Fault("transient", f"no answer ({type(error).__name__})")
+        return Fault("transient", f"no whole answer to a request for bytes {first}-{last} ({type(error).__name__})")
     if n_given < last - first + 1:
         return Fault("unreadable", f"the file ends before byte {last}")
     healed = span is not None and "Read error" in words  # the bytes that GDAL missed are there now
