@@ -15,6 +15,12 @@ from sereno.pipeline.ledger import list_losses, sum_entries, to_size
 
 SUM_COLUMNS: Final = ("step", "what became of it", "items", "assets", "tried again", "read", "seconds")
 """Headings of the sums."""
+ROLES: Final = ("cloudy", "clear")
+"""Images of a pair whose masks are compared."""
+MEASURES: Final = ("both", "only_first", "only_second", "neither", "iou")
+"""Keys of an agreement of masks, in reading order."""
+AGREEMENT_COLUMNS: Final = ("area", "pair", "image", "cloud in both", "in the first alone", "in the second alone", "in none", "both of any")
+"""Headings of the agreement of masks."""
 
 
 def describe_accounts(results: Results) -> list[Block]:
@@ -87,22 +93,19 @@ def _compare_masks(results: Results) -> list[Block]:
     compared = {key: summary for key, summary in results.masked.items() if summary.get("agreement")}
     if not compared:
         return []
-    rows = [row for key, summary in compared.items() for row in _to_agreement_rows(key, summary)]
-    columns = list(dict.fromkeys(name for _, measures in rows for name in measures))
-    cells = [[Cell(word) for word in place] + [Cell(_show_measure(measures.get(name))) for name in columns] for place, measures in rows]
+    rows = [row for key, summary in compared.items() for row in _to_agreement_rows(key, summary["agreement"])]
     first = next(iter(compared.values()))
-    said = f"{first['method']} decides; {first['second']} is compared with it and decides nothing."
-    head = ("area", "pair", "image", *(name.replace("_", " ") for name in columns))
-    return [Heading("Agreement of cloud masks"), Text(said), Table(head, cells, n_words=3)]
+    said = f"{first['method']} decides; {first['second']} is compared with it and decides nothing. Shares are of the valid pixels."
+    return [Heading("Agreement of cloud masks"), Text(said), Table(AGREEMENT_COLUMNS, rows, n_words=3)]
 
 
-def _to_agreement_rows(key: Key, summary: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Place and measures of each image, the input first."""
-    return [((*key, image), measures) for image, measures in sorted(summary["agreement"].items(), key=lambda entry: entry[0] != "cloudy")]
-
-
-def _show_measure(value: Any) -> str:
-    """A share in percent, a count as it is, a dash for nothing."""
-    if value is None:
-        return NOTHING
-    return show_share(value) if isinstance(value, float) else str(value)
+def _to_agreement_rows(key: Key, agreement: Mapping[str, Mapping[str, float | None]]) -> list[list[Cell]]:
+    """One row per image that was compared, the input first."""
+    return [
+        [
+            Cell(word)
+            for word in (*key, role, *(NOTHING if (share := agreement[role][name]) is None else show_share(share) for name in MEASURES))
+        ]
+        for role in ROLES
+        if role in agreement
+    ]

@@ -130,9 +130,13 @@ class _Part(NamedTuple):
     """One asset as it will be read."""
 
     name: str
+    """Band, or what the file describes."""
     asset: AssetRecord
+    """Where it is and how large."""
     item: ItemRecord
+    """The item it belongs to."""
     is_remote: bool
+    """Whether a server gives it."""
 
 
 def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[_Part]:
