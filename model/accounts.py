@@ -101,11 +101,9 @@ def _compare_masks(results: Results) -> list[Block]:
 
 def _to_agreement_rows(key: Key, agreement: Mapping[str, Mapping[str, float | None]]) -> list[list[Cell]]:
     """One row per image that was compared, the input first."""
-    return [
-        [
-            Cell(word)
-            for word in (*key, role, *(NOTHING if (share := agreement[role][name]) is None else show_share(share) for name in MEASURES))
-        ]
-        for role in ROLES
-        if role in agreement
-    ]
+    compared = [role for role in ROLES if role in agreement]
+    return [[*map(Cell, (*key, role)), *(_to_share_cell(agreement[role][name]) for name in MEASURES)] for role in compared]
+
+
+def _to_share_cell(share: float | None) -> Cell:
+    return Cell(NOTHING if share is None else show_share(share))
