@@ -70,6 +70,8 @@ WARP_THREADS: Final = 4
 """Threads of GDAL in one warp."""
 HTTP_STATUS: Final = re.compile(r"HTTP (?:response|error) code ?: ?(\d{3})")
 """How GDAL words an answer of a server when it opens a file."""
+ABSENT: Final = re.compile("does not exist|No such file")
+"""How GDAL words that a file inside an archive is not there."""
 DENIED: Final = (401, 403)
 """Answers to a signature that has run out, or to none."""
 HASHES: Final = {"1220": "sha256", "1114": "sha1", "d50110": "md5"}
@@ -301,7 +303,8 @@ def diagnose(asset: Asset, error: RasterioIOError, span: tuple[int, int] | None)
     """Why an attempt failed; a server is asked where GDAL's words do not tell (`span`: first and last byte that were wanted)."""
     words = _words_of(error, asset)
     if asset.is_local:
-        absent = not Path(asset.resolver(asset.record.href)).exists()
+        path = asset.resolver(asset.record.href)
+        absent = ABSENT.search(words) is not None if path.startswith("/vsi") else not Path(path).exists()
         return Fault("missing", "there is no such file") if absent else Fault("unreadable", words)
     stated = HTTP_STATUS.search(words)
     if stated:
@@ -556,9 +559,9 @@ def own_geobox(asset: Asset, geobox: GeoBox, margin_px: int) -> GeoBox | None:
     """
     wanted = geobox.pad(margin_px)
     try:
-        with Access(asset) as access:
+        with Access(asset._replace(check="none")) as access:
             crs, own = access.source.crs, access.source.transform
-    except LossError:  # reading it will say so
+    except LossError:  # reading it will say so, and whether it has changed
         return None
     step = wanted.transform
     same_step = max(abs(own.a - step.a), abs(own.e - step.e)) * max(wanted.shape) < SNAP_PX * abs(step.a)

@@ -6,6 +6,7 @@ import http.server
 import socket
 import struct
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -458,6 +459,17 @@ def test_a_local_file_is_compared_with_its_checksum(tmp_path: Path, mark: str, f
     assert not layer.has_data.any()
     assert layer.entry.reason.startswith(f"checksum differs from the lock: {function} ")
     assert read_layer(asset._replace(check="size"), GRID, RULE).has_data.all()
+
+
+def test_a_file_in_an_archive_is_read_and_one_that_is_not_in_it_is_missing(tmp_path: Path) -> None:
+    write(tmp_path / "a.tif", GROUND, 10)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.tif", "in/a.tif")
+        archive.writestr("in/b.tif", "no image")
+    for name, status in (("a", "used"), ("b", "unreadable"), ("c", "missing")):
+        layer = read_layer(to_asset(f"/vsizip/{tmp_path}/a.zip/in/{name}.tif"), GRID, RULE)
+        assert layer.entry.status == status, layer.entry.reason
+        assert layer.has_data.all() == (name == "a")
 
 
 def test_the_wanted_band_of_a_file_is_read_and_one_it_lacks_is_named(tmp_path: Path) -> None:
