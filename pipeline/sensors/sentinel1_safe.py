@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from odc.geo.geobox import GeoBox
+from rasterio.errors import NotGeoreferencedWarning
 
 from sereno.pipeline import safe
 from sereno.pipeline.config import IngestSettings
@@ -230,7 +231,10 @@ def correct_terrain(
     ground = grid[place].pad(DEM_MARGIN_PX)
     heights = read_heights(dem, ground)
     try:
-        layers = [_correct_band(item, band, (ground, heights), (settings, resolver)) for band in bands]
+        tables = [read_tables(item, band, resolver, "betaNought") for band in bands]
+        layers = [
+            _correct_band(item, band, (ground, heights, table), (settings, resolver)) for band, table in zip(bands, tables, strict=True)
+        ]
     except (DataError, MissingError, LossError) as error:
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
     inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
@@ -238,27 +242,27 @@ def correct_terrain(
     for layer in layers:
         valid &= layer.valid[inner]
     power = np.stack([np.where(valid, layer.power[inner], 0) for layer in layers])
-    words = warn_of_datum(dem)
+    words = [warn_of_datum(dem), *dict.fromkeys(warning for table in tables for warning in table.warnings)]
     facts = {
         "offset": 0,
         "offset_reason": "backscatter has none",
         "offset_check": None,
         "calibration": CALIBRATION,
         "geocoding": "range-doppler",
-        "heights": words or f"{dem}, taken as above the ellipsoid",
+        "heights": words[0] or f"{dem}, taken as above the ellipsoid",
+        "noise_subtracted": all(table.noise is not None for table in tables),
         "n_below_noise": sum(layer.n_floored for layer in layers),
         "n_clamped": 0,
     }
     read = [to_entry(item, name, "used") for name in names if name not in bands]
     lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)
-    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=(words,) if words else (), lost=lost)
+    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=tuple(filter(None, words)), lost=lost)
 
 
-def _correct_band(item: ItemRecord, band: str, ground: tuple[GeoBox, safe.Float], access: tuple[IngestSettings, Resolver]) -> Band:
-    """Flattened gamma0 of one polarisation on the grid of the heights."""
-    grid, heights = ground
+def _correct_band(item: ItemRecord, band: str, ground: tuple[GeoBox, safe.Float, Tables], access: tuple[IngestSettings, Resolver]) -> Band:
+    """Flattened gamma0 of one polarisation on the grid of the heights, which stand between it and the tables of beta0."""
+    grid, heights, tables = ground
     geolocation, shape = read_geolocation(item, band, str(grid.crs), access)
-    tables = read_tables(item, band, access[1], "betaNought")
     known = np.where(np.isfinite(heights), heights, np.nanmedian(heights))
     positions = compute_positions(geolocation, grid, known)
     image, frame, _ = read_image(to_asset(item, band, *access), tables, positions, shape, margin_px=RELIEF_PX)
@@ -292,8 +296,10 @@ def _write_product(folder: Path, what: tuple[ItemRecord, str], image: tuple[Band
     gain = safe.sample_vectors(tables.gain, np.arange(*rows, dtype=np.float64), np.arange(*columns, dtype=np.float64))
     amplitude = np.where(calibrated.valid, np.sqrt(calibrated.power) * gain, np.nan).astype(np.float32)
     profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": height, "width": width, "nodata": np.nan}
-    with rasterio.open(path, "w", **profile, tiled=True, blockxsize=TILE_PX, blockysize=TILE_PX, SPARSE_OK=True) as file:
-        file.write(amplitude, 1, window=frame.window)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its place is in the annotation
+        with rasterio.open(path, "w", **profile, tiled=True, blockxsize=TILE_PX, blockysize=TILE_PX, SPARSE_OK=True) as file:
+            file.write(amplitude, 1, window=frame.window)
     return product
 
 
