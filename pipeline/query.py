@@ -358,16 +358,17 @@ Files = dict[tuple[str, str], Probe]
 
 def _probe_scenes(scenes: Mapping[str, SceneRecord], sources: Sources) -> tuple[dict[str, SceneRecord], list[Entry]]:
     """The scenes with size and ETag of the files on web servers that have no checksum, and lines on the files that do not tell."""
-    asked: dict[tuple[str, str], str] = {}
+    asked: dict[tuple[str, str], Resolver] = {}
     for scene in scenes.values():
         source = sources["sar" if scene.sensor.startswith("sentinel1") else "optical"]
         assets = [] if source.is_local else [asset for item in scene.items for asset in item.assets.values() if asset.checksum is None]
         webs = [asset.href for asset in assets if not source.resolver(asset.href).startswith("/")]
-        asked |= {(scene.catalogue, href): source.resolver.to_web(href, method="HEAD") for href in webs}
+        asked |= {(scene.catalogue, href): source.resolver for href in webs}
     budget = Budget(PROBE_TRIES * len(asked), "the rest is not asked")
     session = make_session(budget, pause=lambda seconds: sleep(min(seconds, LONGEST_PROBE_PAUSE_S)))
     with session, ThreadPoolExecutor(PROBES) as executor:
-        files = dict(zip(asked, executor.map(lambda address: _probe(session, address), asked.values()), strict=True))
+        probes = executor.map(lambda entry: _probe(session, entry[0][1], entry[1]), asked.items())
+        files = dict(zip(asked, probes, strict=True))
     notes = [
         Entry("query", "", name, item.item, band, "used", f"size and ETag are not known: {files[scene.catalogue, asset.href].fault}")
         for name, scene in scenes.items()
@@ -378,13 +379,18 @@ def _probe_scenes(scenes: Mapping[str, SceneRecord], sources: Sources) -> tuple[
     return {name: _with_files(scene, files) for name, scene in scenes.items()}, notes
 
 
-def _probe(session: requests.Session, address: str) -> Probe:
+def _probe(session: requests.Session, href: str, resolver: Resolver) -> Probe:
+    """What the server of `href` says of it; a signature that is refused is renewed once."""
     import requests
 
-    try:
-        answer = session.head(address, headers={"Accept-Encoding": "identity"}, allow_redirects=True)
-    except (requests.RequestException, CatalogueError) as error:
-        return Probe(None, None, hide_secrets(str(error))[:200])
+    for renew in (False, True):
+        address = resolver.to_web(href, renew=renew, method="HEAD")
+        try:
+            answer = session.head(address, headers={"Accept-Encoding": "identity"}, allow_redirects=True)
+        except (requests.RequestException, CatalogueError) as error:
+            return Probe(None, None, hide_secrets(str(error))[:200])
+        if answer.status_code not in (requests.codes.unauthorized, requests.codes.forbidden):
+            break
     if answer.status_code != requests.codes.ok:
         return Probe(None, None, f"the server answers HTTP {answer.status_code}")
     size = answer.headers.get("Content-Length", "")

@@ -241,7 +241,9 @@ def test_an_outage_while_reading_is_no_loss(server: FaultyServer, clean: Outcome
     assert not losses(tmp_path)
 
 
-@pytest.mark.parametrize("spoil", [answer(503), answer(429), answer(500), tear, hush], ids=["503", "429", "500", "reset", "silence"])
+@pytest.mark.parametrize(
+    "spoil", [answer(503), answer(429), answer(500), tear, cut, hush], ids=["503", "429", "500", "reset", "cut", "silence"]
+)
 def test_one_asset_that_does_not_come_now_is_no_loss(
     server: FaultyServer, clean: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any
 ) -> None:
