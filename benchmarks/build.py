@@ -44,7 +44,7 @@ sys.path[:0] = [str(ROOT / ".mypy")]  # the links there lay the folders out as t
 
 from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS  # noqa: E402 - found only now
 from sereno.pipeline.config import IngestSettings  # noqa: E402
-from sereno.pipeline.pairs import AssetRecord, ItemRecord  # noqa: E402
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord  # noqa: E402
 from sereno.pipeline.sensors.sentinel2 import read_scene  # noqa: E402
 from sereno.pipeline.signing import Resolver  # noqa: E402
 from sereno.pipeline.store import codec_for, save_dataset  # noqa: E402
@@ -216,7 +216,7 @@ def read_ours(bench: Bench) -> Stack:
 
 def load_ours(bench: Bench) -> xr.Dataset:
     """A scene of ours; the offset of its baseline is none, so that values can be compared with the peers'."""
-    record = ItemRecord(
+    item = ItemRecord(
         item="tile",
         collection="sentinel-2-l2a",
         sensor="sentinel2-l2a",
@@ -226,7 +226,8 @@ def load_ours(bench: Bench) -> xr.Dataset:
         assets={band: AssetRecord(href=f"{band}.tif") for band in GSD_M},
         processing_baseline="03.01",
     )
-    return read_scene(record, bench.geobox, IngestSettings(readers=bench.threads), Resolver(str(bench.folder)))
+    record = SceneRecord(id="tile", sensor=item.sensor, time=item.time, items=(item,))
+    return read_scene(record, bench.geobox, IngestSettings(readers=bench.threads), Resolver(str(bench.folder))).scene
 
 
 def write_ours(bench: Bench, output: Path) -> None:
