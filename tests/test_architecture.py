@@ -21,7 +21,7 @@ PIPELINE_LANES = (
     {"presets", "signing", "areas", "items", "scheduler"},
     {"scene"},
     {"store"},
-    {"ledger", "comparison", "safe"},
+    {"ledger", "comparison", "safe", "archives", "rpc", "sun"},
     {
         "radiometry",
         "offset",
@@ -40,7 +40,7 @@ PIPELINE_LANES = (
     {"ground", "atmosphere"},
     {"radar", "stac", "world"},
     {"sensors"},
-    {"cover"},
+    {"cover", "products"},
     set(DATA_VERBS),
     {"__main__"},
 )
