@@ -259,7 +259,9 @@ def correct_terrain(
     return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=tuple(filter(None, words)), lost=lost)
 
 
-def _correct_band(item: ItemRecord, band: str, ground: tuple[GeoBox, safe.Float, Tables], access: tuple[IngestSettings, Resolver]) -> Band:
+def _correct_band(
+    item: ItemRecord, band: str, ground: tuple[GeoBox, npt.NDArray[np.float32], Tables], access: tuple[IngestSettings, Resolver]
+) -> Band:
     """Flattened gamma0 of one polarisation on the grid of the heights, which stand between it and the tables of beta0."""
     grid, heights, tables = ground
     geolocation, shape = read_geolocation(item, band, str(grid.crs), access)
@@ -272,7 +274,7 @@ def _correct_band(item: ItemRecord, band: str, ground: tuple[GeoBox, safe.Float,
         raise DataError(f"item {item.item}, {band}: the image is a reduced copy, which sarsen cannot place: give the whole product")
     with tempfile.TemporaryDirectory(prefix="sereno-") as name:
         product = _write_product(Path(name), (item, band), (image, frame, tables), access[1])
-        _write_raster(Path(name) / DEM, known.astype(np.float32), grid)
+        _write_raster(Path(name) / DEM, known, grid)
         flattened = _run_sarsen(product, f"{item.properties.get('mode', 'IW')}/{band}")
     valid = np.isfinite(flattened) & (flattened >= 0)
     return image._replace(power=np.where(valid, flattened, 0).astype(np.float32), valid=valid)

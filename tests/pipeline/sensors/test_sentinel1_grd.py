@@ -252,6 +252,18 @@ def test_on_its_own_pixels_nothing_is_interpolated() -> None:
     assert np.argwhere(~inside).tolist() == [[5, 7]]
 
 
+def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, area = make_scene(safe_product.write_product(tmp_path)), make_area(line=40)
+    whole = read(tmp_path, scene, area)
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1_grd.SQUARE_PX", 50)
+    squares = read(tmp_path, scene, area)
+    np.testing.assert_array_equal(whole.scene["valid"].values, squares.scene["valid"].values)
+    difference = np.abs(whole.scene["data"].values.astype(int) - squares.scene["data"].values)
+    assert difference.max() <= 1  # centi-dB: the last digits of coordinates differ
+    read_bytes = [sum(entry.bytes_read for entry in reading.entries) for reading in (whole, squares)]
+    assert read_bytes[1] > read_bytes[0]
+
+
 def test_only_the_part_of_an_image_under_the_area_is_read() -> None:
     rows, columns = np.array([[100.2, 140.0]]), np.array([[-30.0, 50.5]])
     window = find_window((rows, columns), (1000, 2000), (2, 3))
