@@ -364,11 +364,14 @@ def test_pages_that_break_off_are_asked_for_again(
     assert any("broke off" in entry.reason for entry in read_entries(tmp_path))
 
 
-def test_a_file_that_was_replaced_since_the_search_is_not_mixed_in(server: FaultyServer, clean: Outcome, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [None, answer(503), answer(403), tear], ids=["quiet", "503", "403", "reset"])
+def test_a_file_that_was_replaced_since_the_search_is_not_mixed_in(server: FaultyServer, tmp_path: Path, spoil: Any) -> None:
     lock = run_query(tmp_path, settings_for(server))
     content = json.loads(lock.read_text())
     content["scenes"][CLOUDY]["items"][0]["assets"]["B04"]["etag"] = '"another"'
     lock.write_text(json.dumps(content))
+    if spoil:
+        server.add("/B04.tif bytes=0-0$", spoil, times=1)
     ingest_scene(lock, CLOUDY, tmp_path / "ingest" / AREA / f"{CLOUDY}.json", SETTINGS)
     entry = losses(tmp_path)[CLOUDY, "B04"]
     assert entry.status == "unreadable"
