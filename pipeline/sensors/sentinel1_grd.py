@@ -7,7 +7,9 @@ DEM in the settings, or else the coarse surface of the grid. Ellipsoid gamma0 jo
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -22,7 +24,7 @@ from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry
-from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import BORDER_PX, FLOOR_DB, calibrate_power, mask_border
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.sensors.assets import Access, Asset, LossError, find_missing, read_pixels
@@ -84,6 +86,37 @@ class Band(NamedTuple):
     """The measurement's line of the ledger."""
 
 
+class NamedLossError(LossError):
+    """What will not heal, with the asset that is lost."""
+
+    def __init__(self, name: str, status: Status, words: str) -> None:
+        super().__init__(status, words)
+        self.name = name
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Give losses within the block the name of the asset.
+
+    Raises:
+        NamedLossError: instead of LossError, MissingError and DataError.
+    """
+    try:
+        yield
+    except LossError as loss:
+        raise NamedLossError(name, loss.status, loss.words) from loss
+    except MissingError as error:
+        raise NamedLossError(name, "missing", str(error)) from error
+    except DataError as error:
+        raise NamedLossError(name, "unreadable", str(error)) from error
+
+
+def lose_part(item: ItemRecord, loss: NamedLossError, n_bands: int) -> Part:
+    """The part of an item that cannot be used, since an asset of it is lost."""
+    part = lose_item(item, loss.words, n_bands=n_bands, dtype=np.float32, asset=loss.name)
+    return part._replace(entries=(to_entry(item, loss.name, loss.status, loss.words),))
+
+
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
     """The scene in int16 centi-dB on `geobox` plus a margin: the polarisations that its items hold.
 
@@ -121,8 +154,8 @@ def read_item(
         geolocation, shape = read_geolocation(item, bands[0], str(grid.crs), (settings, resolver))
         assets = [to_asset(item, band, settings, resolver) for band in bands]
         layers = read_layers(assets, tables, (geolocation, shape), (grid[place], heights))
-    except (DataError, MissingError, LossError) as error:
-        return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
+    except NamedLossError as loss:
+        return lose_part(item, loss, len(bands))
     valid = np.logical_and.reduce([wanted[place], *(layer.valid for layer in layers)])
     power = np.stack([np.where(valid, layer.power, 0) for layer in layers])
     words = warn_of_relief(geolocation) if settings.dem is None else warn_of_datum(settings.dem)
@@ -168,16 +201,17 @@ def read_tables(item: ItemRecord, band: str, resolver: Resolver, quantity: safe.
     """Calibration and noise of one polarisation; noise that the item lacks or that cannot be right is left out, with a warning.
 
     Raises:
-        MissingError: the calibration is not there.
-        DataError: a table is damaged.
+        NamedLossError: a file is not there or damaged, or holds too little.
         CatalogueError: it cannot be read now.
     """
-    where = f"item {item.item}, calibration-{band}"
-    gain = safe.parse_calibration(read_text(item.assets[f"calibration-{band}"], resolver), quantity, where=where)
-    if f"noise-{band}" not in item.assets:
+    name = f"calibration-{band}"
+    with naming(name):
+        gain = safe.parse_calibration(read_text(item.assets[name], resolver), quantity, where=f"item {item.item}, {name}")
+    name = f"noise-{band}"
+    if name not in item.assets:
         return Tables(gain, None, (f"item {item.item}: states no noise table of {band}, so thermal noise is left in",))
-    text = read_text(item.assets[f"noise-{band}"], resolver)
-    noise = safe.parse_noise(text, where=f"item {item.item}, noise-{band}")
+    with naming(name):
+        noise = safe.parse_noise(read_text(item.assets[name], resolver), where=f"item {item.item}, {name}")
     level = _measure_noise_db(gain, noise)
     if not NOISE_DB[0] <= level <= NOISE_DB[1]:
         words = f"item {item.item}: the noise table of {band} means {level:.0f} dB, which cannot be: thermal noise is left in"
@@ -200,24 +234,24 @@ def read_geolocation(
     The second is None without annotation: then lines and pixels are rows and columns of the file.
 
     Raises:
-        MissingError: the annotation is not there.
-        DataError: it is damaged, or there are too few points.
-        LossError: the file cannot be opened.
-        CatalogueError: something cannot be read now.
+        NamedLossError: a file is not there or damaged, or holds too little.
+        CatalogueError: it cannot be read now.
     """
     settings, resolver = access
     name = f"annotation-{band}"
     if name in item.assets:
-        annotation = safe.parse_annotation(read_text(item.assets[name], resolver), where=f"item {item.item}, {name}")
-        return fit_geolocation(annotation.grid, annotation.ground_range, crs), annotation.shape
-    with Access(to_asset(item, band, settings, resolver)) as opened:
+        with naming(name):
+            annotation = safe.parse_annotation(read_text(item.assets[name], resolver), where=f"item {item.item}, {name}")
+            return fit_geolocation(annotation.grid, annotation.ground_range, crs), annotation.shape
+    with naming(band), Access(to_asset(item, band, settings, resolver)) as opened:
         (points, point_crs), rows = opened.source.gcps, opened.source.height
     if not points or point_crs is None or not point_crs.is_geographic:
-        raise DataError(f"item {item.item}: neither an annotation nor control points in degrees tell where {band} lies")
+        raise NamedLossError(band, "unreadable", "neither an annotation nor control points in degrees tell where it lies")
     lines, pixels, x, y, z = (np.array([getattr(p, key) or 0.0 for p in points]) for key in ("row", "col", "x", "y", "z"))
     # The processor counts centres of pixels from 0; who reduces the file counts its corners.
     half = 0.0 if lines.max() == rows - 1 else 0.5
-    return fit_geolocation(safe.GeolocationGrid(lines - half, pixels - half, x, y, z), None, crs), None
+    with naming(band):
+        return fit_geolocation(safe.GeolocationGrid(lines - half, pixels - half, x, y, z), None, crs), None
 
 
 def warn_of_relief(geolocation: Geolocation) -> str:
@@ -240,7 +274,7 @@ def read_layers(
     `where` is the geolocation, and the size of the image in which its lines and pixels count (None: that of the file).
 
     Raises:
-        LossError: a file is lost.
+        NamedLossError: a file is lost.
         CatalogueError: a file cannot be read now.
     """
     (geolocation, shape), (grid, heights) = where, ground
@@ -249,7 +283,8 @@ def read_layers(
     for square in split_grid(size):
         positions = compute_positions(geolocation, grid[square], None if heights is None else heights[square])
         for number, (asset, table) in enumerate(zip(assets, tables, strict=True)):
-            band, frame, (rows, columns) = read_image(asset, table, positions, shape)
+            with naming(asset.name):
+                band, frame, (rows, columns) = read_image(asset, table, positions, shape)
             if frame is not None:
                 power, inside = sample_power(band.power, band.valid, (rows - frame.window.row_off, columns - frame.window.col_off))
                 band = band._replace(power=power, valid=inside)

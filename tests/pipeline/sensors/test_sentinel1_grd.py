@@ -213,9 +213,11 @@ def test_without_a_noise_table_noise_is_left_in_and_said(tmp_path: Path) -> None
 def test_an_item_without_a_needed_asset_is_refused_and_says_why(tmp_path: Path, name: str) -> None:
     scene = make_scene(safe_product.write_product(tmp_path))
     gone = change(scene, **{name.replace("-", "_"): AssetRecord(href="absent.xml")})
-    facts = read(tmp_path, gone, make_area()).scene.attrs["provenance"]
+    reading = read(tmp_path, gone, make_area())
+    facts = reading.scene.attrs["provenance"]
     assert facts["refused"]
-    assert "absent.xml" in facts["lost"][0]["reason"] or "no such file" in facts["lost"][0]["reason"]
+    assert [loss["asset"] for loss in facts["lost"]] == [name]
+    assert {entry.status for entry in reading.entries if entry.asset in (name, "")} == {"missing"}
 
 
 def test_a_damaged_table_costs_the_item_and_not_the_run(tmp_path: Path) -> None:
