@@ -256,8 +256,9 @@ class Access:
             if fault.cause == "denied" and not self._renew:
                 self._renew = True
             elif fault.cause == "denied":
+                advice = f", or {asset.resolver.advice}" if asset.resolver.advice else ""
                 raise CatalogueError(
-                    f"{asset.place} may not be read: {fault.words}; check the keys in the environment and what the account may read"
+                    f"{asset.place} may not be read: {fault.words}; check the keys in the environment and what the account may read{advice}"
                 )
             elif fault.cause == "missing":
                 raise LossError("missing", fault.words)

@@ -395,6 +395,7 @@ class Signed(NamedTuple):
     url: str
     tokens: list[str]
     options: tuple[tuple[str, str], ...] = ()
+    advice: str = "get a key at the desk"
 
     def __call__(self, href: str, *, renew: bool = False) -> str:  # noqa: ARG002 - as a Resolver
         if renew and len(self.tokens) > 1:
@@ -424,7 +425,9 @@ def test_a_signature_that_runs_out_is_renewed(remote: Remote, status: int, in_th
 def test_access_that_stays_refused_fails_the_job_with_advice_and_without_the_signature(remote: Remote) -> None:
     remote.server.mood = lambda *_: 403
     asset = to_asset("a.tif")._replace(resolver=Signed(remote.url, ["secret"]))
-    with pytest.raises(CatalogueError, match="may not be read: the server answers HTTP 403; check the keys") as error:
+    with pytest.raises(
+        CatalogueError, match="may not be read: the server answers HTTP 403; check the keys .*, or get a key at the desk"
+    ) as error:
         read_layer(asset, GRID, RULE)
     assert "secret" not in str(error.value)
 
