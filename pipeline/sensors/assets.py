@@ -281,9 +281,12 @@ class Access:
         return (int(first), int(first) + int(size) - 1) if first and size else None
 
     def count(self, window: Window, bands: tuple[int, ...]) -> None:
-        """Count the stored bytes of the tiles under `window`, as the file states them; a file that does not state them counts nothing."""
-        source = self.source
+        """Count the stored bytes under `window`: its tiles as a TIFF states them, else its share of the file, if the size is known."""
+        source, asset = self.source, self.asset
         if source.driver != "GTiff":
+            path = Path(asset.resolver(asset.record.href)) if asset.is_local else None
+            size = path.stat().st_size if path is not None and path.is_file() else asset.record.size_bytes or 0
+            self.bytes_read += round(size * window.width * window.height * len(bands) / (source.width * source.height * source.count))
             return
         height, width = source.block_shapes[0]
         rows = range(int(window.row_off) // height, -(-int(window.row_off + window.height) // height))

@@ -475,6 +475,16 @@ def test_a_file_in_an_archive_is_read_and_one_that_is_not_in_it_is_missing(tmp_p
         assert layer.has_data.all() == (name == "a")
 
 
+def test_jpeg_2000_is_read_too_and_counted_by_its_share(tmp_path: Path) -> None:
+    options = {"REVERSIBLE": "YES", "QUALITY": "100", "BLOCKXSIZE": 64, "BLOCKYSIZE": 64}
+    profile = {"driver": "JP2OpenJPEG", "dtype": "uint16", "width": 320, "height": 320, "count": 1, "crs": UTM32}
+    with rasterio.open(tmp_path / "a.jp2", "w", **profile, transform=Affine(10, 0, WEST, 0, -10, NORTH), **options) as file:
+        file.write(GROUND, 1)
+    layer = read_layer(to_asset(str(tmp_path / "a.jp2")), GRID, RULE)
+    np.testing.assert_array_equal(layer.values, EXPECTED)
+    assert layer.entry.bytes_read == round((tmp_path / "a.jp2").stat().st_size * 300 * 290 / 320**2)
+
+
 def test_a_file_without_crs_is_lost_since_its_place_is_unknown(tmp_path: Path) -> None:
     profile = {"driver": "GTiff", "dtype": "uint16", "width": 320, "height": 320, "count": 1}
     with rasterio.open(tmp_path / "a.tif", "w", **profile, transform=Affine(10, 0, WEST, 0, -10, NORTH)) as file:
