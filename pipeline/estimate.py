@@ -23,6 +23,8 @@ from sereno.pipeline.splits import block_windows
 
 SAR_GSD_M: Final = 10
 """Pixel of Sentinel-1 RTC and GRD images (IW, high resolution)."""
+OPTICAL_GSD_M: Final = 10
+"""Finest pixel of Sentinel-2."""
 SCL_GSD_M: Final = 20
 """Pixel of the scene classification."""
 TILE_PX: Final = 512
@@ -41,12 +43,13 @@ TYPICAL_SAR_BYTES_PX: Final = 3.0
 """The same for Sentinel-1 RTC (float32), its black corners counted as pixels: median of four items of Planetary Computer."""
 SLICE_FILL: Final = 0.73
 """Share of its bounding box that a Sentinel-1 slice of 250 by 170 km fills, 10 degrees off north; black corners cost next to nothing."""
-OPTICAL_STORED: Final = {"lz4": 0.75, "zstd": 0.6}
-"""Stored bytes per byte of optical integers, by codec: a real cloudy and a real clear scene of 13 bands, averaged."""
+OPTICAL_STORED: Final[Mapping[str, Mapping[int, float]]] = {"lz4": {10: 0.69, 20: 0.41, 60: 0.08}, "zstd": {10: 0.65, 20: 0.22, 60: 0.04}}
+"""Stored bytes per byte of optical integers, by codec and native pixel in metres: a real cloudy and a real clear scene of 13 bands,
+averaged, each band repeated from its native pixel to 10 m as ours are."""
 SAR_STORED: Final = {"lz4": 0.71, "zstd": 0.70}
 """The same for SAR in hundredths of a decibel, of the same place."""
-MASK_STORED: Final = 0.03
-"""The same for validity, classes and cloud probability, which hold large uniform areas; both codecs."""
+MASK_STORED: Final = 0.1
+"""The same for validity, classes and cloud probability, which hold large uniform areas: feathered masks of simulated scenes; any codec."""
 METRES_PER_DEGREE: Final = 111_320.0
 """Along a meridian; along a parallel times the cosine of the latitude."""
 
@@ -233,13 +236,21 @@ def _estimate_disk(lock: Lock, geobox: GeoBox, patches: int, settings: PlanSetti
     for pair in lock.pairs:
         pairs += _sar_bytes(pixels) + sum(_optical_bytes(lock.scene(name), pixels, settings) for name in (pair.cloudy, pair.clear))
     masks = len(lock.pairs) * 4 * pixels * MASK_STORED
-    depth = len(_optical_bands(lock.scene(lock.pairs[0].cloudy), settings)) if lock.pairs else 0
-    return Disk(scenes, pairs, masks, *(patches * _patch_bytes(depth, settings, codec) for codec in ("lz4", settings.pack.codec)))
+    sizes = [_patch_bytes(lock.scene(lock.pairs[0].cloudy), settings, codec) for codec in ("lz4", settings.pack.codec) if lock.pairs]
+    return Disk(scenes, pairs, masks, *(patches * size for size in sizes or (0.0, 0.0)))
 
 
 def _optical_bytes(scene: SceneRecord, pixels: int, settings: PlanSettings) -> float:
     """An optical scene of so many pixels: two bytes a band, and validity and classes."""
-    return pixels * (2 * len(_optical_bands(scene, settings)) * OPTICAL_STORED["lz4"] + 2 * MASK_STORED)
+    return pixels * (_optical_depth(scene, settings, "lz4") + 2 * MASK_STORED)
+
+
+def _optical_depth(scene: SceneRecord, settings: PlanSettings, codec: str) -> float:
+    """Stored bytes of one pixel of all bands; those of a delivered dataset were interpolated to 10 m and pack like bands of 10 m."""
+    native = [
+        OPTICAL_GSD_M if scene.sensor == "sen12mscr-s2" else _gsd_of(name) or OPTICAL_GSD_M for name in _optical_bands(scene, settings)
+    ]
+    return sum(2 * OPTICAL_STORED[codec][gsd_m] for gsd_m in native)
 
 
 def _sar_bytes(pixels: int) -> float:
@@ -247,9 +258,9 @@ def _sar_bytes(pixels: int) -> float:
     return pixels * (2 * len(SAR_BANDS) * SAR_STORED["lz4"] + MASK_STORED)
 
 
-def _patch_bytes(depth: int, settings: PlanSettings, codec: str) -> float:
-    """One patch with input and target of `depth` bands."""
-    values = 2 * 2 * depth * OPTICAL_STORED[codec] + 2 * len(SAR_BANDS) * SAR_STORED[codec]
+def _patch_bytes(cloudy: SceneRecord, settings: PlanSettings, codec: str) -> float:
+    """One patch with SAR, input and target."""
+    values = 2 * _optical_depth(cloudy, settings, codec) + 2 * len(SAR_BANDS) * SAR_STORED[codec]
     return settings.patch.size_px**2 * (values + len(MASK_CHANNELS) * MASK_STORED)
 
 

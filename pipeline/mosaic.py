@@ -163,10 +163,8 @@ def _judge(item: ItemRecord, part: Part, n_laid: int) -> Entry:
     return to_entry(item, "", "refused", "holds no valid ground of the area that is not known from others")
 
 
-def to_reading(
-    record: SceneRecord, mosaic: Mosaic, geobox: GeoBox, *, data: npt.NDArray[Any], bands: tuple[str, ...], settings: IngestSettings
-) -> Reading:
-    """The scene of a mosaic with its provenance; `data` (band, y, x) is the mosaic's values in stored units.
+def to_reading(record: SceneRecord, mosaic: Mosaic, geobox: GeoBox, *, bands: tuple[str, ...], settings: IngestSettings) -> Reading:
+    """The scene of a mosaic, its values in stored units, with its provenance.
 
     With less than `settings.min_valid` of valid ground, or with an asset of every item missing, the scene is refused: all of it is
     invalid, and `provenance["refused"]` says why.
@@ -192,7 +190,7 @@ def to_reading(
         "items": [{key: value for key, value in fact.items() if key != "n_clamped"} for fact in mosaic.items],
     }
     valid = np.zeros_like(mosaic.valid) if refused else mosaic.valid
-    scene = to_scene(data, valid, bands=bands, geobox=geobox, provenance=provenance, scl=mosaic.classes)
+    scene = to_scene(mosaic.values, valid, bands=bands, geobox=geobox, provenance=provenance, scl=mosaic.classes)
     return Reading(scene, mosaic.entries)
 
 

@@ -17,6 +17,7 @@ import rasterio
 from faulty import FaultyServer, Gate, answer, cut, delay, edit, end_at, hush, rot, running_faulty, tear
 from steps import (
     AREA,
+    PATCH,
     Square,
     drop_checksums,
     has_written,
@@ -49,6 +50,8 @@ SETTINGS = IngestSettings()
 ASSETS = "^/assets/"
 SEARCH = "^/search"
 CLOUDY = "S2A_T32TNR_20210608T102000_L2A"
+TILE_EDGE = 512 - 24
+"""Row and column of the area at which the lower right storage tile begins: products have a margin of 24 pixels."""
 CLEAR = "S2A_T32TNR_20210603T102000_L2A"
 
 
@@ -197,6 +200,16 @@ def test_expired_signatures_are_renewed_and_never_stored(server: FaultyServer, c
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"sig=" in path.read_bytes()]
 
 
+def test_a_token_service_may_fail_for_a_moment_but_not_for_good(server: FaultyServer, clean: Outcome, tmp_path: Path, gate: Gate) -> None:
+    fault = server.add("^/token/", answer(503))
+    with pytest.raises(CatalogueError, match="signature"):
+        query_pairs(AREA, tmp_path / "query" / f"{AREA}.json", settings_for(server))
+    assert not has_written(tmp_path)
+    fault.times = fault.hits + 2
+    query_pairs(AREA, tmp_path / "query" / f"{AREA}.json", settings_for(server))
+    assert read_outcome(tmp_path, server.url)[f"query/{AREA}.json"] == clean[f"query/{AREA}.json"]
+
+
 def test_refused_access_is_no_loss(server: FaultyServer, clean: Outcome, tmp_path: Path, gate: Gate) -> None:
     lock = run_query(tmp_path, settings_for(server))
     gate.is_broken = True
@@ -282,11 +295,31 @@ def test_a_damaged_tile_costs_its_own_pixels_and_no_others(
     assert (lost["item"], lost["asset"]) == (CLOUDY, "B08")
     assert scene_of(outcome, CLOUDY)["refused"] is None
     valid = open_dataset(tmp_path / "ingest" / AREA / f"{CLOUDY}.json")["valid"].values
-    assert not valid[488:, 488:].any()
-    assert valid[:488].mean() > 0.9
+    assert not valid[TILE_EDGE:, TILE_EDGE:].any()
+    assert valid[:TILE_EDGE].mean() > 0.9
+    assert windows_of(outcome) == {place for place in windows_of(clean) if min(place) + PATCH.size_px <= TILE_EDGE}
+    assert windows_of(outcome) < windows_of(clean)
     for name, value in clean.items():
         if CLOUDY not in name and name.startswith(("query", "ingest")):
             assert outcome[name] == value, name
+
+
+def windows_of(outcome: Outcome) -> set[tuple[int, int]]:
+    """Row and column of the patches that were kept."""
+    return {(patch["row"], patch["col"]) for patch in outcome[f"patch/{AREA}/20210608.json"]["summary"]["patches"]}
+
+
+def test_a_loss_is_the_same_on_a_quiet_and_on_a_bad_day(server: FaultyServer, inner: str, world: Path, tmp_path: Path) -> None:
+    outcomes = []
+    with running_faulty(inner) as other:
+        for day, place in (("quiet", server), ("bad", other)):
+            place.add(f"/{CLOUDY}/B08.tif", spoil_tile(world / "assets" / AREA / CLOUDY / "B08.tif", "rotten"))
+            if day == "bad":
+                place.add(ASSETS, answer(503), every=9)
+                place.add(ASSETS, tear, every=13)
+            outcomes.append(run(tmp_path / day, place))
+    assert_same(*outcomes)
+    assert losses(tmp_path / "bad").keys() == {(CLOUDY, "B08")}
 
 
 @pytest.mark.parametrize("asset", ["B05", "vv"])
@@ -364,11 +397,14 @@ def test_pages_that_break_off_are_asked_for_again(
     assert any("broke off" in entry.reason for entry in read_entries(tmp_path))
 
 
-def test_a_file_that_was_replaced_since_the_search_is_not_mixed_in(server: FaultyServer, clean: Outcome, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [None, answer(503), answer(403), tear], ids=["quiet", "503", "403", "reset"])
+def test_a_file_that_was_replaced_since_the_search_is_not_mixed_in(server: FaultyServer, tmp_path: Path, spoil: Any) -> None:
     lock = run_query(tmp_path, settings_for(server))
     content = json.loads(lock.read_text())
     content["scenes"][CLOUDY]["items"][0]["assets"]["B04"]["etag"] = '"another"'
     lock.write_text(json.dumps(content))
+    if spoil:
+        server.add("/B04.tif bytes=0-0$", spoil, times=1)
     ingest_scene(lock, CLOUDY, tmp_path / "ingest" / AREA / f"{CLOUDY}.json", SETTINGS)
     entry = losses(tmp_path)[CLOUDY, "B04"]
     assert entry.status == "unreadable"

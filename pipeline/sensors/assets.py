@@ -256,8 +256,9 @@ class Access:
             if fault.cause == "denied" and not self._renew:
                 self._renew = True
             elif fault.cause == "denied":
+                advice = f", or {asset.resolver.advice}" if asset.resolver.advice else ""
                 raise CatalogueError(
-                    f"{asset.place} may not be read: {fault.words}; check the keys in the environment and what the account may read"
+                    f"{asset.place} may not be read: {fault.words}; check the keys in the environment and what the account may read{advice}"
                 )
             elif fault.cause == "missing":
                 raise LossError("missing", fault.words)
@@ -280,9 +281,12 @@ class Access:
         return (int(first), int(first) + int(size) - 1) if first and size else None
 
     def count(self, window: Window, bands: tuple[int, ...]) -> None:
-        """Count the stored bytes of the tiles under `window`, as the file states them; a file that does not state them counts nothing."""
-        source = self.source
+        """Count the stored bytes under `window`: its tiles as a TIFF states them, else its share of the file, if the size is known."""
+        source, asset = self.source, self.asset
         if source.driver != "GTiff":
+            path = Path(asset.resolver(asset.record.href)) if asset.is_local else None
+            size = path.stat().st_size if path is not None and path.is_file() else asset.record.size_bytes or 0
+            self.bytes_read += round(size * window.width * window.height * len(bands) / (source.width * source.height * source.count))
             return
         height, width = source.block_shapes[0]
         rows = range(int(window.row_off) // height, -(-int(window.row_off + window.height) // height))
@@ -351,21 +355,22 @@ def _probe(asset: Asset, words: str, span: tuple[int, int] | None) -> Fault:
     return Fault("transient" if healed else "unreadable", words)
 
 
-def _ask(asset: Asset, first: int, last: int) -> Any:
+def _ask(asset: Asset, first: int, last: int, *, renew: bool = False) -> Any:
     """The answer to a request for some bytes, its body not read yet."""
     import requests
 
     headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
-    return requests.get(asset.resolver.to_web(asset.record.href), headers=headers, timeout=TIMEOUT_S, stream=True)
+    return requests.get(asset.resolver.to_web(asset.record.href, renew=renew), headers=headers, timeout=TIMEOUT_S, stream=True)
 
 
 def check_unchanged(asset: Asset) -> None:
     """Check that the file is still that of the lock: a local one by size and checksum, a remote one by size and ETag, as far as stated.
 
-    A server that does not answer is not judged here: reading will say so.
+    A server that refuses is not judged here: reading will say so.
 
     Raises:
         LossError: it has changed; a file that is gone is named when it is opened.
+        CatalogueError: the server does not say.
     """
     record = asset.record
     if asset.check == "none" or (record.size_bytes, record.etag, record.checksum) == (None, None, None):
@@ -406,21 +411,42 @@ def parse_checksum(text: str) -> tuple[str, str]:
 
 
 def _check_remote(asset: Asset) -> None:
-    import requests
-
-    record = asset.record
-    try:
-        with _ask(asset, 0, 0) as answer:
-            if answer.status_code not in (200, 206):
-                return
-            size = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length", "")
-            etag = answer.headers.get("ETag")
-    except requests.RequestException:
+    record, stated = asset.record, _ask_facts(asset)
+    if stated is None:
         return
+    size, etag = stated
     if record.size_bytes is not None and size.isdigit() and int(size) != record.size_bytes:
         raise LossError("unreadable", f"size differs from the lock: {size} bytes, expected {record.size_bytes}")
     if asset.check == "checksum" and record.etag and etag and _bare(etag) != _bare(record.etag):
         raise LossError("unreadable", f"ETag differs from the lock: {etag}, expected {record.etag}")
+
+
+def _ask_facts(asset: Asset) -> tuple[str, str | None] | None:
+    """Size and ETag as the server states them, asked for until it does, or a bad moment would let a changed file pass; None if it refuses.
+
+    Raises:
+        CatalogueError: no answer in spite of all attempts.
+    """
+    import requests
+
+    renew, words = False, ""
+    for attempt in range(max(2, asset.attempts)):  # a refused signature is renewed in any case
+        time.sleep(BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5) if attempt else 0)
+        try:
+            with _ask(asset, 0, 0, renew=renew) as answer:
+                status, headers = answer.status_code, answer.headers
+                _ = answer.content if status == requests.codes.partial else b""
+        except requests.RequestException as error:
+            words = f"no whole answer ({type(error).__name__})"
+            continue
+        if status in (requests.codes.ok, requests.codes.partial):
+            return headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", ""), headers.get("ETag")
+        renew, words = status in DENIED, f"the server answers HTTP {status}"
+        if status not in (*DENIED, *RETRIED):
+            return None
+    if renew:
+        return None
+    raise CatalogueError(f"{asset.place} cannot be compared with the lock after {attempt + 1} attempts: {words}; run again later")
 
 
 def _bare(etag: str) -> str:

@@ -9,9 +9,10 @@ as geometry says, and the annotation's own polynomials lead from range to pixel;
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyproj
 import rasterio
 from odc.geo.geobox import GeoBox
@@ -116,7 +117,7 @@ def _make_terms(offsets: Float, heights_m: Float) -> tuple[Float, Float]:
     return np.stack(powers[5], axis=1), np.stack([h * term for term in powers[2]], axis=1)
 
 
-def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: Float | None = None) -> Positions:
+def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: npt.NDArray[np.floating[Any]] | None = None) -> Positions:
     """Image coordinates of the pixel centres of `geobox` (in the CRS of the geolocation).
 
     `heights_m` (y, x) are above the ellipsoid; None takes the surface through the points, which knows nothing of the relief between them.
@@ -154,7 +155,7 @@ def _densify(layers: Float, lattice: tuple[Float, Float], geobox: GeoBox) -> Flo
     return np.stack([RegularGridInterpolator((rows, columns), layer)(points).reshape(geobox.shape) for layer in values])
 
 
-def read_heights(dem: str, geobox: GeoBox) -> Float:
+def read_heights(dem: str, geobox: GeoBox) -> npt.NDArray[np.float32]:
     """Heights of the GeoTIFF `dem` at the pixels of `geobox`, metres, bilinear; NaN where it has none: (y, x).
 
     Raises:
@@ -177,7 +178,7 @@ def read_heights(dem: str, geobox: GeoBox) -> Float:
                 dtype="float32",
                 nodata=np.nan,
             ) as warped:
-                heights: Float = warped.read(1).astype(np.float64)
+                heights: npt.NDArray[np.float32] = warped.read(1)
     except RasterioIOError as error:
         raise MissingError(f"pipeline.ingest.dem {dem} cannot be opened: {error}") from error
     if not np.isfinite(heights).any():

@@ -113,7 +113,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
             f"{record.item}: L1C has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(L1C_BANDS)}"
         )
     mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
-    reading = to_reading(record, mosaic, geobox, data=mosaic.values, bands=bands, settings=settings)
+    reading = to_reading(record, mosaic, geobox, bands=bands, settings=settings)
     facts = reading.scene.attrs["provenance"]
     facts["windows"] = facts["items"][0].pop("windows", [])
     return reading

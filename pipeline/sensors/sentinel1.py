@@ -67,7 +67,7 @@ def to_sar_reading(record: SceneRecord, mosaic: Mosaic, grid: GeoBox, *, bands: 
     """The scene of a mosaic of linear power: speckle reduced as the settings say, then in centi-dB."""
     power = mosaic.values if settings.speckle.method == "none" else reduce_speckle(mosaic.values, mosaic.valid, settings.speckle)
     data, n_clamped = power_to_centi_db(power, np.broadcast_to(mosaic.valid, power.shape))
-    reading = to_reading(record, mosaic, grid, data=data, bands=bands, settings=settings)
+    reading = to_reading(record, mosaic._replace(values=data), grid, bands=bands, settings=settings)
     provenance = reading.scene.attrs["provenance"]
     provenance |= {"n_clamped": n_clamped, "speckle": describe_filter(settings.speckle)}
     return reading

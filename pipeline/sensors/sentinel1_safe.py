@@ -27,13 +27,16 @@ from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_it
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import LossError, find_missing
+from sereno.pipeline.sensors.assets import find_missing
 from sereno.pipeline.sensors.geolocation import compute_positions, read_heights, warn_of_datum
 from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
 from sereno.pipeline.sensors.sentinel1_grd import (
     Band,
     Frame,
+    NamedLossError,
     Tables,
+    lose_part,
+    naming,
     read_geolocation,
     read_image,
     read_item,
@@ -235,8 +238,8 @@ def correct_terrain(
         layers = [
             _correct_band(item, band, (ground, heights, table), (settings, resolver)) for band, table in zip(bands, tables, strict=True)
         ]
-    except (DataError, MissingError, LossError) as error:
-        return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
+    except NamedLossError as loss:
+        return lose_part(item, loss, len(bands))
     inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
     valid = wanted[place] & np.isfinite(heights)[inner]
     for layer in layers:
@@ -259,20 +262,24 @@ def correct_terrain(
     return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=tuple(filter(None, words)), lost=lost)
 
 
-def _correct_band(item: ItemRecord, band: str, ground: tuple[GeoBox, safe.Float, Tables], access: tuple[IngestSettings, Resolver]) -> Band:
+def _correct_band(
+    item: ItemRecord, band: str, ground: tuple[GeoBox, npt.NDArray[np.float32], Tables], access: tuple[IngestSettings, Resolver]
+) -> Band:
     """Flattened gamma0 of one polarisation on the grid of the heights, which stand between it and the tables of beta0."""
     grid, heights, tables = ground
     geolocation, shape = read_geolocation(item, band, str(grid.crs), access)
     known = np.where(np.isfinite(heights), heights, np.nanmedian(heights))
     positions = compute_positions(geolocation, grid, known)
-    image, frame, _ = read_image(to_asset(item, band, *access), tables, positions, shape, margin_px=RELIEF_PX)
+    with naming(band):
+        image, frame, _ = read_image(to_asset(item, band, *access), tables, positions, shape, margin_px=RELIEF_PX)
     if frame is None:
         return image
     if frame.scale != (1.0, 1.0):
-        raise DataError(f"item {item.item}, {band}: the image is a reduced copy, which sarsen cannot place: give the whole product")
+        raise NamedLossError(band, "refused", "the image is a reduced copy, which sarsen cannot place: give the whole product")
     with tempfile.TemporaryDirectory(prefix="sereno-") as name:
-        product = _write_product(Path(name), (item, band), (image, frame, tables), access[1])
-        _write_raster(Path(name) / DEM, known.astype(np.float32), grid)
+        with naming("manifest"):
+            product = _write_product(Path(name), (item, band), (image, frame, tables), access[1])
+        _write_raster(Path(name) / DEM, known, grid)
         flattened = _run_sarsen(product, f"{item.properties.get('mode', 'IW')}/{band}")
     valid = np.isfinite(flattened) & (flattened >= 0)
     return image._replace(power=np.where(valid, flattened, 0).astype(np.float32), valid=valid)

@@ -61,7 +61,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
             f"{record.item}: {record.sensor} has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(known)}"
         )
     mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
-    return to_reading(record, mosaic, geobox, data=mosaic.values, bands=bands, settings=settings)
+    return to_reading(record, mosaic, geobox, bands=bands, settings=settings)
 
 
 def has_value(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
@@ -83,19 +83,14 @@ def _read_item(
     place = find_place(wanted)
     assert place is not None  # an item is only read if ground is missing
     data, layers = _read_layers(item, geobox[place], bands, settings, resolver)
+    classes = _to_classes(layers[SCL]) if SCL in layers else None
     scl_is_lost = SCL in layers and layers[SCL].entry.status in ("missing", "unreadable")
     valid = wanted[place].copy()
     for name, layer in layers.items():
         if not (name == SCL and scl_is_lost):
             valid &= layer.has_data
-    n_clamped = 0
-    for index in range(len(bands)):
-        if offset.dn or data[index].max() > MAX_REFLECTANCE:
-            data[index], clamped = to_stored_reflectance(data[index], valid, offset_dn=offset.dn)
-            n_clamped += clamped
-    classes = _to_classes(layers[SCL]) if SCL in layers else None
+    n_clamped = _remove_offset(data, valid, offset.dn)
     check = check_offset(data, valid if classes is None or scl_is_lost else valid & np.isin(classes, CLEAR_CLASSES), bands)
-    suspicion = describe_check(check)
     facts = {
         "offset": offset.dn,
         "offset_reason": offset.reason,
@@ -103,12 +98,20 @@ def _read_item(
         "calibration": CALIBRATIONS[item.sensor],
         "n_clamped": n_clamped,
     }
-    warnings = [*offset.warnings, *([f"item {item.item}: {suspicion}"] if suspicion else [])]
-    if scl_is_lost:
-        warnings.append(f"item {item.item}: SCL is lost, its classes are 0 and validity is decided by the bands alone")
+    about_scl = "SCL is lost, its classes are 0 and validity is decided by the bands alone" if scl_is_lost else None
+    warnings = (*offset.warnings, *(f"item {item.item}: {words}" for words in (describe_check(check), about_scl) if words))
     lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
-    entries = (*offset.entries, *(layer.entry for layer in layers.values()))
-    return Part(place, data, valid, facts, entries, classes, tuple(warnings), lost)
+    return Part(place, data, valid, facts, (*offset.entries, *(layer.entry for layer in layers.values())), classes, warnings, lost)
+
+
+def _remove_offset(data: npt.NDArray[np.uint16], valid: Bool2d, offset_dn: int) -> int:
+    """Turn digital numbers (band, y, x) into stored reflectance where they lie; how many valid values were clamped."""
+    n_clamped = 0
+    for values in data:  # one band at a time: no second array of all of them
+        if offset_dn or values.max() > MAX_REFLECTANCE:
+            values[...], clamped = to_stored_reflectance(values, valid, offset_dn=offset_dn)
+            n_clamped += clamped
+    return n_clamped
 
 
 def _to_classes(layer: Layer) -> npt.NDArray[np.uint8]:

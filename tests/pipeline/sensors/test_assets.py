@@ -395,6 +395,7 @@ class Signed(NamedTuple):
     url: str
     tokens: list[str]
     options: tuple[tuple[str, str], ...] = ()
+    advice: str = "get a key at the desk"
 
     def __call__(self, href: str, *, renew: bool = False) -> str:  # noqa: ARG002 - as a Resolver
         if renew and len(self.tokens) > 1:
@@ -424,7 +425,9 @@ def test_a_signature_that_runs_out_is_renewed(remote: Remote, status: int, in_th
 def test_access_that_stays_refused_fails_the_job_with_advice_and_without_the_signature(remote: Remote) -> None:
     remote.server.mood = lambda *_: 403
     asset = to_asset("a.tif")._replace(resolver=Signed(remote.url, ["secret"]))
-    with pytest.raises(CatalogueError, match="may not be read: the server answers HTTP 403; check the keys") as error:
+    with pytest.raises(
+        CatalogueError, match=r"may not be read: the server answers HTTP 403; check the keys .*, or get a key at the desk"
+    ) as error:
         read_layer(asset, GRID, RULE)
     assert "secret" not in str(error.value)
 
@@ -470,6 +473,25 @@ def test_a_file_in_an_archive_is_read_and_one_that_is_not_in_it_is_missing(tmp_p
         layer = read_layer(to_asset(f"/vsizip/{tmp_path}/a.zip/in/{name}.tif"), GRID, RULE)
         assert layer.entry.status == status, layer.entry.reason
         assert layer.has_data.all() == (name == "a")
+
+
+def test_jpeg_2000_is_read_too_and_counted_by_its_share(tmp_path: Path) -> None:
+    options = {"REVERSIBLE": "YES", "QUALITY": "100", "BLOCKXSIZE": 64, "BLOCKYSIZE": 64}
+    profile = {"driver": "JP2OpenJPEG", "dtype": "uint16", "width": 320, "height": 320, "count": 1, "crs": UTM32}
+    with rasterio.open(tmp_path / "a.jp2", "w", **profile, transform=Affine(10, 0, WEST, 0, -10, NORTH), **options) as file:
+        file.write(GROUND, 1)
+    layer = read_layer(to_asset(str(tmp_path / "a.jp2")), GRID, RULE)
+    np.testing.assert_array_equal(layer.values, EXPECTED)
+    assert layer.entry.bytes_read == round((tmp_path / "a.jp2").stat().st_size * 300 * 290 / 320**2)
+
+
+def test_a_file_without_crs_is_lost_since_its_place_is_unknown(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "dtype": "uint16", "width": 320, "height": 320, "count": 1}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile, transform=Affine(10, 0, WEST, 0, -10, NORTH)) as file:
+        file.write(GROUND, 1)
+    asset = to_asset(str(tmp_path / "a.tif"))
+    assert read_layer(asset, GRID, RULE).lost == ("the file has no CRS, so its place on the ground is unknown",)
+    assert own_geobox(asset, GRID, 4) is None
 
 
 def test_the_wanted_band_of_a_file_is_read_and_one_it_lacks_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 
-from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.config import IngestSettings, SpeckleSettings
+from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.scene import geobox_of
@@ -125,3 +126,42 @@ def test_an_item_without_one_polarisation_of_the_scene_is_lost_and_named(tmp_pat
 def make_folder(path: Path) -> Path:
     path.mkdir()
     return path
+
+
+def test_speckle_is_reduced_in_power_and_the_filter_is_named(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    plain = read_all(item).scene
+    filtered = read_all(item, settings=SETTINGS.model_copy(update={"speckle": SpeckleSettings(method="boxcar", window_px=5)})).scene
+    before, after = (10 ** (scene["data"].sel(sar_band="VV").values / 1000) for scene in (plain, filtered))
+    inner = (slice(2, -2), slice(2, -2))
+    assert after[inner].mean() == pytest.approx(before.mean(), rel=0.02)
+    assert after[inner].std() < before[inner].std() / 3
+    assert (plain.attrs["provenance"]["speckle"], filtered.attrs["provenance"]["speckle"]) == (None, "boxcar, window 5 px, in power")
+
+
+def test_a_scene_of_one_polarisation_holds_that_one(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    scene = read(tmp_path, item.model_copy(update={"assets": {"HH": item.assets["VV"]}}))
+    assert scene["sar_band"].values.tolist() == ["HH"]
+    assert scene["valid"].values.all()
+
+
+def test_a_scene_without_any_polarisation_is_a_fault_of_the_lock(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    with pytest.raises(MissingError, match=r"has no asset of a polarisation \(VV, VH, HH, HV\): run the query step again"):
+        read(tmp_path, item.model_copy(update={"assets": {}}))
+
+
+def test_a_lost_band_costs_its_item_and_the_other_one_is_used(tmp_path: Path) -> None:
+    first, second = (make_item(make_folder(tmp_path / name), speckle()) for name in ("a", "b"))
+    (tmp_path / "a" / "VH.tif").write_bytes(b"no image")
+    reading = read_all(first, second)
+    assert reading.scene["valid"].values.all()
+    assert {(entry.item, entry.asset): entry.status for entry in reading.entries} == {
+        ("a", "VV"): "used",
+        ("a", "VH"): "unreadable",
+        ("a", ""): "unreadable",
+        ("b", "VV"): "used",
+        ("b", "VH"): "used",
+        ("b", ""): "used",
+    }

@@ -213,9 +213,11 @@ def test_without_a_noise_table_noise_is_left_in_and_said(tmp_path: Path) -> None
 def test_an_item_without_a_needed_asset_is_refused_and_says_why(tmp_path: Path, name: str) -> None:
     scene = make_scene(safe_product.write_product(tmp_path))
     gone = change(scene, **{name.replace("-", "_"): AssetRecord(href="absent.xml")})
-    facts = read(tmp_path, gone, make_area()).scene.attrs["provenance"]
+    reading = read(tmp_path, gone, make_area())
+    facts = reading.scene.attrs["provenance"]
     assert facts["refused"]
-    assert "absent.xml" in facts["lost"][0]["reason"] or "no such file" in facts["lost"][0]["reason"]
+    assert [loss["asset"] for loss in facts["lost"]] == [name]
+    assert {entry.status for entry in reading.entries if entry.asset in (name, "")} == {"missing"}
 
 
 def test_a_damaged_table_costs_the_item_and_not_the_run(tmp_path: Path) -> None:
@@ -250,6 +252,18 @@ def test_on_its_own_pixels_nothing_is_interpolated() -> None:
     sampled, inside = sample_power(power, valid, (rows, columns))
     np.testing.assert_allclose(sampled[inside], power[5:25, 3:33][inside], rtol=1e-5)
     assert np.argwhere(~inside).tolist() == [[5, 7]]
+
+
+def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, area = make_scene(safe_product.write_product(tmp_path)), make_area(line=40)
+    whole = read(tmp_path, scene, area)
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1_grd.SQUARE_PX", 50)
+    squares = read(tmp_path, scene, area)
+    np.testing.assert_array_equal(whole.scene["valid"].values, squares.scene["valid"].values)
+    difference = np.abs(whole.scene["data"].values.astype(int) - squares.scene["data"].values)
+    assert difference.max() <= 1  # centi-dB: the last digits of coordinates differ
+    read_bytes = [sum(entry.bytes_read for entry in reading.entries) for reading in (whole, squares)]
+    assert read_bytes[1] > read_bytes[0]
 
 
 def test_only_the_part_of_an_image_under_the_area_is_read() -> None:
