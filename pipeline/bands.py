@@ -49,14 +49,29 @@ SAR_BANDS: Final = ("VV", "VH")
 SCL: Final = "SCL"
 """Scene classification layer of L2A, 20 m."""
 
+GAOFEN_BANDS: Final = (
+    OpticalBand("B1", 16, 488.2, "blue"),
+    OpticalBand("B2", 16, 557.7, "green"),
+    OpticalBand("B3", 16, 659.3, "red"),
+    OpticalBand("B4", 16, 826.1, "nir"),
+    OpticalBand("B5", 16, 700.5, "rededge1"),
+    OpticalBand("B6", 16, 748.6, "rededge2"),
+    OpticalBand("B7", 16, 431.9, "coastal"),
+    OpticalBand("B8", 16, 608.9, "yellow"),
+)
+"""Bands of Gaofen-6 WFV in the order of the file, which is not that of their wavelengths (centroids of its spectral response). PMS, and the
+optical cameras of Gaofen-1 and 2, have the first four, at 2 to 8 m, within 7 nm of these."""
+
 
 def rgb_indices(bands: tuple[str, ...]) -> tuple[int, int, int]:
-    """Positions of red, green and blue (B04, B03, B02) in `bands`.
+    """Positions of red, green and blue (B04, B03, B02; for Gaofen B3, B2, B1) in `bands`.
 
     Raises:
         MissingError: one of the three is not among them.
     """
-    missing = [name for name in ("B04", "B03", "B02") if name not in bands]
+    names = ("B3", "B2", "B1") if {"B1", "B2", "B3"} <= set(bands) else ("B04", "B03", "B02")
+    missing = [name for name in names if name not in bands]
     if missing:
         raise MissingError(f"bands {missing} are needed for a true-colour picture, but only {list(bands)} are there")
-    return bands.index("B04"), bands.index("B03"), bands.index("B02")
+    red, green, blue = (bands.index(name) for name in names)
+    return red, green, blue

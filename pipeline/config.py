@@ -261,6 +261,37 @@ class SpeckleSettings(Settings):
         return self
 
 
+class BandCalibration(Settings):
+    """Calibration of one optical instrument, one number per band in the order of the file."""
+
+    gains: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Radiance per digital number, W m-2 sr-1 um-1."""
+    offsets: tuple[float, ...] = ()
+    """Radiance at digital number 0; empty means 0 for all bands."""
+    esun: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Solar irradiance outside the atmosphere at one astronomical unit, W m-2 um-1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        counts = {len(self.gains), len(self.esun), len(self.offsets) or len(self.gains)}
+        if len(counts) != 1:
+            raise ValueError("'gains', 'offsets' and 'esun' must have one number per band each")
+        return self
+
+
+class GaofenSettings(Settings):
+    """What the products of Gaofen leave open."""
+
+    height_m: float | None = None
+    """Height of the ground above the ellipsoid where no `dem` is given; none takes what the product states."""
+    geoid: str | None = None
+    """Heights of the geoid above the ellipsoid, a GeoTIFF (for example PROJ's us_nga_egm08_25.tif): added to a `dem` above sea level."""
+    scale_divisor: Annotated[float, Field(gt=0)] | None = None
+    """Divisor of the digital numbers of Gaofen-3; none takes 32767 for I and Q, 65535 for detected images."""
+    calibration: dict[str, BandCalibration] = Field(default_factory=dict)
+    """Gains by satellite and instrument (`GF6-WFV`, `GF6-PMS`, `GF1-WFV3`, `GF2-PMS1`), in place of the table of Gaofen-6."""
+
+
 class IngestSettings(Settings):
     """How an acquisition becomes a calibrated scene."""
 
@@ -276,7 +307,9 @@ class IngestSettings(Settings):
     """Whether assets are still those of the lock: local files by checksum, remote ones by ETag and size; `size`: by size alone."""
     dem: str | None = None
     """Heights above the ellipsoid, a GeoTIFF: with it Sentinel-1 products from a folder are terrain corrected (needs the extra `sar`), and
-    GRD items of a catalogue are placed at these heights, not flattened."""
+    GRD items of a catalogue are placed at these heights, not flattened; Gaofen products are orthorectified on them."""
+    gaofen: GaofenSettings = GaofenSettings()
+    """What the products of Gaofen leave open."""
     speckle: SpeckleSettings = SpeckleSettings()
     """Speckle filter."""
     readers: Annotated[int, Field(ge=1)] = 4

@@ -16,7 +16,18 @@ from sereno.pipeline.errors import MissingError
 if TYPE_CHECKING:  # the Snakefile imports this file: the grid library alone would cost it half a second
     from odc.geo.geobox import GeoBox
 
-Sensor = Literal["sentinel2-l2a", "sentinel2-l1c", "sentinel1-rtc", "sentinel1-grd", "sentinel1-safe", "sen12mscr-s2", "sen12mscr-s1"]
+Sensor = Literal[
+    "sentinel2-l2a",
+    "sentinel2-l1c",
+    "sentinel1-rtc",
+    "sentinel1-grd",
+    "sentinel1-safe",
+    "sen12mscr-s2",
+    "sen12mscr-s1",
+    "gaofen3",
+    "gaofen-pms",
+    "gaofen-wfv",
+]
 Role = Literal["sar", "cloudy", "clear"]
 OffsetSource = Literal["flag", "metadata", "declared", "baseline"]
 """What may tell whether values carry the reflectance offset: the provider's flag that it is removed, the product's own metadata file,

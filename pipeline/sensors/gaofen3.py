@@ -1,0 +1,402 @@
+"""Gaofen-3, all modes: a product as an item, and its scene of calibrated backscatter on the area's grid.
+
+Level 1A (I and Q) and 1B (detected) are placed by rational polynomial coefficients and a DEM, or one height; level 2 lies in a projection
+of its own. Values are averaged as power to about the grid's pixel, calibrated to gamma0 on the ellipsoid, and interpolated once. They are
+not terrain flattened: coefficients do not tell the local incidence.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+from rasterio.warp import transform
+from rasterio.windows import Window
+
+from sereno.pipeline.archives import Contents, strip_suffix
+from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.ledger import Entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
+from sereno.pipeline.radiometry import FLOOR_DB
+from sereno.pipeline.rpc import parse_rpc
+from sereno.pipeline.scene import Bool2d
+from sereno.pipeline.sensors.assets import Access, LossError, find_missing, read_pixels
+from sereno.pipeline.sensors.gaofen3_metadata import (
+    ABSENT,
+    DIVISORS,
+    INCIDENCE,
+    META,
+    NAME,
+    TAGS,
+    Metadata,
+    Name,
+    compute_scale,
+    parse_incidence,
+    parse_metadata,
+    parse_name,
+)
+from sereno.pipeline.sensors.orthorectification import (
+    Layers,
+    Placement,
+    Relief,
+    count_looks,
+    find_cut,
+    open_image,
+    open_product,
+    read_relief,
+    to_placement,
+    warp_layers,
+)
+from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
+from sereno.pipeline.signing import Resolver
+
+Float = npt.NDArray[np.float64]
+
+IMAGE_SUFFIXES: Final = (".tiff", ".tif")
+RPC_SUFFIXES: Final = (".rpc", ".rpb")
+CALIBRATION: Final = (
+    f"gamma0 = sigma0 / cos(incidence) on the ellipsoid, not terrain flattened; sigma0 of QualifyValue and CalibrationConst; "
+    f"10 log10(power), not below {FLOOR_DB:g} dB"
+)
+"""What the stored values mean."""
+STRIP_ROWS: Final = 1024
+"""About so many rows of an image are read at a time."""
+KNOWN_SHARE: Final = 0.5
+"""An averaged pixel is known if more than this share of what is averaged is."""
+
+
+def is_text(name: str) -> bool:
+    """Whether listing a product needs the content of the file `name`."""
+    return name.endswith(META)
+
+
+def find_metadata(names: list[str]) -> str | None:
+    """The metadata file among the files of a product, by its name; None if it is no product of Gaofen-3."""
+    return next((name for name in sorted(names) if name.endswith(META) and PurePosixPath(name).name.startswith("GF3")), None)
+
+
+def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
+    """The product in folder or archive `root` as an item with addresses that begin with it, and its footprint as GeoJSON.
+
+    Polarisations without an image, without coefficients (level 1) or with a `NULL` calibration are left out; `properties["incomplete"]`
+    says why.
+
+    Raises:
+        DataError: the mode is not known, the metadata are damaged, or no polarisation can be used.
+    """
+    meta = find_metadata(list(contents.sizes))
+    if meta is None:
+        raise DataError(f"{root} holds no *{META} of Gaofen-3: its copy may be unfinished, fetch it again")
+    name = parse_name(PurePosixPath(meta).name)
+    metadata = parse_metadata(contents.texts[meta], where=f"{root}, {PurePosixPath(meta).name}")
+    assets = {"MTD": _to_asset(root, meta, contents)}
+    incidence = next((path for path in sorted(contents.sizes) if path.endswith(INCIDENCE)), None)
+    if incidence is not None:
+        assets["incidence"] = _to_asset(root, incidence, contents)
+    faults = {}
+    for band in name.polarisations:
+        found = _find_files(name, band, contents)
+        fault = _find_fault(name, band, found, metadata)
+        if fault:
+            faults[band] = fault
+            continue
+        assets |= {key: _to_asset(root, path, contents) for key, path in found.items()}
+    if len(faults) == len(name.polarisations):
+        raise DataError(f"{strip_suffix(root)}: {'; '.join(faults.values())}: fetch the product again")
+    longitudes, latitudes = zip(*metadata.corners, strict=True)
+    record = ItemRecord(
+        item=name.product,
+        collection="gaofen-3",
+        sensor="gaofen3",
+        time=metadata.start,
+        crs="",
+        bbox=(min(longitudes), min(latitudes), max(longitudes), max(latitudes)),
+        assets=assets,
+        properties=_to_facts(name, metadata, faults),
+    )
+    return record, {"type": "Polygon", "coordinates": [[list(corner) for corner in (*metadata.corners, metadata.corners[0])]]}
+
+
+def _to_asset(root: str, path: str, contents: Contents) -> AssetRecord:
+    return AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path])
+
+
+def _find_files(name: Name, band: str, contents: Contents) -> dict[str, str]:
+    """Paths of the image and the coefficients of one polarisation, by asset name; the tag `DH` stands for HH in names of files too."""
+    tags = [band, *(tag for tag in (name.tag,) if TAGS[tag] == (band,))]
+    found: dict[str, str] = {}
+    for path in sorted(contents.sizes):
+        matched = NAME.match(PurePosixPath(path).name)
+        if matched is None or matched["tag"] not in tags or matched["level"] != name.level:
+            continue
+        suffix = PurePosixPath(path).name[len(matched[0]) :].lower()
+        if suffix in IMAGE_SUFFIXES:
+            found[band] = path
+        elif suffix in RPC_SUFFIXES:
+            found[f"rpc-{band}"] = path
+    return found
+
+
+def _find_fault(name: Name, band: str, found: dict[str, str], metadata: Metadata) -> str:
+    if band not in found:
+        return f"has no image of {band}"
+    if name.level != "L2" and f"rpc-{band}" not in found:
+        return f"has no .rpc or .rpb of {band}, without which a level 1 image cannot be placed"
+    for key, values in (("QualifyValue", metadata.qualify), ("CalibrationConst", metadata.calibration_db)):
+        if values[band] is None:
+            return f"{key}/{band} is {ABSENT}, so {band} cannot be calibrated"
+    return ""
+
+
+def _to_facts(name: Name, metadata: Metadata, faults: dict[str, str]) -> dict[str, str]:
+    held = [band for band in name.polarisations if band not in faults]
+    facts = {
+        "platform": name.satellite.lower(),
+        "mode": name.mode,
+        "processing_level": name.level,
+        "polarisations": " ".join(held),
+        "orbit_state": metadata.direction,
+        "absolute_orbit": str(metadata.orbit),
+        "look": metadata.look,
+        "generated": metadata.generated,
+        "stop": metadata.end,
+        "incomplete": "; ".join(faults.values()),
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+class Band(NamedTuple):
+    """One polarisation on the grid."""
+
+    power: Layers
+    """(y, x) gamma0, NaN where not known."""
+    facts: dict[str, Any]
+    """How it was made."""
+    warnings: tuple[str, ...]
+    """What a user should know."""
+    lost: tuple[str, ...]
+    """Tiles that cannot be read."""
+    entry: Entry
+    """Its line of the ledger."""
+
+
+def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
+    """The scene in int16 centi-dB on `geobox` plus a margin: the polarisations that its items hold.
+
+    Peak memory: the averaged part of one image under the area in float32, a strip of the image as it is, and twice the scene.
+
+    Raises:
+        MissingError: no item holds a polarisation, or the DEM of the settings is not there.
+        DataError: that DEM has no height in the area, or the digital numbers are of a type that is not known.
+        StoreError: there is no room to unpack an archive.
+    """
+    bands = list_polarisations(record)
+    grid = geobox.pad(settings.margin_px)
+    mosaic = lay_items(record.items, grid, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
+    return to_sar_reading(record, mosaic, grid, bands=bands, settings=settings)
+
+
+def _read_item(
+    item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
+) -> Part:
+    names = ("MTD", *bands)
+    missing = find_missing(item, names)
+    if missing:
+        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
+    place = find_place(wanted)
+    assert place is not None  # an item is only read if ground is missing
+    extra = tuple(name for name in ("incidence", *(f"rpc-{band}" for band in bands)) if name in item.assets)
+    relief = None
+    try:
+        with open_product(item, (*names, *extra), resolver) as files:
+            metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
+            relief = read_relief(grid[place], settings, metadata.height_m)
+            layers = [_read_band((item, band), files, metadata, (grid[place], relief), settings) for band in bands]
+    except (DataError, MissingError, LossError) as error:
+        if relief is None and settings.dem and settings.dem in str(error):
+            raise  # a fault of the settings, not of the item
+        return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
+    power = np.stack([layer.power for layer in layers])
+    valid = wanted[place] & np.isfinite(power).all(axis=0) & (power > 0).all(axis=0)
+    power[:, ~valid] = 0
+    facts = {
+        "offset": 0,
+        "offset_reason": "backscatter has none",
+        "offset_check": None,
+        "calibration": CALIBRATION,
+        "mode": metadata.mode,
+        "processing_level": metadata.level,
+        "saturation_pct": {band: metadata.saturation_pct[band] for band in bands},
+        "n_clamped": 0,
+        **layers[0].facts,
+    }
+    notes = tuple(dict.fromkeys(warning for layer in layers for warning in layer.warnings))
+    read = tuple(to_entry(item, name, "used") for name in ("MTD", *extra))
+    lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)
+    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=notes, lost=lost)
+
+
+def _read_band(
+    what: tuple[ItemRecord, str], files: dict[str, Path], metadata: Metadata, ground: tuple[GeoBox, Relief], settings: IngestSettings
+) -> Band:
+    """One polarisation on the grid: averaged as power, calibrated, interpolated once.
+
+    Raises:
+        DataError: it cannot be calibrated or placed.
+        LossError: it cannot be read.
+    """
+    (item, band), (grid, relief) = what, ground
+    where = f"item {item.item}, {band}"
+    coefficients = None
+    if metadata.level != "L2" and f"rpc-{band}" in files:
+        coefficients = parse_rpc(files[f"rpc-{band}"].read_bytes(), where=f"{where}, coefficients")
+    with open_image(item, band, files[band], settings) as access:
+        placement = to_placement(access, coefficients, where=where)
+        divisor, reason = _choose_divisor(access, settings, where)
+        scale = compute_scale(metadata, band, divisor, where=f"item {item.item}, MTD")
+        size = (access.source.height, access.source.width)
+        cut = find_cut(placement, size, grid, relief)
+        facts = _describe(placement, relief, metadata, (divisor, reason))
+        if cut is None:
+            empty = np.full(tuple(grid.shape), np.nan, np.float32)
+            return Band(empty, facts, (), (), access.to_entry("used", "the image does not reach the area"))
+        looks = count_looks(cut.steps)
+        power, lost = read_power(access, cut.window, looks)
+        status, words = ("partly", f"{len(lost)} tiles cannot be read") if lost else ("used", "")
+        entry = access.to_entry(status, words)  # type: ignore[arg-type] # both are a Status
+    part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
+    angles, source, notes = _find_incidence(files, metadata, (part, power.shape, size[1]), (cut.window, looks), where)
+    gamma: Layers = np.asarray(power * scale / np.cos(np.radians(angles)), np.float32)
+    steps = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
+    warped = warp_layers(gamma[None], part, grid, relief, steps=steps)[0]
+    facts |= {"looks": list(looks), "incidence_deg": [round(float(a), 3) for a in (angles.min(), angles.max())], "incidence_from": source}
+    relief_notes = relief.warnings if coefficients is not None else ()
+    return Band(warped, facts, (*relief_notes, *notes, *_warn_of_level(metadata, item)), lost, entry)
+
+
+def _describe(placement: Placement, relief: Relief, metadata: Metadata, divisor: tuple[float, str]) -> dict[str, Any]:
+    """How the image is placed and calibrated, for the provenance."""
+    facts = {"gf3:scale_divisor": divisor[0], "gf3:scale_divisor_reason": divisor[1]}
+    if placement.rpc is None:
+        height = f"{metadata.height_m:.1f} m above the ellipsoid everywhere, by the provider (DEMModel {metadata.dem or 'not stated'})"
+        return {**facts, "geocoding": "provider's projection", "terrain_corrected": False, "heights": height}
+    geocoding = "rpc" if relief.heights_m is None else "rpc+dem"
+    return {**facts, "geocoding": geocoding, "terrain_corrected": relief.heights_m is not None, "heights": relief.words}
+
+
+def _warn_of_level(metadata: Metadata, item: ItemRecord) -> tuple[str, ...]:
+    if metadata.level != "L2":
+        return ()
+    return (f"item {item.item}: level 2 was projected by its provider at one height ({metadata.height_m:.0f} m), relief is not corrected",)
+
+
+def _choose_divisor(access: Access, settings: IngestSettings, where: str) -> tuple[float, str]:
+    """What the digital numbers are divided by, and why: by their type, unless the settings say otherwise.
+
+    Raises:
+        DataError: they are of a type that Gaofen-3 does not have.
+    """
+    kind = _kind_of(access)
+    if settings.gaofen.scale_divisor is not None:
+        return settings.gaofen.scale_divisor, "pipeline.ingest.gaofen.scale_divisor"
+    if kind not in DIVISORS:
+        raise DataError(
+            f"{where}: the image holds {access.source.count} bands of {access.source.dtypes[0]}, expected two of int16 (I and Q) or one of "
+            "uint16 (detected): set pipeline.ingest.gaofen.scale_divisor if the provider states one"
+        )
+    return DIVISORS[kind], f"{kind}: {access.source.count} band of {access.source.dtypes[0]}"
+
+
+def _kind_of(access: Access) -> str:
+    """`complex` for I and Q, `detected` for amplitudes of 16 bits, else the type itself."""
+    dtype, count = access.source.dtypes[0], access.source.count
+    if dtype.startswith("complex") or (count == 2 and dtype == "int16"):
+        return "complex"
+    return "detected" if count == 1 and dtype == "uint16" else str(dtype)
+
+
+def read_power(access: Access, window: Window, looks: tuple[int, int]) -> tuple[Layers, tuple[str, ...]]:
+    """Mean squared digital number of blocks of `looks` rows and columns of `window`, float32, and what cannot be read.
+
+    NaN where half of a block or more is not known: it is 0, the file's nodata value, or unreadable. Rows and columns that fill no block are
+    left out. Read strip by strip, so that an image of I and Q never stands in memory.
+
+    Raises:
+        CatalogueError: it cannot be read now.
+    """
+    (rows, columns), lost = (int(window.height) // looks[0], int(window.width) // looks[1]), []
+    power = np.full((rows, columns), np.nan, np.float32)
+    step = max(1, STRIP_ROWS // looks[0])
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        top = int(window.row_off) + first * looks[0]
+        strip = Window(int(window.col_off), top, columns * looks[1], (last - first) * looks[0])
+        pixels = read_pixels(access, strip, tuple(access.source.indexes))
+        lost += list(pixels.lost)
+        squared = _square(pixels.values)
+        known = pixels.readable & (squared > 0)
+        nodata = access.source.nodata
+        if nodata is not None and nodata != 0:
+            known &= ~(pixels.values == nodata).all(axis=0)
+        blocks = (last - first, looks[0], columns, looks[1])
+        share = known.reshape(blocks).mean(axis=(1, 3), dtype=np.float32)
+        total = np.where(known, squared, 0).reshape(blocks).mean(axis=(1, 3), dtype=np.float32)
+        np.divide(total, share, out=power[first:last], where=share > KNOWN_SHARE)
+    return power, tuple(lost)
+
+
+def _square(values: npt.NDArray[Any]) -> Layers:
+    """Squared digital numbers (band, y, x) -> (y, x): of I and Q together."""
+    if values.dtype.kind == "c":
+        return np.asarray(np.abs(values[0]) ** 2, np.float32)
+    squared: Layers = (values.astype(np.float32) ** 2).sum(axis=0)
+    return squared
+
+
+def _find_incidence(
+    files: dict[str, Path],
+    metadata: Metadata,
+    part: tuple[Placement, tuple[int, ...], int],
+    cut: tuple[Window, tuple[int, int]],
+    where: str,
+) -> tuple[Float, str, tuple[str, ...]]:
+    """Incidence angles of the averaged part of an image, degrees, of a shape that broadcasts to it; where they come from; what to know.
+
+    Level 1 has a table with one angle per column. Level 2 has none: there it is the plane through the angles at near and far range,
+    which lie on the sides of the swath that the direction of flight and of looking tell.
+
+    Raises:
+        DataError: the table is damaged, or there is neither a table nor angles in the metadata.
+    """
+    (placement, shape, width), (window, looks) = part, cut
+    if "incidence" in files and placement.rpc is not None:
+        angles = parse_incidence(files["incidence"].read_bytes(), where=f"{where}, incidence")
+        if angles.size != width:
+            raise DataError(f"{where}: the table of incidence has {angles.size} angles for {width} columns; fetch the product again")
+        used = angles[int(window.col_off) :][: shape[1] * looks[1]]
+        return used.reshape(shape[1], looks[1]).mean(axis=1)[None], "incidence.xml, one angle per column", ()
+    if metadata.incidence_deg is None:
+        raise DataError(f"{where}: neither incidence.xml nor incidence angles in the metadata, so gamma0 cannot be made; fetch it again")
+    near, far = metadata.incidence_deg
+    if placement.rpc is not None:
+        columns = int(window.col_off) + (np.arange(shape[1]) + 0.5) * looks[1]
+        words = f"{where}: has no incidence.xml, its incidence is taken as linear between {near:.2f} and {far:.2f} degrees"
+        return (near + (far - near) * columns / width)[None], "linear in columns between near and far range", (words,)
+    corners = np.array(metadata.corners)
+    x, y = (np.array(axis) for axis in transform("EPSG:4326", placement.crs, corners[:, 0], corners[:, 1]))
+    is_left = (metadata.direction == "descending") == (metadata.look == "L")  # then near range lies on the left of the image
+    stated = np.array([near, far, far, near] if is_left else [far, near, near, far])
+    terms = np.stack([np.ones(4), x - x.mean(), y - y.mean()], axis=1)
+    plane = np.linalg.lstsq(terms, stated, rcond=None)[0]
+    rows, columns = np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij")
+    affine = placement.transform
+    east = affine.a * columns + affine.b * rows + affine.c - x.mean()
+    north = affine.d * columns + affine.e * rows + affine.f - y.mean()
+    angles = np.clip(plane[0] + plane[1] * east + plane[2] * north, min(near, far), max(near, far))
+    return angles, "plane through near and far range at the corners of the swath", ()

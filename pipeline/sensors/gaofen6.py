@@ -1,0 +1,553 @@
+"""Gaofen-6 PMS and WFV, and the optical Gaofen-1 and 2 in the same format: a product in, reflectance at the top of the atmosphere out.
+
+Level 1A images are placed by rational polynomial coefficients and a DEM, or one height; the three tiles of Gaofen-6 WFV are laid side by
+side. Gains change every year and are in no product: a table has those of Gaofen-6, the settings may give others. Times are Beijing's, which
+is decided by where the sun stands.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from datetime import datetime
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from sereno.pipeline.archives import Contents, strip_suffix
+from sereno.pipeline.bands import GAOFEN_BANDS
+from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.ledger import Entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry, to_reading
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Sensor
+from sereno.pipeline.rpc import parse_rpc
+from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, Bool2d
+from sereno.pipeline.sensors.assets import LossError, find_missing, read_pixels
+from sereno.pipeline.sensors.orthorectification import (
+    Layers,
+    Relief,
+    find_cut,
+    open_image,
+    open_product,
+    read_relief,
+    to_placement,
+    warp_layers,
+)
+from sereno.pipeline.signing import Resolver
+from sereno.pipeline.sun import Clock, compute_distance, compute_sun, decide_clock
+
+NAME: Final = re.compile(
+    r"^(?P<satellite>GF1[BCD]?|GF2|GF6)_(?P<sensor>PMS[12]?|WFV[1-4]?)_(?P<longitude>[EW][\d.]+)_(?P<latitude>[NS][\d.]+)_(?P<day>\d{8})_"
+    r"(?P<serial>L\d[A-Z]?\d+)(?:-(?P<part>MUX|MSS[12]?|PAN[12]?|[1-9]))?(?P<suffix>\.(?:tiff?|xml|rpb|rpc))$",
+    re.IGNORECASE,
+)
+"""Name of a file of a product: what belongs to it and is not listed here (`order.xml`, `.rpb.aux.xml`, `_thumb.jpg`) does not match."""
+WFV_TILES: Final = {"GF6": ("1", "2", "3")}
+"""Parts of a WFV image by satellite; the others have one, without a number."""
+LEVEL: Final = "LEVEL1A"
+"""The processing level that can be read."""
+MAX_XML_BYTES: Final = 2**20
+"""Largest metadata that are parsed; real ones have 3 kB."""
+SATURATED_DN: Final = tuple(2**bits - 1 for bits in (10, 11, 12, 14, 16))
+"""Largest digital numbers of the depths that products come in: what has one of them, and is the largest, is saturated."""
+SATURATED_SHARE: Final = 0.01
+"""From this share of saturated pixels a warning is given."""
+REPEATED_SHARE: Final = 0.9
+"""A row that equals the one above in this share of its pixels was not measured but repeated."""
+MIN_JUDGED_PX: Final = 16
+"""From so few pixels nothing is said about a row."""
+DROPPED_SHARE: Final = 0.5
+"""A row of which more than this share holds no value, inside the image, was dropped."""
+SOURCE: Final = "CRESDA's yearly bulletin as public readers repeat it"
+"""Where the table of gains comes from: the bulletins themselves could not be opened."""
+ONE_SOURCE: Final = f"{SOURCE}, in one of them only"
+
+
+class Gains(NamedTuple):
+    """Gains of one year, W m-2 sr-1 um-1 per digital number; there are no offsets."""
+
+    bands: tuple[float, ...]
+    """In the order of the file."""
+    source: str
+    """Where they come from."""
+
+
+GAINS: Final[dict[str, dict[int, Gains]]] = {
+    "GF6-WFV": {
+        2018: Gains((0.0667, 0.0517, 0.0485, 0.0298, 0.0530, 0.0450, 0.0814, 0.0559), SOURCE),
+        2019: Gains((0.0705, 0.0567, 0.0516, 0.0322, 0.0532, 0.0453, 0.0786, 0.0585), SOURCE),
+        2020: Gains((0.0675, 0.0552, 0.0513, 0.0314, 0.0519, 0.0454, 0.0718, 0.0596), SOURCE),
+        2021: Gains((0.0633, 0.0532, 0.0508, 0.0325, 0.0523, 0.0463, 0.0670, 0.0591), ONE_SOURCE),
+        2022: Gains((0.0631, 0.0469, 0.0443, 0.0297, 0.0503, 0.0439, 0.0775, 0.0505), ONE_SOURCE),
+    },
+    "GF6-PMS": {
+        2018: Gains((0.0825, 0.0663, 0.0513, 0.0298), SOURCE),
+        2019: Gains((0.0847, 0.0653, 0.0491, 0.0289), SOURCE),
+        2020: Gains((0.0820, 0.0645, 0.0489, 0.0286), SOURCE),
+        2021: Gains((0.0821, 0.0671, 0.0518, 0.0310), ONE_SOURCE),
+        2022: Gains((0.0892, 0.0666, 0.0517, 0.0320), ONE_SOURCE),
+    },
+}
+"""By instrument and year. Between two years they differ by up to 15 %, so that of the acquisition counts."""
+ESUN: Final[dict[str, tuple[float, ...]]] = {
+    "GF6-WFV": (1952.16, 1847.43, 1554.76, 1074.06, 1412.00, 1267.39, 1792.64, 1736.92),
+    "GF6-PMS": (1945.5, 1832.38, 1558.18, 1090.77),
+}
+"""Solar irradiance at one astronomical unit, W m-2 um-1, as a public reader has it; other spectra differ by up to 2 %."""
+
+
+class Metadata(NamedTuple):
+    """What the XML beside an image says."""
+
+    satellite: str
+    """For example `GF6`."""
+    sensor: str
+    """For example `WFV`, `PMS1`."""
+    level: str
+    """For example `LEVEL1A`."""
+    n_bands: int
+    """Bands of the image."""
+    clock: Clock
+    """When its centre was taken."""
+    corners: tuple[tuple[float, float], ...]
+    """Longitude and latitude of top left, top right, bottom right, bottom left."""
+    sun_zenith_deg: float
+    """Of the sun at the centre: as stated, else computed."""
+    sun_azimuth_deg: float | None
+    """Likewise; None if not stated."""
+    cloud_pct: float | None
+    """Cloud cover of the whole image as stated."""
+    size: tuple[int, int] | None
+    """Rows and columns; None if not stated."""
+    gsd_m: float | None
+    """Ground sampling distance; None if not stated."""
+    orbit: str
+    """Number of the orbit."""
+    bits: int | None
+    """Valid bits of a pixel; None if not stated, as usual."""
+
+
+class Calibration(NamedTuple):
+    """How digital numbers become reflectance."""
+
+    factors: tuple[float, ...]
+    """Reflectance per digital number, by band."""
+    offsets: tuple[float, ...]
+    """Reflectance at digital number 0, by band."""
+    facts: dict[str, Any]
+    """Where it comes from, for the provenance."""
+    warnings: tuple[str, ...]
+    """What a user should know."""
+
+
+def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
+    """What the XML of a product says; empty elements count as missing.
+
+    Raises:
+        DataError: it is not XML, or lacks something that reading needs.
+    """
+    if len(text) > MAX_XML_BYTES:
+        raise DataError(f"{where}: {len(text)} bytes are too many for metadata")
+    try:
+        root = ET.fromstring(text)  # noqa: S314 -- expat refuses entities that grow without end (since 2.4.1)
+    except ET.ParseError as error:
+        raise DataError(f"{where}: not valid XML ({error}); the file is damaged, fetch the product again") from None
+    need, number = partial(_need, root, where=where), partial(_number, root, where=where)
+    ends = ("TopLeft", "TopRight", "BottomRight", "BottomLeft")
+    corners = tuple((float(need(f"{end}Longitude")), float(need(f"{end}Latitude"))) for end in ends)
+    centre = (sum(corner[0] for corner in corners) / 4, sum(corner[1] for corner in corners) / 4)
+    stated = number("SolarZenith")
+    clock = decide_clock(_parse_time(root, where), centre, stated, where=where)
+    height, width, bits = number("HeightInPixels"), number("WidthInPixels"), number("ValidPixelBits")
+    return Metadata(
+        satellite=need("SatelliteID").upper(),
+        sensor=need("SensorID").upper(),
+        level=need("ProductLevel").upper(),
+        n_bands=len(need("Bands").split(",")),
+        clock=clock,
+        corners=corners,
+        sun_zenith_deg=compute_sun(clock.time, *centre)[0] if stated is None else stated,
+        sun_azimuth_deg=number("SolarAzimuth"),
+        cloud_pct=number("CloudPercent"),
+        size=None if height is None or width is None else (int(height), int(width)),
+        gsd_m=number("ImageGSD") or number("ImageGSDLine"),
+        orbit=(root.findtext("OrbitID") or "").strip(),
+        bits=None if bits is None else int(bits),
+    )
+
+
+def _need(root: ET.Element, path: str, *, where: str) -> str:
+    text = (root.findtext(path) or "").strip()
+    if not text:
+        raise DataError(f"{where}: lacks {path}, which Gaofen products state; fetch the product again")
+    return text
+
+
+def _number(root: ET.Element, path: str, *, where: str) -> float | None:
+    text = (root.findtext(path) or "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise DataError(f"{where}: {path} is {text!r}, expected a number; the file is damaged, fetch the product again") from None
+    if not math.isfinite(value):
+        raise DataError(f"{where}: {path} is {text!r}, expected a finite number; the file is damaged, fetch the product again")
+    return value
+
+
+def _parse_time(root: ET.Element, where: str) -> datetime:
+    text = next((found.strip() for key in ("CenterTime", "StartTime") if (found := root.findtext(key) or "").strip()), "")
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError:
+        raise DataError(f"{where}: CenterTime is {text!r}, expected like 2020-05-23 13:03:08; fetch the product again") from None
+
+
+def find_metadata(names: list[str]) -> str | None:
+    """The metadata of the multispectral image among the files of a product; None if it is no optical product of Gaofen."""
+    for path in sorted(names):
+        found = NAME.match(PurePosixPath(path).name)
+        if found and found["suffix"].lower() == ".xml" and not (found["part"] or "").upper().startswith("PAN"):
+            return path
+    return None
+
+
+def is_text(name: str) -> bool:
+    """Whether listing a product needs the content of the file `name`."""
+    found = NAME.match(PurePosixPath(name).name)
+    return found is not None and found["suffix"].lower() == ".xml"
+
+
+def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
+    """The product in folder or archive `root` as an item with addresses that begin with it, and its footprint as GeoJSON.
+
+    Its images are the assets `image-1` (to `image-3` for the tiles of Gaofen-6 WFV), its coefficients `rpc-1` and so on; `PAN` and
+    `rpc-PAN` where there is a panchromatic image.
+
+    Raises:
+        DataError: an image or its coefficients are missing, the level is not 1A, or the metadata are damaged.
+    """
+    meta = find_metadata(list(contents.sizes))
+    if meta is None:
+        raise DataError(f"{root} holds no metadata of an optical Gaofen product: its copy may be unfinished, fetch it again")
+    named = NAME.match(PurePosixPath(meta).name)
+    assert named is not None  # find_metadata has matched it
+    product = PurePosixPath(meta).name.split("-")[0].removesuffix(PurePosixPath(meta).suffix)
+    metadata = parse_metadata(contents.texts[meta], where=f"{root}, {PurePosixPath(meta).name}")
+    if metadata.level != LEVEL:
+        raise DataError(f"{strip_suffix(root)} is of {metadata.level}, only {LEVEL} can be read: order it as level 1A")
+    files = _list_files(product, contents)
+    part = (named["part"] or "").upper()
+    is_wfv = named["sensor"].upper().startswith("WFV")
+    parts = WFV_TILES.get(named["satellite"].upper(), ("",)) if is_wfv else (part,)
+    assets = {"MTD": AssetRecord(href=f"{root}/{meta}", size_bytes=contents.sizes[meta])}
+    for number, name in enumerate(parts, 1):
+        for kind, key in (("image", f"image-{number}"), ("rpc", f"rpc-{number}")):
+            path = files.get((name, kind))
+            if path is None:
+                what = f"image {name}".strip() if kind == "image" else f"coefficients (.rpb) of image {name}".strip()
+                raise DataError(f"{strip_suffix(root)} has no {what}: its copy may be unfinished, fetch it again")
+            assets[key] = AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path])
+    pan = next((name for name, kind in files if name.startswith("PAN") and kind == "image"), None)
+    if pan is not None and (pan, "rpc") in files:
+        paths = {"PAN": files[pan, "image"], "rpc-PAN": files[pan, "rpc"]}
+        assets |= {key: AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path]) for key, path in paths.items()}
+    return _to_record(product, metadata, assets, is_wfv=is_wfv), {
+        "type": "Polygon",
+        "coordinates": [[list(corner) for corner in (*metadata.corners, metadata.corners[0])]],
+    }
+
+
+def _list_files(product: str, contents: Contents) -> dict[tuple[str, str], str]:
+    """Paths of images and coefficients of a product, by part (`MUX`, `1`, empty) and kind (`image`, `rpc`)."""
+    files = {}
+    for path in sorted(contents.sizes):
+        found = NAME.match(PurePosixPath(path).name)
+        if found and PurePosixPath(path).name.startswith(product):
+            suffix = found["suffix"].lower()
+            kind = "image" if suffix.startswith(".tif") else "rpc" if suffix in (".rpb", ".rpc") else "text"
+            files[(found["part"] or "").upper(), kind] = path
+    return files
+
+
+def _to_record(product: str, metadata: Metadata, assets: dict[str, AssetRecord], *, is_wfv: bool) -> ItemRecord:
+    longitudes, latitudes = zip(*metadata.corners, strict=True)
+    sensor: Sensor = "gaofen-wfv" if is_wfv else "gaofen-pms"
+    facts = {
+        "platform": metadata.satellite.lower(),
+        "instrument": metadata.sensor,
+        "processing_level": metadata.level,
+        "absolute_orbit": metadata.orbit,
+        "clock_ahead_h": str(metadata.clock.ahead_h),
+    }
+    return ItemRecord(
+        item=product,
+        collection=f"gaofen-{metadata.satellite.lower().removeprefix('gf')}",
+        sensor=sensor,
+        time=f"{metadata.clock.time:%Y-%m-%dT%H:%M:%SZ}",
+        crs="",
+        bbox=(min(longitudes), min(latitudes), max(longitudes), max(latitudes)),
+        assets=assets,
+        cloud_cover_pct=metadata.cloud_pct,
+        sun_azimuth_deg=metadata.sun_azimuth_deg,
+        sun_elevation_deg=90 - metadata.sun_zenith_deg,
+        properties={key: value for key, value in facts.items() if value},
+    )
+
+
+def compute_reflectance_factor(gain: float, esun: float, zenith_deg: float, distance_au: float) -> float:
+    """Reflectance at the top of the atmosphere per digital number: pi gain d^2 / (ESUN cos(zenith)) (Chander et al. 2009, equation 2)."""
+    return math.pi * gain * distance_au**2 / (esun * math.cos(math.radians(zenith_deg)))
+
+
+def find_calibration(metadata: Metadata, settings: IngestSettings, *, where: str) -> Calibration:
+    """How the digital numbers of a product become reflectance: by the settings, else by the table of its year.
+
+    A year that the table does not have takes the nearest one's gains, with a warning.
+
+    Raises:
+        DataError: there are no gains for the instrument, or not one per band, or the sun was not above the horizon.
+    """
+    instrument = f"{metadata.satellite}-{metadata.sensor}"
+    own, year, notes = settings.gaofen.calibration.get(instrument), metadata.clock.time.year, []
+    if own is not None:
+        gains, offsets, esun = own.gains, own.offsets or (0.0,) * len(own.gains), own.esun
+        used, source = None, "pipeline.ingest.gaofen.calibration"
+    elif instrument in GAINS:
+        years = GAINS[instrument]
+        used = min(years, key=lambda known: (abs(known - year), known))
+        gains, source = years[used]
+        offsets, esun = (0.0,) * len(gains), ESUN[instrument]
+        if used != year:
+            notes.append(
+                f"{where}: gains of {year} are not known, those of {used} are taken, which may be wrong by 15 %: set "
+                f"pipeline.ingest.gaofen.calibration.{instrument} from the provider's bulletin"
+            )
+    else:
+        raise DataError(
+            f"{where}: gains of {instrument} are not in the table (it has {', '.join(GAINS)}): set "
+            f"pipeline.ingest.gaofen.calibration.{instrument} with gains and esun from the provider's bulletin of {year}"
+        )
+    if len(gains) != metadata.n_bands:
+        raise DataError(
+            f"{where}: {len(gains)} gains for {metadata.n_bands} bands; correct pipeline.ingest.gaofen.calibration.{instrument}"
+        )
+    if not 0 <= metadata.sun_zenith_deg < 90:
+        raise DataError(
+            f"{where}: the sun stood at a zenith of {metadata.sun_zenith_deg:.1f} degrees, without light there is no reflectance"
+        )
+    distance = compute_distance(metadata.clock.time)
+    factors = [compute_reflectance_factor(gain, sun, metadata.sun_zenith_deg, distance) for gain, sun in zip(gains, esun, strict=True)]
+    lowest = [factor / gain * offset for factor, gain, offset in zip(factors, gains, offsets, strict=True)]
+    facts = {"calib_source": source, "calib_year": used, "gains": list(gains), "esun": list(esun), "sun_distance_au": round(distance, 5)}
+    return Calibration(tuple(factors), tuple(lowest), facts, tuple(notes))
+
+
+class Flaws(NamedTuple):
+    """What an image holds that was not measured."""
+
+    known: Bool2d
+    """(row, column) True where every band holds a measured value."""
+    saturated: Bool2d
+    """(row, column) True where a band is saturated; such pixels stay in use, since clouds are."""
+    n_dropped: int
+    """Rows that were dropped or repeated, in any band."""
+
+
+def find_flaws(dn: npt.NDArray[Any], largest: int | None) -> Flaws:
+    """What of digital numbers (band, row, column) was measured. `largest` is the number at which they saturate; None looks for it."""
+    top = int(dn.max(initial=0))
+    limit = largest if largest is not None else top if top in SATURATED_DN else None
+    known: Bool2d = np.asarray((dn > 0).all(axis=0))
+    saturated = np.zeros(known.shape, bool)
+    n_rows = 0
+    for band in dn:
+        full = np.zeros(known.shape, bool) if limit is None else band >= limit
+        bad = _is_dropped(band) | _is_repeated(band, full)
+        known[bad] = False
+        saturated |= full
+        n_rows += int(np.count_nonzero(bad))
+    return Flaws(known, saturated & known, n_rows)
+
+
+def _is_dropped(band: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which rows hold 0 in more than half of their pixels, although rows above and below them do not."""
+    dropped = (band == 0).mean(axis=1) > DROPPED_SHARE
+    inside: npt.NDArray[np.bool_] = np.maximum.accumulate(~dropped) & np.maximum.accumulate(~dropped[::-1])[::-1]
+    return dropped & inside
+
+
+def _is_repeated(band: npt.NDArray[Any], full: Bool2d) -> npt.NDArray[np.bool_]:
+    """Which rows equal the row above, judged by pixels that could differ: neither 0 nor saturated (`full`), and not all of one value."""
+    free = (band > 0) & ~full
+    both = free[1:] & free[:-1]
+    counts = both.sum(axis=1)
+    same = ((band[1:] == band[:-1]) & both).sum(axis=1) > REPEATED_SHARE * np.maximum(counts, 1)
+    low, high = np.where(both, band[1:], np.iinfo(band.dtype).max).min(axis=1), np.where(both, band[1:], 0).max(axis=1)
+    repeated = np.zeros(len(band), bool)
+    repeated[1:] = same & (counts >= MIN_JUDGED_PX) & (high > low)
+    return repeated
+
+
+def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
+    """The scene on `geobox`: reflectance at the top of the atmosphere of `settings.bands` (all of the product if empty), and validity.
+
+    Peak memory: one image (or tile) under the area twice in float32, and the scene in float32 and as it is stored.
+
+    Raises:
+        MissingError: a band is wanted that the product does not have, or the DEM of the settings is not there.
+        DataError: that DEM has no height in the area.
+        StoreError: there is no room to unpack an archive.
+    """
+    known = list_bands(record)
+    bands = settings.bands or known
+    unknown = [band for band in bands if band not in known]
+    if unknown:
+        raise MissingError(
+            f"{record.item}: {record.sensor} has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(known)}"
+        )
+    mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
+    return to_reading(record, mosaic, geobox, bands=bands, settings=settings)
+
+
+def list_bands(record: SceneRecord) -> tuple[str, ...]:
+    """Bands of the images of a scene, in the order of the file: eight for WFV of Gaofen-6, else four."""
+    wide = record.sensor == "gaofen-wfv" and all(item.properties.get("platform") == "gf6" for item in record.items)
+    return tuple(band.name for band in GAOFEN_BANDS[: 8 if wide else 4])
+
+
+class Sheet(NamedTuple):
+    """One image on the grid."""
+
+    values: Layers
+    """(band, y, x) digital numbers, and last the share of saturated pixels; NaN where not known."""
+    flaws: tuple[int, int, int]
+    """Rows dropped, pixels saturated, pixels looked at."""
+    geocoding: dict[str, Any]
+    """How it was placed."""
+    lost: tuple[str, ...]
+    """Tiles that cannot be read."""
+    entry: Entry
+    """Its line of the ledger."""
+
+
+def _read_item(
+    item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
+) -> Part:
+    images = tuple(sorted(name for name in item.assets if name.startswith("image-")))
+    names = ("MTD", *images, *(name.replace("image", "rpc") for name in images))
+    missing = find_missing(item, (*names, *(() if images else ("image-1",))))
+    if missing:
+        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.uint16, asset=missing[0])
+    place = find_place(wanted)
+    assert place is not None  # an item is only read if ground is missing
+    relief = None
+    try:
+        with open_product(item, names, resolver) as files:
+            metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
+            calibration = find_calibration(metadata, settings, where=f"item {item.item}")
+            stated = parse_rpc(files["rpc-1"].read_bytes(), where=f"item {item.item}, rpc-1").height_off
+            relief = read_relief(grid[place], settings, float(stated))
+            sheets = [_read_sheet((item, name), files, metadata, (grid[place], relief), settings) for name in images]
+    except (DataError, MissingError, LossError) as error:
+        if relief is None and settings.dem and settings.dem in str(error):
+            raise  # a fault of the settings, not of the item
+        return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16, asset=images[0])
+    dn = _lay_sheets(sheets)
+    valid = wanted[place] & np.isfinite(dn).all(axis=0)
+    all_bands = list_bands(SceneRecord(id=item.item, sensor=item.sensor, time=item.time, items=(item,)))
+    data, n_clamped = _to_stored(dn, valid, calibration, [all_bands.index(band) for band in bands])
+    facts = _describe(metadata, calibration, sheets, int(np.count_nonzero(valid & (np.nan_to_num(dn[-1]) > 0.5)))) | {
+        "n_clamped": n_clamped
+    }
+    warnings = [*relief.warnings, *calibration.warnings, *_warn_of_flaws(item, sheets)]
+    warnings += [metadata.clock.warning] if metadata.clock.warning else []
+    lost = tuple((name, reason) for name, sheet in zip(images, sheets, strict=True) for reason in sheet.lost)
+    read = tuple(to_entry(item, name, "used") for name in names if name not in images)
+    return Part(place, data, valid, facts, (*read, *(sheet.entry for sheet in sheets)), warnings=tuple(dict.fromkeys(warnings)), lost=lost)
+
+
+def _read_sheet(
+    what: tuple[ItemRecord, str], files: dict[str, Path], metadata: Metadata, ground: tuple[GeoBox, Relief], settings: IngestSettings
+) -> Sheet:
+    """One image or tile on the grid.
+
+    Raises:
+        DataError: it has not the bands that the metadata state, or cannot be placed.
+        LossError: it cannot be read.
+    """
+    (item, name), (grid, relief) = what, ground
+    where = f"item {item.item}, {name}"
+    coefficients = parse_rpc(files[name.replace("image", "rpc")].read_bytes(), where=f"{where}, coefficients")
+    geocoding = {"geocoding": "rpc" if relief.heights_m is None else "rpc+dem", "heights": relief.words}
+    with open_image(item, name, files[name], settings) as access:
+        if access.source.count != metadata.n_bands:
+            raise DataError(f"{where}: the image has {access.source.count} bands, the metadata state {metadata.n_bands}; fetch it again")
+        placement = to_placement(access, coefficients, where=where)
+        cut = find_cut(placement, (access.source.height, access.source.width), grid, relief)
+        if cut is None:
+            empty = np.full((metadata.n_bands + 1, *grid.shape), np.nan, np.float32)
+            return Sheet(empty, (0, 0, 0), geocoding, (), access.to_entry("used", "the image does not reach the area"))
+        pixels = read_pixels(access, cut.window, tuple(access.source.indexes))
+        status, words = ("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else ("used", "")
+        entry = access.to_entry(status, words)  # type: ignore[arg-type] # both are a Status
+    flaws = find_flaws(pixels.values, None if metadata.bits is None else 2**metadata.bits - 1)
+    layers = np.concatenate([pixels.values, flaws.saturated[None]]).astype(np.float32)
+    layers[:, ~(flaws.known & pixels.readable)] = np.nan
+    part = placement.crop(cut.window.row_off, cut.window.col_off)
+    counts = (flaws.n_dropped, int(np.count_nonzero(flaws.saturated)), int(np.count_nonzero(flaws.known)))
+    return Sheet(warp_layers(layers, part, grid, relief, steps=cut.steps), counts, geocoding, pixels.lost, entry)
+
+
+def _lay_sheets(sheets: list[Sheet]) -> Layers:
+    """The tiles of an image as one: where they overlap the first one that is known stays."""
+    laid = sheets[0].values
+    for sheet in sheets[1:]:
+        missing = ~np.isfinite(laid).all(axis=0)
+        laid[:, missing] = sheet.values[:, missing]
+    return laid
+
+
+def _to_stored(dn: Layers, valid: Bool2d, calibration: Calibration, chosen: list[int]) -> tuple[npt.NDArray[np.uint16], int]:
+    """Reflectance x 10000 of the chosen bands, uint16, 0 where not valid; and how many valid values had to be clamped."""
+    data, n_clamped = np.zeros((len(chosen), *valid.shape), np.uint16), 0
+    for target, index in enumerate(chosen):
+        scaled = np.rint((np.where(valid, dn[index], 0) * calibration.factors[index] + calibration.offsets[index]) * REFLECTANCE_SCALE)
+        n_clamped += int(np.count_nonzero(valid & ((scaled < 0) | (scaled > MAX_REFLECTANCE))))
+        data[target] = np.where(valid, np.clip(scaled, 0, MAX_REFLECTANCE), 0).astype(np.uint16)
+    return data, n_clamped
+
+
+def _describe(metadata: Metadata, calibration: Calibration, sheets: list[Sheet], n_saturated: int) -> dict[str, Any]:
+    """The facts of an item, for the provenance."""
+    return {
+        "offset": 0,
+        "offset_reason": "gains have none" if not any(calibration.offsets) else "radiance at digital number 0 is part of the gains",
+        "offset_check": None,
+        "calibration": f"top-of-atmosphere reflectance = pi L d^2 / (ESUN cos zenith), gains: {calibration.facts['calib_source']}",
+        "processing_level": metadata.level,
+        **calibration.facts,
+        "sun_zenith_deg": metadata.sun_zenith_deg,
+        "clock_ahead_h": metadata.clock.ahead_h,
+        "clock_difference_deg": None if metadata.clock.difference_deg is None else round(metadata.clock.difference_deg, 3),
+        **sheets[0].geocoding,
+        "n_saturated": n_saturated,
+        "n_dropped_rows": sum(sheet.flaws[0] for sheet in sheets),
+    }
+
+
+def _warn_of_flaws(item: ItemRecord, sheets: list[Sheet]) -> list[str]:
+    dropped, saturated, looked = (sum(sheet.flaws[index] for sheet in sheets) for index in range(3))
+    words = []
+    if dropped:
+        words.append(f"item {item.item}: {dropped} rows of its bands were dropped or repeated by the receiver, their pixels are not used")
+    if looked and saturated / looked > SATURATED_SHARE:
+        words.append(f"item {item.item}: {saturated / looked:.1%} of its pixels are saturated, their reflectance is a lower bound")
+    return words
