@@ -46,7 +46,7 @@ RADAR_TAGS: Final = {
     ("HH",): "HH",
     ("VV",): "VV",
     ("HH", "HV"): "HHHV",
-    ("VV", "VH"): "VVVH",
+    ("VH", "VV"): "VVVH",
     ("HH", "HV", "VH", "VV"): "AHV",
 }
 """Polarisation tags of the simulated products."""
@@ -64,8 +64,10 @@ FIT_POINTS: Final = 15
 """Rows and columns at which they are fitted."""
 MOMENTS_S: Final = {"StartTime": -2, "EndTime": 2, "CenterTime": 0}
 """Seconds from the middle of an image."""
-ITERATIONS: Final = 12
-"""Steps from a pixel down to the relief that it sees; each leaves slope times lean of the error."""
+ITERATIONS: Final = 60
+"""At most so many steps from a pixel down to the relief that it sees; each leaves slope times lean of the error."""
+HEIGHT_STEP_M: Final = 0.05
+"""The relief is found when a step changes its height by less than this."""
 
 
 class Ground(NamedTuple):
@@ -153,7 +155,10 @@ def see_ground(ground: Ground, layers: Layers, view: View, pixels: tuple[Float, 
     heights = np.full(pixels[0].shape, float(ground.heights_m.mean()))
     for _ in range(ITERATIONS):
         places = _to_indices(ground.geobox, view.to_ground(*pixels, heights))
-        heights = map_coordinates(ground.heights_m.astype(np.float64), places, order=1, mode="nearest")
+        found = map_coordinates(ground.heights_m.astype(np.float64), places, order=1, mode="nearest")
+        heights, change = found, np.abs(found - heights).max()
+        if change < HEIGHT_STEP_M:
+            break
     places = _to_indices(ground.geobox, view.to_ground(*pixels, heights))
     return np.stack([map_coordinates(layer, places, order=1, mode="constant", cval=0.0) for layer in layers.astype(np.float32)])
 

@@ -58,8 +58,10 @@ SATURATED_DN: Final = tuple(2**bits - 1 for bits in (10, 11, 12, 14, 16))
 """Largest digital numbers of the depths that products come in: what has one of them, and is the largest, is saturated."""
 SATURATED_SHARE: Final = 0.01
 """From this share of saturated pixels a warning is given."""
-REPEATED_SHARE: Final = 0.9
-"""A row that equals the one above in this share of its pixels was not measured but repeated."""
+REPEATED_SHARE: Final = 0.995
+"""A row that equals the one above in more than this share of its pixels was not measured but repeated, if it is not smooth."""
+TEXTURE_SHARE: Final = 0.25
+"""A row is smooth if less than this share of its pixels differ from their neighbours in it."""
 MIN_JUDGED_PX: Final = 16
 """From so few pixels nothing is said about a row."""
 DROPPED_SHARE: Final = 0.5
@@ -379,20 +381,20 @@ def find_flaws(dn: npt.NDArray[Any], largest: int | None) -> Flaws:
 
 def _is_dropped(band: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Which rows hold 0 in more than half of their pixels, although rows above and below them do not."""
-    dropped = (band == 0).mean(axis=1) > DROPPED_SHARE
+    dropped: npt.NDArray[np.bool_] = (band == 0).mean(axis=1) > DROPPED_SHARE
     inside: npt.NDArray[np.bool_] = np.maximum.accumulate(~dropped) & np.maximum.accumulate(~dropped[::-1])[::-1]
     return dropped & inside
 
 
 def _is_repeated(band: npt.NDArray[Any], full: Bool2d) -> npt.NDArray[np.bool_]:
-    """Which rows equal the row above, judged by pixels that could differ: neither 0 nor saturated (`full`), and not all of one value."""
+    """Which rows equal the row above although they vary along themselves, judged by pixels that are neither 0 nor saturated (`full`)."""
     free = (band > 0) & ~full
     both = free[1:] & free[:-1]
     counts = both.sum(axis=1)
-    same = ((band[1:] == band[:-1]) & both).sum(axis=1) > REPEATED_SHARE * np.maximum(counts, 1)
-    low, high = np.where(both, band[1:], np.iinfo(band.dtype).max).min(axis=1), np.where(both, band[1:], 0).max(axis=1)
+    same = ((band[1:] == band[:-1]) & both).sum(axis=1)
+    varied = ((band[1:, 1:] != band[1:, :-1]) & both[:, 1:]).sum(axis=1)
     repeated = np.zeros(len(band), bool)
-    repeated[1:] = same & (counts >= MIN_JUDGED_PX) & (high > low)
+    repeated[1:] = (same > REPEATED_SHARE * counts) & (varied > TEXTURE_SHARE * counts) & (counts >= MIN_JUDGED_PX)
     return repeated
 
 
