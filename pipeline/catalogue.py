@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,8 @@ Bbox = tuple[float, float, float, float]
 Period = tuple[datetime | None, datetime | None]
 Json = dict[str, Any]
 
+ITEM_SEARCH: Final = re.compile(r"/v1\.[^/]+/item-search$")
+"""Conformance class of an API that searches items, whatever minor version it states."""
 PAGE: Final = 250
 """Items asked for per page."""
 LONG_PERIOD: Final = timedelta(days=31)
@@ -146,8 +149,9 @@ def _connect(catalogue: Catalogue) -> Client:
         reader.session.trust_env = False  # a proxy of the surroundings knows nothing of our own child
     with _plain_faults(catalogue), _silent_client():
         client: Client = Client.open(catalogue.base_url, stac_io=reader)
-    if not client.conforms_to("ITEM_SEARCH"):
+    if not any(ITEM_SEARCH.search(name) for name in client.get_conforms_to()):
         raise CatalogueError(f"{catalogue.address} offers no item search: give the landing page of a STAC API, not of a static catalogue")
+    client.add_conforms_to("ITEM_SEARCH")  # the client itself knows version 1.0 alone
     return client
 
 

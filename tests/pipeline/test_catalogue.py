@@ -335,6 +335,19 @@ def test_features_that_are_no_items_are_named(features: Any) -> None:
         search(base)
 
 
+@pytest.mark.parametrize("version", ["v1.0.0", "v1.0.0-rc.2", "v1.1.0"])
+def test_an_api_may_state_any_minor_version_of_item_search(version: str) -> None:
+    def answer(base: str, path: str, _: int) -> tuple[int, Any]:
+        landing = to_landing(base)
+        landing["conformsTo"] = [name.replace("v1.0.0", version) for name in landing["conformsTo"]]
+        if path.startswith("/collections"):
+            return 200, to_collections("sentinel-2-l2a")
+        return 200, {"type": "FeatureCollection", "features": [to_item("a")], "links": []} if path.startswith("/search") else landing
+
+    with answering(answer) as (base, _):
+        assert names_of(search(base)) == "a"
+
+
 def test_a_dead_address_is_reported_soon() -> None:
     with answering(lambda *_: (200, {})) as (base, _):
         pass
