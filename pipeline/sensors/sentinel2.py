@@ -7,6 +7,7 @@ baselines is decided per item and removed in integers before items are laid toge
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -99,9 +100,17 @@ def _read_item(
         "n_clamped": n_clamped,
     }
     about_scl = "SCL is lost, its classes are 0 and validity is decided by the bands alone" if scl_is_lost else None
-    warnings = (*offset.warnings, *(f"item {item.item}: {words}" for words in (describe_check(check), about_scl) if words))
+    about_item = (describe_coarser(item, layers), describe_check(check), about_scl)
+    warnings = (*offset.warnings, *(f"item {item.item}: {words}" for words in about_item if words))
     lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
     return Part(place, data, valid, facts, (*offset.entries, *(layer.entry for layer in layers.values())), classes, warnings, lost)
+
+
+def describe_coarser(item: ItemRecord, names: Iterable[str]) -> str | None:
+    """Which of the assets `names` the item has only coarser than native, in words; None if there is no such one."""
+    entries = item.properties.get("coarser", "").split(", ")
+    coarser = [entry for entry in entries if entry.split(" ")[0] in set(names)]
+    return f"{', '.join(coarser)}: coarser than the product's own sampling, which the catalogue does not have" if coarser else None
 
 
 def _remove_offset(data: npt.NDArray[np.uint16], valid: Bool2d, offset_dn: int) -> int:
