@@ -103,12 +103,12 @@ class Asset(NamedTuple):
     @property
     def place(self) -> str:
         """Item, band and address for messages, without signature."""
-        return f"item {self.item}, {self.name} ({strip_signature(self.resolver._complete(self.record.href))})"
+        return f"item {self.item}, {self.name} ({strip_signature(self.resolver.to_address(self.record.href))})"
 
     @property
     def is_local(self) -> bool:
         """Whether it is a file on a disk of this machine."""
-        return not urlsplit(self.resolver._complete(self.record.href)).scheme
+        return not urlsplit(self.resolver.to_address(self.record.href)).scheme
 
 
 class Pixels(NamedTuple):
@@ -177,14 +177,6 @@ def select_assets(record: ItemRecord, names: tuple[str, ...], resolver: Resolver
         for name in names
         if name in record.assets
     }
-
-
-def find_missing(record: ItemRecord, names: tuple[str, ...]) -> tuple[str, str] | None:
-    """The first of the assets `names` that the item lacks, and the reason in words; None if it has them all."""
-    for name in names:
-        if name not in record.assets:
-            return name, f"the item states no such asset (it has {', '.join(sorted(record.assets))})"
-    return None
 
 
 class Access:

@@ -23,13 +23,13 @@ from sereno.pipeline import safe, signing
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_entry
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import BORDER_PX, FLOOR_DB, calibrate_power, mask_border
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import Access, Asset, LossError, find_missing, read_pixels
+from sereno.pipeline.sensors.assets import Access, Asset, LossError, read_pixels
 from sereno.pipeline.sensors.geolocation import Geolocation, Positions, compute_positions, fit_geolocation, read_heights, warn_of_datum
-from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
+from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading
 from sereno.pipeline.signing import Resolver
 
 Power = npt.NDArray[np.float32]
@@ -143,11 +143,10 @@ def read_item(
         DataError: that DEM has no height in the area.
         CatalogueError: an asset cannot be read now, or must not be read.
     """
-    missing = find_missing(item, (*bands, *(f"calibration-{band}" for band in bands)))
+    needed = (*bands, *(f"calibration-{band}" for band in bands))
+    if lost_part := lose_incomplete(item, needed, n_bands=len(bands), dtype=np.float32):
+        return lost_part
     place = find_place(wanted)
-    assert place is not None  # an item is only read if ground is missing
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
     heights = None if settings.dem is None else read_heights(settings.dem, grid[place])
     try:
         tables = [read_tables(item, band, resolver) for band in bands]
@@ -163,15 +162,11 @@ def read_item(
     read = [to_entry(item, name, "used") for name in described if name in item.assets]
     warnings = (words, *dict.fromkeys(warning for table in tables for warning in table.warnings))
     facts = {
-        "offset": 0,
-        "offset_reason": "backscatter has none",
-        "offset_check": None,
-        "calibration": CALIBRATION,
+        **describe_power(CALIBRATION),
         "geocoding": "gcp+dem" if settings.dem else "gcp",
         "geocoding_residual_px": list(geolocation.residual_px),
         "noise_subtracted": all(table.noise is not None for table in tables),
         "n_below_noise": sum(layer.n_floored for layer in layers),
-        "n_clamped": 0,
     }
     lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)
     return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=tuple(filter(None, warnings)), lost=lost)

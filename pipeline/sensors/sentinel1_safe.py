@@ -23,13 +23,12 @@ from rasterio.errors import NotGeoreferencedWarning
 from sereno.pipeline import safe
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, to_entry
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import find_missing
 from sereno.pipeline.sensors.geolocation import compute_positions, read_heights, warn_of_datum
-from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
+from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading
 from sereno.pipeline.sensors.sentinel1_grd import (
     Band,
     Frame,
@@ -225,12 +224,10 @@ def correct_terrain(
         DataError: it has no height in the area.
     """
     place, dem = find_place(wanted), settings.dem
-    assert place is not None  # an item is only read if ground is missing
     assert dem is not None  # checked by the caller
     names = ("manifest", *bands, *(f"{kind}-{band}" for band in bands for kind in ("annotation", "calibration")))
-    missing = find_missing(item, names)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
+    if lost_part := lose_incomplete(item, names, n_bands=len(bands), dtype=np.float32):
+        return lost_part
     ground = grid[place].pad(DEM_MARGIN_PX)
     heights = read_heights(dem, ground)
     try:
@@ -247,15 +244,11 @@ def correct_terrain(
     power = np.stack([np.where(valid, layer.power[inner], 0) for layer in layers])
     words = [warn_of_datum(dem), *dict.fromkeys(warning for table in tables for warning in table.warnings)]
     facts = {
-        "offset": 0,
-        "offset_reason": "backscatter has none",
-        "offset_check": None,
-        "calibration": CALIBRATION,
+        **describe_power(CALIBRATION),
         "geocoding": "range-doppler",
         "heights": words[0] or f"{dem}, taken as above the ellipsoid",
         "noise_subtracted": all(table.noise is not None for table in tables),
         "n_below_noise": sum(layer.n_floored for layer in layers),
-        "n_clamped": 0,
     }
     read = [to_entry(item, name, "used") for name in names if name not in bands]
     lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)

@@ -21,13 +21,13 @@ from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.items import MTD
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_reading
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_reading
 from sereno.pipeline.offset import check_offset, decide_offset, describe_check, find_contradictions, read_offset
 from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import to_stored_reflectance
 from sereno.pipeline.scene import MAX_REFLECTANCE, Bool2d
 from sereno.pipeline.scheduler import THREADS, run_tasks
-from sereno.pipeline.sensors.assets import Layer, LossError, Rule, check_unchanged, find_missing, read_layer, select_assets
+from sereno.pipeline.sensors.assets import Layer, LossError, Rule, check_unchanged, read_layer, select_assets
 from sereno.pipeline.signing import Resolver, read_file
 
 NODATA_DN: Final = 0
@@ -74,15 +74,13 @@ def has_value(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
 def _read_item(
     item: ItemRecord, geobox: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
 ) -> Part:
-    missing = find_missing(item, bands)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.uint16, asset=missing[0])
+    if lost_part := lose_incomplete(item, bands, n_bands=len(bands), dtype=np.uint16):
+        return lost_part
     try:
         offset = _decide_offset(item, settings, resolver)
     except DataError as error:
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16)
     place = find_place(wanted)
-    assert place is not None  # an item is only read if ground is missing
     data, layers = _read_layers(item, geobox[place], bands, settings, resolver)
     classes = _to_classes(layers[SCL]) if SCL in layers else None
     scl_is_lost = SCL in layers and layers[SCL].entry.status in ("missing", "unreadable")

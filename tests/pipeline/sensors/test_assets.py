@@ -404,7 +404,7 @@ class Signed(NamedTuple):
 
     to_web = __call__
 
-    def _complete(self, href: str) -> str:  # noqa: ARG002
+    def to_address(self, href: str) -> str:  # noqa: ARG002
         return self.url
 
 
