@@ -21,7 +21,8 @@ from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB, power_to_centi_db
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.scheduler import run_tasks
-from sereno.pipeline.sensors.assets import Rule, own_geobox, read_layer, select_assets
+from sereno.pipeline.sensors.assets import select_assets
+from sereno.pipeline.sensors.layers import Rule, find_own_grid, read_layer
 from sereno.pipeline.signing import Resolver
 from sereno.pipeline.speckle import describe_filter, reduce_speckle
 
@@ -44,7 +45,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
     """
     bands = list_polarisations(record)
     first_assets = [select_assets(item, bands[:1], resolver, settings) for item in record.items]
-    own = (own_geobox(assets[bands[0]], geobox, settings.margin_px) for assets in first_assets if assets)
+    own = (find_own_grid(assets[bands[0]], geobox, settings.margin_px) for assets in first_assets if assets)
     grid = next((found for found in own if found is not None), None) or geobox.pad(settings.margin_px)
     mosaic = lay_items(record.items, grid, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
     return to_sar_reading(record, mosaic, grid, bands=bands, settings=settings)

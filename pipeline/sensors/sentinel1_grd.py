@@ -27,7 +27,8 @@ from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_in
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import BORDER_PX, FLOOR_DB, calibrate_power, mask_border
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import Access, Asset, LossError, read_pixels
+from sereno.pipeline.sensors.access import Access, read_pixels
+from sereno.pipeline.sensors.assets import Asset, LossError
 from sereno.pipeline.sensors.geolocation import Geolocation, Positions, compute_positions, fit_geolocation, read_heights, warn_of_datum
 from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading
 from sereno.pipeline.signing import Resolver

@@ -27,7 +27,8 @@ from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import to_stored_reflectance
 from sereno.pipeline.scene import MAX_REFLECTANCE, Bool2d
 from sereno.pipeline.scheduler import THREADS, run_tasks
-from sereno.pipeline.sensors.assets import Layer, LossError, Rule, check_unchanged, read_layer, select_assets
+from sereno.pipeline.sensors.assets import LossError, check_unchanged, select_assets
+from sereno.pipeline.sensors.layers import Layer, Rule, read_layer
 from sereno.pipeline.signing import Resolver, read_file
 
 NODATA_DN: Final = 0
