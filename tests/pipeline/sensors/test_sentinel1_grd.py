@@ -19,7 +19,7 @@ from sereno.pipeline.config import IngestSettings, SpeckleSettings
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
-from sereno.pipeline.sensors.sentinel1_grd import find_window, read_scene, sample_power
+from sereno.pipeline.sensors.sentinel1_grd import read_scene
 from sereno.pipeline.signing import Resolver
 
 SETTINGS = IngestSettings(margin_px=4, attempts=1)
@@ -235,25 +235,6 @@ def test_scenes_of_one_polarisation_are_read_as_what_they_are(tmp_path: Path) ->
     assert np.abs(scene["data"].values[0] / 100 - ground_db(scene)).max() < 0.2
 
 
-def test_a_coarser_grid_holds_means_of_power() -> None:
-    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (300, 300)).astype(np.float32)
-    rows, columns = np.meshgrid(np.arange(20.0, 260, 6) + 2.5, np.arange(20.0, 260, 6) + 2.5, indexing="ij")
-    sampled, inside = sample_power(power, np.ones(power.shape, bool), (rows, columns))
-    assert inside.all()
-    assert sampled.mean() == pytest.approx(0.1, rel=0.02)
-    assert sampled.std() < 0.35 * power.std()  # bilinear alone would leave half of it
-
-
-def test_on_its_own_pixels_nothing_is_interpolated() -> None:
-    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (30, 40)).astype(np.float32)
-    rows, columns = np.meshgrid(np.arange(5.0, 25), np.arange(3.0, 33), indexing="ij")
-    valid = np.ones(power.shape, bool)
-    valid[10, 10] = False
-    sampled, inside = sample_power(power, valid, (rows, columns))
-    np.testing.assert_allclose(sampled[inside], power[5:25, 3:33][inside], rtol=1e-5)
-    assert np.argwhere(~inside).tolist() == [[5, 7]]
-
-
 def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, area = make_scene(safe_product.write_product(tmp_path)), make_area(line=40)
     whole = read(tmp_path, scene, area)
@@ -264,15 +245,6 @@ def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, m
     assert difference.max() <= 1  # centi-dB: the last digits of coordinates differ
     read_bytes = [sum(entry.bytes_read for entry in reading.entries) for reading in (whole, squares)]
     assert read_bytes[1] > read_bytes[0]
-
-
-def test_only_the_part_of_an_image_under_the_area_is_read() -> None:
-    rows, columns = np.array([[100.2, 140.0]]), np.array([[-30.0, 50.5]])
-    window = find_window((rows, columns), (1000, 2000), (2, 3))
-    assert window is not None
-    assert window.toslices() == (slice(98, 143), slice(0, 55))
-    assert find_window((rows + 5000, columns), (1000, 2000), (2, 3)) is None
-    assert find_window((rows * np.nan, columns), (1000, 2000), (2, 3)) is None
 
 
 class Server(SimpleHTTPRequestHandler):
