@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, role_of
+from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refuse_item
 from sereno.pipeline.bands import SCL
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.pairs import ItemRecord, Pair, Role
@@ -41,9 +41,8 @@ class Triplet(NamedTuple):
 
 def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
     """Why the settings refuse an item whatever its partners may be, or None: named in `exclude`, polarisation, direction, track."""
-    role = role_of(record.sensor, record.cloud_cover_pct, settings.clear_cover_pct)
     if record.item in settings.exclude:
-        return Refused((record.item,), role, "named in pipeline.query.exclude", Cause.EXCLUDED)
+        return refuse_item(record, "named in pipeline.query.exclude", Cause.EXCLUDED, clear_cover_pct=settings.clear_cover_pct)
     if not record.sensor.startswith("sentinel1"):
         return None
     lacking = [name for name in settings.polarisations if name not in record.assets]
@@ -52,17 +51,17 @@ def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
         incomplete = record.properties.get("incomplete", "")
         reason = f"has no {' and no '.join(lacking)}, needed {', '.join(settings.polarisations)}; it has {held}"
         reason += f" ({incomplete})" if incomplete else ""
-        return Refused((record.item,), role, reason, Cause.POLARISATION, "missing")
+        return Refused((record.item,), "sar", reason, Cause.POLARISATION, "missing")
     state, orbit = record.properties.get("orbit_state", ""), record.properties.get("relative_orbit", "")
     if settings.orbit_state and state.lower() != settings.orbit_state:
-        return Refused((record.item,), role, f"orbit state {state or 'not stated'}, needed {settings.orbit_state}", Cause.ORBIT)
+        return Refused((record.item,), "sar", f"orbit state {state or 'not stated'}, needed {settings.orbit_state}", Cause.ORBIT)
     if settings.relative_orbits and orbit not in [str(wanted) for wanted in settings.relative_orbits]:
         wanted = ", ".join(map(str, settings.relative_orbits))
-        return Refused((record.item,), role, f"relative orbit {orbit or 'not stated'}, needed {wanted}", Cause.ORBIT)
+        return Refused((record.item,), "sar", f"relative orbit {orbit or 'not stated'}, needed {wanted}", Cause.ORBIT)
     return None
 
 
-def find_gap(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
+def find_lacking_bands(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
     """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
     lacking = sorted(expected - record.assets.keys() - {SCL})
     if not lacking or record.sensor.startswith("sentinel1"):

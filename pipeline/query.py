@@ -25,6 +25,7 @@ from sereno.pipeline.acquisitions import (
     drop_duplicates,
     give_unique_ids,
     refuse,
+    refuse_item,
     role_of,
     to_refusals,
 )
@@ -35,7 +36,7 @@ from sereno.pipeline.config import QuerySettings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
-from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_gap, select_hopeful, to_pairs
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
@@ -43,6 +44,8 @@ from sereno.pipeline.signing import Resolver, check_credentials
 logger = logging.getLogger(__name__)
 
 Kind = Literal["optical", "sar"]
+Read = tuple[ItemRecord, dict[str, Any] | None]
+"""An item in our form, and the GeoJSON geometry of its footprint."""
 
 
 def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
@@ -133,7 +136,7 @@ class Search(NamedTuple):
 class Listed(NamedTuple):
     """What one search found, before anything is judged."""
 
-    items: list[tuple[ItemRecord, dict[str, Any] | None] | Refused]
+    items: list[Read | Refused]
     """Records with their footprints, or why an item is none."""
     collections: tuple[str, ...]
     """The collections that were searched, the preferred one first."""
@@ -228,7 +231,7 @@ def _list_products(folder: Path, period: Period) -> Listed:
     return Listed([*chosen, *refused], (), Entry("query", "", "", "", "search", "used", words))
 
 
-def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> tuple[ItemRecord, dict[str, Any] | None] | Refused:
+def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read | Refused:
     try:
         record = to_item_record(item, base_url=catalogue.base_url, offset_sources=catalogue.preset.offset_sources)
     except (ConfigError, DataError, MissingError) as error:
@@ -266,22 +269,31 @@ def _change_scene(candidate: Candidate, facts: Mapping[str, Any]) -> Candidate:
 
 def _judge_items(search: Search, listed: Listed) -> Judged:
     """The acquisitions that the items make and that cover enough of the area, and the refusals of all other items."""
-    ground, settings = search.ground, search.settings
+    settings = search.settings
     read = [entry for entry in listed.items if not isinstance(entry, Refused)]
     refused = [entry for entry in listed.items if isinstance(entry, Refused)]
     expected = _list_bands([record for record, _ in read])
-    found: list[Found] = []
-    for record, footprint in read:
-        fault = find_fault(record, settings) or find_gap(record, expected[record.sensor])
-        try:
-            found += [] if fault else [Found(record, cut_footprint(footprint, ground))]
-        except DataError as error:
-            fault = _refuse_item(record, str(error), Cause.ITEM, settings)
-        refused += [fault] if fault else []
-    unique, repeated = drop_duplicates(found, listed.collections)
-    duplicates = [_refuse_item(one.record, reason, Cause.DUPLICATE, settings)._replace(status="duplicate") for one, reason in repeated]
-    candidates, apart = assemble_scenes(unique, ground, min_overlap=settings.min_overlap, clear_cover_pct=settings.clear_cover_pct)
-    return Judged(candidates, [*refused, *duplicates, *apart])
+    judged = [_judge_item(search, entry, expected[entry[0].sensor]) for entry in read]
+    unfit = [one for one in judged if isinstance(one, Refused)]
+    unique, repeated = drop_duplicates([one for one in judged if isinstance(one, Found)], listed.collections)
+    limit = settings.clear_cover_pct
+    duplicates = [
+        refuse_item(one.record, reason, Cause.DUPLICATE, clear_cover_pct=limit)._replace(status="duplicate") for one, reason in repeated
+    ]
+    candidates, apart = assemble_scenes(unique, search.ground, min_overlap=settings.min_overlap, clear_cover_pct=limit)
+    return Judged(candidates, [*refused, *unfit, *duplicates, *apart])
+
+
+def _judge_item(search: Search, entry: Read, expected: frozenset[str]) -> Found | Refused:
+    """The part of the ground that an item covers, or why the item is refused whatever its partners may be."""
+    record, footprint = entry
+    fault = find_fault(record, search.settings) or find_lacking_bands(record, expected)
+    if fault:
+        return fault
+    try:
+        return Found(record, cut_footprint(footprint, search.ground))
+    except DataError as error:
+        return refuse_item(record, str(error), Cause.ITEM, clear_cover_pct=search.settings.clear_cover_pct)
 
 
 def _list_bands(records: Iterable[ItemRecord]) -> dict[str, frozenset[str]]:
@@ -290,10 +302,6 @@ def _list_bands(records: Iterable[ItemRecord]) -> dict[str, frozenset[str]]:
     for record in records:
         held[record.sensor] = held.get(record.sensor, frozenset()) | (record.assets.keys() & set(L1C_BANDS))
     return held
-
-
-def _refuse_item(record: ItemRecord, reason: str, cause: Cause, settings: QuerySettings) -> Refused:
-    return Refused((record.item,), role_of(record.sensor, record.cloud_cover_pct, settings.clear_cover_pct), reason, cause)
 
 
 def _measure_covers(search: Search, optical: Judged, sar: Judged) -> Judged:
