@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.areas import to_bboxes
-from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.areas import Bbox, to_bboxes
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS, SCL
 from sereno.pipeline.config import PlanSettings
+from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord
 from sereno.pipeline.patches import MASK_CHANNELS
@@ -25,8 +26,6 @@ SAR_GSD_M: Final = 10
 """Pixel of Sentinel-1 RTC and GRD images (IW, high resolution)."""
 OPTICAL_GSD_M: Final = 10
 """Finest pixel of Sentinel-2."""
-SCL_GSD_M: Final = 20
-"""Pixel of the scene classification."""
 TILE_PX: Final = 512
 """Side of a tile inside the files: GDAL's default for cloud-optimised ones. Tiles are fetched whole: a window costs one more each way."""
 FULL_SHARE: Final = 0.75
@@ -52,6 +51,10 @@ MASK_STORED: Final = 0.1
 """The same for validity, classes and cloud probability, which hold large uniform areas: feathered masks of simulated scenes; any codec."""
 METRES_PER_DEGREE: Final = 111_320.0
 """Along a meridian; along a parallel times the cosine of the latitude."""
+HEAD: Final = ("area", "scenes", "items", "assets", "to fetch", "requests", "pairs", "patches", "disk")
+"""Columns of a printed plan."""
+PATCHES_NOTE: Final = "patches are the most there can be: windows under clouds in the target, or outside of the images, are left out"
+"""Why fewer patches come out."""
 
 
 class Fetch(NamedTuple):
@@ -103,9 +106,6 @@ class AreaPlan(NamedTuple):
     """Patches if every window of every pair is kept: the most there can be."""
     disk: Disk
     """What is left on disk, with that many patches."""
-
-
-Box = tuple[float, float, float, float]
 
 
 def estimate_area(lock: Lock, settings: PlanSettings) -> AreaPlan:
@@ -179,9 +179,7 @@ def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetc
 
 def _gsd_of(name: str) -> int | None:
     """Pixel of a band in metres; None for what is no band of an image that is larger than the area."""
-    if name in {*SAR_BANDS, "HH", "HV"}:
-        return SAR_GSD_M
-    return SCL_GSD_M if name == SCL else next((band.gsd_m for band in SENTINEL2_BANDS if band.name == name), None)
+    return SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
 
 
 def _is_sar(part: _Part) -> bool:
@@ -189,25 +187,25 @@ def _is_sar(part: _Part) -> bool:
 
 
 def _typical_bytes_px(name: str, gsd_m: int) -> float:
-    if name in {*SAR_BANDS, "HH", "HV"}:
+    if name in POLARISATIONS:
         return TYPICAL_SAR_BYTES_PX
     return TYPICAL_SCL_BYTES_PX if name == SCL else TYPICAL_BYTES_PX[gsd_m]
 
 
-def _measure(box: Box) -> tuple[float, float]:
+def _measure(box: Bbox) -> tuple[float, float]:
     """Width and height in metres of a box in degrees; west may be greater than east."""
     west, south, east, north = box
     metres = METRES_PER_DEGREE * math.cos(math.radians((south + north) / 2))
     return ((east - west) % 360 or 360.0) * metres, (north - south) * METRES_PER_DEGREE
 
 
-def _enclose(geobox: GeoBox) -> Box:
+def _enclose(geobox: GeoBox) -> Bbox:
     """West, south, east, north in degrees; west is greater than east where the grid crosses 180 degrees."""
     boxes = to_bboxes(geobox)
     return boxes[0][0], boxes[0][1], boxes[-1][2], boxes[0][3]
 
 
-def _overlap(wanted: Box, there: Box, margin_m: float) -> tuple[float, float]:
+def _overlap(wanted: Bbox, there: Bbox, margin_m: float) -> tuple[float, float]:
     """Width and height in metres of the ground, grown by a margin, that two boxes in degrees share; 0 if they share none."""
     margin = margin_m / METRES_PER_DEGREE
     metres = METRES_PER_DEGREE * math.cos(math.radians((wanted[1] + wanted[3]) / 2))
@@ -264,10 +262,6 @@ def _patch_bytes(cloudy: SceneRecord, settings: PlanSettings, codec: str) -> flo
     return settings.patch.size_px**2 * (values + len(MASK_CHANNELS) * MASK_STORED)
 
 
-HEAD: Final = ("area", "scenes", "items", "assets", "to fetch", "requests", "pairs", "patches", "disk")
-"""Columns of a printed plan."""
-
-
 def describe_plans(plans: Sequence[AreaPlan]) -> list[str]:
     """A plan in lines: a table with one row per area and their sum, and what the numbers rest on."""
     total = sum_plans(plans)
@@ -275,10 +269,6 @@ def describe_plans(plans: Sequence[AreaPlan]) -> list[str]:
     lines = to_lines(rows, n_words=1)
     parts = ", ".join(f"{name} {to_size(size)}" for name, size in total.disk._asdict().items())
     return [*lines, "", f"disk: {parts}", _explain_sizes(total.fetch), PATCHES_NOTE]
-
-
-PATCHES_NOTE: Final = "patches are the most there can be: windows under clouds in the target, or outside of the images, are left out"
-"""Why fewer patches come out."""
 
 
 def _explain_sizes(fetch: Fetch) -> str:

@@ -11,12 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refuse_item
-from sereno.pipeline.bands import SCL
+from sereno.pipeline.bands import POLARISATIONS, SCL
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.pairs import ItemRecord, Pair, Role
 
-POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
-"""All that Sentinel-1 has."""
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
 SOURCES: Final = {"scl": "of the area by SCL", "catalogue": "by the catalogue", None: ""}

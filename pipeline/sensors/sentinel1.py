@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
+from sereno.pipeline.bands import POLARISATIONS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import MissingError
-from sereno.pipeline.items import POLARISATIONS
 from sereno.pipeline.mosaic import Mosaic, Part, Reading, find_place, lay_items, lose_incomplete, to_reading
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB, power_to_centi_db
