@@ -250,8 +250,11 @@ class _Question(NamedTuple):
     """One search."""
 
     collections: tuple[str, ...]
+    """Ids of the collections."""
     bbox: Bbox
+    """West, south, east, north in degrees."""
     period: Period
+    """First and last moment."""
 
     def __str__(self) -> str:
         first, last = (f"{end:%Y-%m-%d}" if end else ".." for end in self.period)
@@ -262,9 +265,13 @@ class _Answer(NamedTuple):
     """All pages of one search."""
 
     items: dict[tuple[str, str], Json]
+    """Items by collection and id."""
     pages: int
+    """Pages that came."""
     repeats: int
+    """Items that came more than once."""
     notes: tuple[str, ...]
+    """What was odd, one line each."""
 
 
 def _ask_twice(catalogue: Catalogue, question: _Question) -> _Answer:

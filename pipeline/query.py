@@ -35,7 +35,7 @@ from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_
 from sereno.pipeline.config import QuerySettings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.items import to_item_record
-from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
+from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
 from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.probes import probe_scenes
@@ -213,7 +213,7 @@ def _list_items(search: Search, kind: Kind) -> Listed:
     items = [_to_record(kind, item, source.catalogue) for item in found]
     words = f"{kind} search: {len(items)} items in {statistics.pages} pages, {statistics.repeats} repeated, {statistics.requests} requests"
     reason = "; ".join([words, *statistics.warnings])
-    note = Entry("query", "", "", "", "search", "used", reason, statistics.retries, 0, monotonic() - started)
+    note = Entry("query", "", "", "", SEARCH, "used", reason, statistics.retries, 0, monotonic() - started)
     return Listed(items, collections, note)
 
 
@@ -228,7 +228,7 @@ def _list_products(folder: Path, period: Period) -> Listed:
     chosen = [entry for entry, is_inside in zip(listing.items, inside, strict=True) if is_inside]
     refused = [Refused((name,), "sar", reason, Cause.ITEM) for name, reason in listing.refused]
     words = f"sar search: {len(chosen)} of {len(listing.items)} usable products of {folder} were taken within start..end"
-    return Listed([*chosen, *refused], (), Entry("query", "", "", "", "search", "used", words))
+    return Listed([*chosen, *refused], (), Entry("query", "", "", "", SEARCH, "used", words))
 
 
 def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read | Refused:
