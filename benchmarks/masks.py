@@ -8,7 +8,7 @@ SEN12MS-CR). Pixels count as cloud from a probability of one half on, before any
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -119,7 +119,9 @@ def to_table(rows: list[Row]) -> str:
 
 def main() -> None:
     """Print the table."""
-    samples = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path, help="folder of sample files")
+    samples = parser.parse_args().samples
     print(to_table([*compare_eolearn(samples), *compare_sen2r(samples), *compare_triplet(samples)]))
 
 

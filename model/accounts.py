@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sereno.model.page import NOTHING, Block, Cell, Heading, Table, Text, show_first, show_number, show_share
 from sereno.model.results import Key, Results
-from sereno.pipeline.ledger import list_losses, sum_entries, to_size
+from sereno.pipeline.ledger import SEARCH, list_losses, sum_entries, to_size
 
 SUM_COLUMNS: Final = ("step", "what became of it", "items", "assets", "tried again", "read", "seconds")
 """Headings of the sums."""
@@ -42,7 +42,7 @@ def _sum_ledger(results: Results) -> list[Block]:
         f"Reading took {to_size(read)} and {seconds:.0f} s, all readers added up; {again} times something was tried again. "
         "Items are catalogue items, assets their files; what was searched and not used is listed below under what was left out."
     )
-    searches = [[Cell(entry.area), Cell(entry.reason)] for entry in results.ledger if entry.asset == "search"]
+    searches = [[Cell(entry.area), Cell(entry.reason)] for entry in results.ledger if entry.asset == SEARCH]
     table = Table(SUM_COLUMNS, [[Cell(word) for word in row] for row in rows], n_words=2)
     return [table, Text(said, "small"), *([Table(("area", "what was searched"), searches, n_words=2)] if searches else [])]
 

@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.pairs import ItemRecord, OffsetSource, Sensor
@@ -23,8 +23,6 @@ from sereno.pipeline.signing import strip_signature
 
 Json = Mapping[str, Any]
 
-POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
-"""All that Sentinel-1 has, in the order in which a record holds them."""
 MTD: Final = "MTD"
 """Our name of the product metadata of Sentinel-2."""
 DESCRIBED_BY: Final = ("annotation", "calibration", "noise")

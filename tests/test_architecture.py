@@ -36,7 +36,7 @@ PIPELINE_LANES = (
         "noise",
         "speckle",
     },
-    {"catalogue", "detectors", "mosaic", "estimate"},
+    {"catalogue", "detectors", "mosaic", "estimate", "probes"},
     {"ground", "atmosphere"},
     {"radar", "stac", "world"},
     {"sensors"},

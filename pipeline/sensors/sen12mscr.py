@@ -29,7 +29,8 @@ from sereno.pipeline.mosaic import Part, Reading, lay_items, to_reading
 from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord, Sensor
 from sereno.pipeline.radiometry import decibel_to_centi_db, to_stored_reflectance
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import SNAP_PX, Access, Asset, LossError, read_pixels, select_assets
+from sereno.pipeline.sensors.access import Access, read_pixels
+from sereno.pipeline.sensors.assets import Asset, LossError, select_assets
 from sereno.pipeline.signing import Resolver
 
 SEASON_TIMES: Final = {
@@ -41,6 +42,8 @@ SEASON_TIMES: Final = {
 """Nominal times: the files carry none, and the dataset states only the season, of 2018."""
 SENSORS: Final[Mapping[str, Sensor]] = {"s1": "sen12mscr-s1", "s2_cloudy": "sen12mscr-s2", "s2": "sen12mscr-s2"}
 COLLECTION: Final = "sen12mscr"
+STEP_SNAP_M: Final = 1e-3
+"""Windows fit one grid only if their pixel sizes are equal to this, metres."""
 WINDOW_SNAP_PX: Final = 0.01
 """Windows fit one grid if their corners lie within this many pixels of it; their origins are not round numbers of metres."""
 
@@ -185,7 +188,7 @@ def _join_places(area: str, places: dict[str, Place]) -> GeoBox:
     corners = []
     for path, place in places.items():
         row, column = _find_corner(place.transform, first.transform)
-        same_step = max(abs(place.transform.a - first.transform.a), abs(place.transform.e - first.transform.e)) < SNAP_PX
+        same_step = max(abs(place.transform.a - first.transform.a), abs(place.transform.e - first.transform.e)) < STEP_SNAP_M
         if place.crs != first.crs or not same_step or max(abs(row - round(row)), abs(column - round(column))) > WINDOW_SNAP_PX:
             raise DataError(
                 f"ROI {area}: window {path} ({_in_words(place)}) does not lie on the pixel grid of {first_path} ({_in_words(first)}): "

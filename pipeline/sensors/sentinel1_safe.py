@@ -23,27 +23,28 @@ from rasterio.errors import NotGeoreferencedWarning
 from sereno.pipeline import safe
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, to_entry
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import find_missing
 from sereno.pipeline.sensors.geolocation import compute_positions, read_heights, warn_of_datum
-from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
-from sereno.pipeline.sensors.sentinel1_grd import (
+from sereno.pipeline.sensors.ground_range import (
     Band,
-    Frame,
     NamedLossError,
+    Source,
     Tables,
+    View,
     lose_part,
-    naming,
-    read_geolocation,
+    name_losses,
     read_image,
-    read_item,
+    read_location,
     read_tables,
     read_text,
     to_asset,
+    to_part,
 )
+from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading
+from sereno.pipeline.sensors.sentinel1_grd import read_item
 from sereno.pipeline.signing import Resolver
 
 if TYPE_CHECKING:
@@ -74,11 +75,6 @@ class Listing(NamedTuple):
     """Usable products in the order of their names, each with its footprint as GeoJSON in degrees."""
     refused: list[tuple[str, str]]
     """Names of the others, and why they cannot be used."""
-
-
-def list_items(folder: Path) -> list[tuple[ItemRecord, dict[str, Any]]]:
-    """The usable products of `list_products`."""
-    return list_products(folder).items
 
 
 def list_products(folder: Path) -> Listing:
@@ -225,88 +221,75 @@ def correct_terrain(
         DataError: it has no height in the area.
     """
     place, dem = find_place(wanted), settings.dem
-    assert place is not None  # an item is only read if ground is missing
     assert dem is not None  # checked by the caller
     names = ("manifest", *bands, *(f"{kind}-{band}" for band in bands for kind in ("annotation", "calibration")))
-    missing = find_missing(item, names)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
-    ground = grid[place].pad(DEM_MARGIN_PX)
+    if lost_part := lose_incomplete(item, names, n_bands=len(bands), dtype=np.float32):
+        return lost_part
+    ground, source = grid[place].pad(DEM_MARGIN_PX), Source(item, settings, resolver)
     heights = read_heights(dem, ground)
     try:
-        tables = [read_tables(item, band, resolver, "betaNought") for band in bands]
-        layers = [
-            _correct_band(item, band, (ground, heights, table), (settings, resolver)) for band, table in zip(bands, tables, strict=True)
-        ]
+        tables = [read_tables(source, band, "betaNought") for band in bands]
+        layers = {band: _correct_band(source, band, (ground, heights), table) for band, table in zip(bands, tables, strict=True)}
     except NamedLossError as loss:
         return lose_part(item, loss, len(bands))
     inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
-    valid = wanted[place] & np.isfinite(heights)[inner]
-    for layer in layers:
-        valid &= layer.valid[inner]
-    power = np.stack([np.where(valid, layer.power[inner], 0) for layer in layers])
-    words = [warn_of_datum(dem), *dict.fromkeys(warning for table in tables for warning in table.warnings)]
+    layers = {name: band._replace(power=band.power[inner], valid=band.valid[inner]) for name, band in layers.items()}
+    part = to_part(layers, tables, place, wanted[place] & np.isfinite(heights)[inner])
+    about_datum = warn_of_datum(dem)
     facts = {
-        "offset": 0,
-        "offset_reason": "backscatter has none",
-        "offset_check": None,
-        "calibration": CALIBRATION,
+        **describe_power(CALIBRATION),
         "geocoding": "range-doppler",
-        "heights": words[0] or f"{dem}, taken as above the ellipsoid",
-        "noise_subtracted": all(table.noise is not None for table in tables),
-        "n_below_noise": sum(layer.n_floored for layer in layers),
-        "n_clamped": 0,
+        "heights": about_datum or f"{dem}, taken as above the ellipsoid",
+        **part.facts,
     }
     read = [to_entry(item, name, "used") for name in names if name not in bands]
-    lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)
-    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=tuple(filter(None, words)), lost=lost)
+    return part._replace(facts=facts, entries=(*read, *part.entries), warnings=((about_datum,) if about_datum else ()) + part.warnings)
 
 
-def _correct_band(
-    item: ItemRecord, band: str, ground: tuple[GeoBox, npt.NDArray[np.float32], Tables], access: tuple[IngestSettings, Resolver]
-) -> Band:
-    """Flattened gamma0 of one polarisation on the grid of the heights, which stand between it and the tables of beta0."""
-    grid, heights, tables = ground
-    geolocation, shape = read_geolocation(item, band, str(grid.crs), access)
+def _correct_band(source: Source, band: str, ground: tuple[GeoBox, npt.NDArray[np.float32]], tables: Tables) -> Band:
+    """Flattened gamma0 of one polarisation on a grid with its heights (`ground`); `tables` are those of beta0."""
+    grid, heights = ground
+    location = read_location(source, band, str(grid.crs))
     known = np.where(np.isfinite(heights), heights, np.nanmedian(heights))
-    positions = compute_positions(geolocation, grid, known)
-    with naming(band):
-        image, frame, _ = read_image(to_asset(item, band, *access), tables, positions, shape, margin_px=RELIEF_PX)
-    if frame is None:
-        return image
-    if frame.scale != (1.0, 1.0):
+    positions = compute_positions(location.geolocation, grid, known)
+    with name_losses(band):
+        view = read_image(to_asset(source, band), tables, positions, location.shape, margin_px=RELIEF_PX)
+    if view.frame is None:
+        return view.band
+    if view.frame.scale != (1.0, 1.0):
         raise NamedLossError(band, "refused", "the image is a reduced copy, which sarsen cannot place: give the whole product")
     with tempfile.TemporaryDirectory(prefix="sereno-") as name:
-        with naming("manifest"):
-            product = _write_product(Path(name), (item, band), (image, frame, tables), access[1])
+        with name_losses("manifest"):
+            product = _write_product(Path(name), source, band, view, tables)
         _write_raster(Path(name) / DEM, known, grid)
-        flattened = _run_sarsen(product, f"{item.properties.get('mode', 'IW')}/{band}")
+        flattened = _run_sarsen(product, f"{source.item.properties.get('mode', 'IW')}/{band}")
     valid = np.isfinite(flattened) & (flattened >= 0)
-    return image._replace(power=np.where(valid, flattened, 0).astype(np.float32), valid=valid)
+    return view.band._replace(power=np.where(valid, flattened, 0).astype(np.float32), valid=valid)
 
 
-def _write_product(folder: Path, what: tuple[ItemRecord, str], image: tuple[Band, Frame, Tables], resolver: Resolver) -> Path:
+def _write_product(folder: Path, source: Source, band: str, view: View, tables: Tables) -> Path:
     """A product of one polarisation that holds only the part of the image that was read, as floating-point amplitude with noise taken off.
 
     sarsen makes beta0 of it by the same table that is multiplied in here; tiles that are not written are read back as NaN.
     """
-    (item, band), (calibrated, frame, tables) = what, image
+    assert view.frame is not None  # checked by the caller
+    item, (window, (height, width), _) = source.item, view.frame
     root = item.assets["manifest"].href.removesuffix("manifest.safe")
     product = folder / Path(root).name
     for name in ("manifest", f"annotation-{band}", f"calibration-{band}"):
         path = product / item.assets[name].href.removeprefix(root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(read_text(item.assets[name], resolver))
+        path.write_bytes(read_text(source, name))
     path = product / item.assets[band].href.removeprefix(root)
     path.parent.mkdir()
-    (rows, columns), (height, width) = frame.window.toranges(), frame.shape
+    rows, columns = window.toranges()
     gain = safe.sample_vectors(tables.gain, np.arange(*rows, dtype=np.float64), np.arange(*columns, dtype=np.float64))
-    amplitude = np.where(calibrated.valid, np.sqrt(calibrated.power) * gain, np.nan).astype(np.float32)
+    amplitude = np.where(view.band.valid, np.sqrt(view.band.power) * gain, np.nan).astype(np.float32)
     profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": height, "width": width, "nodata": np.nan}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its place is in the annotation
         with rasterio.open(path, "w", **profile, tiled=True, blockxsize=TILE_PX, blockysize=TILE_PX, SPARSE_OK=True) as file:
-            file.write(amplitude, 1, window=frame.window)
+            file.write(amplitude, 1, window=window)
     return product
 
 

@@ -7,6 +7,7 @@ baselines is decided per item and removed in integers before items are laid toge
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -20,13 +21,14 @@ from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.items import MTD
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_reading
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_reading
 from sereno.pipeline.offset import check_offset, decide_offset, describe_check, find_contradictions, read_offset
 from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import to_stored_reflectance
 from sereno.pipeline.scene import MAX_REFLECTANCE, Bool2d
 from sereno.pipeline.scheduler import THREADS, run_tasks
-from sereno.pipeline.sensors.assets import Layer, LossError, Rule, check_unchanged, find_missing, read_layer, select_assets
+from sereno.pipeline.sensors.assets import LossError, check_unchanged, select_assets
+from sereno.pipeline.sensors.layers import Layer, Rule, read_layer
 from sereno.pipeline.signing import Resolver, read_file
 
 NODATA_DN: Final = 0
@@ -73,15 +75,13 @@ def has_value(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
 def _read_item(
     item: ItemRecord, geobox: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
 ) -> Part:
-    missing = find_missing(item, bands)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.uint16, asset=missing[0])
+    if lost_part := lose_incomplete(item, bands, n_bands=len(bands), dtype=np.uint16):
+        return lost_part
     try:
         offset = _decide_offset(item, settings, resolver)
     except DataError as error:
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16)
     place = find_place(wanted)
-    assert place is not None  # an item is only read if ground is missing
     data, layers = _read_layers(item, geobox[place], bands, settings, resolver)
     classes = _to_classes(layers[SCL]) if SCL in layers else None
     scl_is_lost = SCL in layers and layers[SCL].entry.status in ("missing", "unreadable")
@@ -99,9 +99,17 @@ def _read_item(
         "n_clamped": n_clamped,
     }
     about_scl = "SCL is lost, its classes are 0 and validity is decided by the bands alone" if scl_is_lost else None
-    warnings = (*offset.warnings, *(f"item {item.item}: {words}" for words in (describe_check(check), about_scl) if words))
+    about_item = (describe_coarser(item, layers), describe_check(check), about_scl)
+    warnings = (*offset.warnings, *(f"item {item.item}: {words}" for words in about_item if words))
     lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
     return Part(place, data, valid, facts, (*offset.entries, *(layer.entry for layer in layers.values())), classes, warnings, lost)
+
+
+def describe_coarser(item: ItemRecord, names: Iterable[str]) -> str | None:
+    """Which of the assets `names` the item has only coarser than native, in words; None if there is no such one."""
+    entries = item.properties.get("coarser", "").split(", ")
+    coarser = [entry for entry in entries if entry.split(" ")[0] in set(names)]
+    return f"{', '.join(coarser)}: coarser than the product's own sampling, which the catalogue does not have" if coarser else None
 
 
 def _remove_offset(data: npt.NDArray[np.uint16], valid: Bool2d, offset_dn: int) -> int:

@@ -38,7 +38,6 @@ def make_reader(valid: dict[str, Array], offsets: dict[str, int] | None = None) 
 
     def read(item: ItemRecord, geobox: GeoBox, wanted: Array) -> Part:
         place = find_place(wanted)
-        assert place is not None
         values = np.stack([np.full((40, 50), int(item.item[1:]), np.uint16), numbers])[:, *place]
         facts = {"offset": (offsets or {}).get(item.item, 0), "offset_reason": "r", "calibration": "c", "n_clamped": 1}
         return Part(place, values, (valid[item.item] & wanted)[place], facts, (to_entry(item, "B02", "used"),), values[1].astype(np.uint8))

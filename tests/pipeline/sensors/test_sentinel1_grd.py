@@ -1,9 +1,8 @@
 """Ground range data come out as the backscatter of the ground they lie on, and what is not measured is not valid."""
 
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import contextlib
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import rasterio
 import safe_product
 from affine import Affine
+from listening import listening
 from odc.geo.geobox import GeoBox
 from safe_product import EPSG, Image, place_of, see_smoothly
 
@@ -19,7 +19,7 @@ from sereno.pipeline.config import IngestSettings, SpeckleSettings
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
-from sereno.pipeline.sensors.sentinel1_grd import find_window, read_scene, sample_power
+from sereno.pipeline.sensors.sentinel1_grd import read_scene
 from sereno.pipeline.signing import Resolver
 
 SETTINGS = IngestSettings(margin_px=4, attempts=1)
@@ -103,7 +103,6 @@ def test_what_was_decided_is_recorded(tmp_path: Path) -> None:
 
 def test_with_a_dem_ground_on_a_hill_is_where_it_belongs(tmp_path: Path) -> None:
     """All ground 400 m high: without its height it is displaced by 400 m / tan(incidence), more than 60 pixels."""
-    high = place_of
 
     def see_high(x: Any, y: Any) -> Any:  # what is seen at a pixel lies nearer to the sensor than flat ground would
         squared = (x - safe_product.TRACK_X) ** 2 + safe_product.ALTITUDE**2
@@ -111,7 +110,7 @@ def test_with_a_dem_ground_on_a_hill_is_where_it_belongs(tmp_path: Path) -> None
 
     image = Image(shape=(300, 400))
     root = safe_product.write_product(tmp_path, see_high, image)
-    x, y = high(np.float64(60), np.float64(100), 400.0)
+    x, y = place_of(np.float64(60), np.float64(100), 400.0)
     area = GeoBox((150, 120), Affine(10, 0, float(x), 0, -10, float(y) + 1500), EPSG)
     dem = area.pad(20)
     with rasterio.open(
@@ -235,25 +234,6 @@ def test_scenes_of_one_polarisation_are_read_as_what_they_are(tmp_path: Path) ->
     assert np.abs(scene["data"].values[0] / 100 - ground_db(scene)).max() < 0.2
 
 
-def test_a_coarser_grid_holds_means_of_power() -> None:
-    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (300, 300)).astype(np.float32)
-    rows, columns = np.meshgrid(np.arange(20.0, 260, 6) + 2.5, np.arange(20.0, 260, 6) + 2.5, indexing="ij")
-    sampled, inside = sample_power(power, np.ones(power.shape, bool), (rows, columns))
-    assert inside.all()
-    assert sampled.mean() == pytest.approx(0.1, rel=0.02)
-    assert sampled.std() < 0.35 * power.std()  # bilinear alone would leave half of it
-
-
-def test_on_its_own_pixels_nothing_is_interpolated() -> None:
-    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (30, 40)).astype(np.float32)
-    rows, columns = np.meshgrid(np.arange(5.0, 25), np.arange(3.0, 33), indexing="ij")
-    valid = np.ones(power.shape, bool)
-    valid[10, 10] = False
-    sampled, inside = sample_power(power, valid, (rows, columns))
-    np.testing.assert_allclose(sampled[inside], power[5:25, 3:33][inside], rtol=1e-5)
-    assert np.argwhere(~inside).tolist() == [[5, 7]]
-
-
 def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, area = make_scene(safe_product.write_product(tmp_path)), make_area(line=40)
     whole = read(tmp_path, scene, area)
@@ -266,55 +246,34 @@ def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, m
     assert read_bytes[1] > read_bytes[0]
 
 
-def test_only_the_part_of_an_image_under_the_area_is_read() -> None:
-    rows, columns = np.array([[100.2, 140.0]]), np.array([[-30.0, 50.5]])
-    window = find_window((rows, columns), (1000, 2000), (2, 3))
-    assert window is not None
-    assert window.toslices() == (slice(98, 143), slice(0, 55))
-    assert find_window((rows + 5000, columns), (1000, 2000), (2, 3)) is None
-    assert find_window((rows * np.nan, columns), (1000, 2000), (2, 3)) is None
+def serving(folder: Path, *refused: str) -> AbstractContextManager[str]:
+    """A server of the files below `folder`, whole files only, which GDAL reads as well; it does not know addresses that hold `refused`."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        path = folder / handler.path.lstrip("/")
+        if any(part in handler.path for part in refused) or not path.is_file():
+            handler.send_error(404)
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(path.stat().st_size))
+        handler.end_headers()
+        if handler.command == "GET":
+            with contextlib.suppress(ConnectionError):  # GDAL hangs up when it has what it wants
+                handler.wfile.write(path.read_bytes())
+
+    return listening(respond)
 
 
-class Server(SimpleHTTPRequestHandler):
-    """Serves a folder; whole files only, which GDAL reads as well."""
-
-    refused: tuple[str, ...] = ()
-
-    def do_GET(self) -> None:
-        if any(part in self.path for part in self.refused):
-            self.send_error(404)
-        else:
-            super().do_GET()
-
-    def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    servers = []
-
-    def start(*refused: str) -> str:
-        handler = type("Handler", (Server,), {"refused": refused})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def test_an_item_of_a_server_gives_what_its_files_give(tmp_path: Path, serve: Callable[..., str]) -> None:
+def test_an_item_of_a_server_gives_what_its_files_give(tmp_path: Path) -> None:
     scene = make_scene(safe_product.write_product(tmp_path))
-    local, remote = (read_scene(scene, make_area(), SETTINGS, Resolver(place)).scene for place in (str(tmp_path), serve()))
+    with serving(tmp_path) as url:
+        local, remote = (read_scene(scene, make_area(), SETTINGS, Resolver(place)).scene for place in (str(tmp_path), url))
     np.testing.assert_array_equal(local["data"].values, remote["data"].values)
     assert local.attrs["provenance"] == remote.attrs["provenance"]
 
 
-def test_a_table_that_a_server_has_lost_is_a_loss(tmp_path: Path, serve: Callable[..., str]) -> None:
+def test_a_table_that_a_server_has_lost_is_a_loss(tmp_path: Path) -> None:
     scene = make_scene(safe_product.write_product(tmp_path))
-    facts = read_scene(scene, make_area(), SETTINGS, Resolver(serve("noise-"))).scene.attrs["provenance"]
+    with serving(tmp_path, "noise-") as url:
+        facts = read_scene(scene, make_area(), SETTINGS, Resolver(url)).scene.attrs["provenance"]
     assert "HTTP 404" in facts["lost"][0]["reason"]

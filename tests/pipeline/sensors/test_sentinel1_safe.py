@@ -19,7 +19,7 @@ from sereno.pipeline import safe
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
-from sereno.pipeline.sensors.sentinel1_safe import list_items, list_products, read_product, read_scene
+from sereno.pipeline.sensors.sentinel1_safe import list_products, read_product, read_scene
 from sereno.pipeline.signing import Resolver
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
@@ -45,7 +45,7 @@ def spoil_manifest(root: Path, old: str, new: str) -> None:
 
 def test_a_product_is_listed_with_what_its_manifest_says(tmp_path: Path) -> None:
     safe_product.write_product(tmp_path)
-    ((record, footprint),) = list_items(tmp_path)
+    ((record, footprint),) = list_products(tmp_path).items
     assert (record.item, record.sensor, record.crs) == (NAME, "sentinel1-safe", "")
     assert record.time == "2021-06-03T05:00:00.000000Z"
     facts = record.properties
@@ -69,7 +69,7 @@ def test_an_archive_is_listed_and_read_like_its_folder(tmp_path: Path) -> None:
     archive = safe_product.pack_product(root)
     (tmp_path / "zip").mkdir()
     archive.rename(tmp_path / "zip" / archive.name)
-    records = [list_items(tmp_path / name)[0][0] for name in ("folder", "zip")]
+    records = [list_products(tmp_path / name).items[0][0] for name in ("folder", "zip")]
     assert records[1].model_copy(update={"assets": records[0].assets}) == records[0]
     assert records[1].assets["VV"].href.startswith(f"{NAME}.zip/{NAME}.SAFE/measurement/")
     scenes = [
@@ -82,7 +82,7 @@ def test_an_archive_is_listed_and_read_like_its_folder(tmp_path: Path) -> None:
 
 def test_without_a_dem_a_product_is_read_as_ground_range(tmp_path: Path) -> None:
     safe_product.write_product(tmp_path)
-    scene = read_scene(to_scene(list_items(tmp_path)[0][0]), make_area(), SETTINGS, Resolver(str(tmp_path))).scene
+    scene = read_scene(to_scene(list_products(tmp_path).items[0][0]), make_area(), SETTINGS, Resolver(str(tmp_path))).scene
     x, y = np.meshgrid(scene["x"].values, scene["y"].values)
     assert np.abs(scene["data"].sel(sar_band="VV").values / 100 - 10 * np.log10(see_smoothly(x, y))).max() < 0.2
     assert scene.attrs["provenance"]["items"][0]["geocoding"] == "gcp"
@@ -169,7 +169,7 @@ def test_two_slices_make_one_scene(tmp_path: Path) -> None:
     half = Image(nodata=(slice(0, 130), slice(0, 400)))
     for name, image in (("a", half), ("b", Image())):
         safe_product.write_product(tmp_path / name, image=image)
-    items = [list_items(tmp_path / name)[0][0] for name in ("a", "b")]
+    items = [list_products(tmp_path / name).items[0][0] for name in ("a", "b")]
     moved = [
         item.model_copy(update={"item": f"{item.item}-{name}", "assets": {
             key: asset.model_copy(update={"href": f"{name}/{asset.href}"}) for key, asset in item.assets.items()
@@ -188,7 +188,7 @@ def test_terrain_correction_without_the_extra_says_what_to_install(tmp_path: Pat
     monkeypatch.setitem(sys.modules, "sarsen", None)
     settings = SETTINGS.model_copy(update={"dem": "dem.tif"})
     with pytest.raises(MissingError, match=r"pip install 'sereno\[sar\]'"):
-        read_scene(to_scene(list_items(tmp_path)[0][0]), make_area(), settings, Resolver(str(tmp_path)))
+        read_scene(to_scene(list_products(tmp_path).items[0][0]), make_area(), settings, Resolver(str(tmp_path)))
 
 
 @real
@@ -214,7 +214,7 @@ def test_sarsen_on_nearly_flat_ground_gives_the_ellipsoids_gamma0(tmp_path: Path
     if packed:
         safe_product.pack_product(root)
         root.rename(tmp_path / "aside")
-    record, _ = list_items(tmp_path)[0]
+    record, _ = list_products(tmp_path).items[0]
     (x,), (y,) = transform("EPSG:4326", "EPSG:32633", [12.5], [42.0])
     area = GeoBox((100, 100), Affine(10, 0, round(x) - 500, 0, -10, round(y) + 500), "EPSG:32633")
     settings = SETTINGS.model_copy(update={"dem": str(folder.parent / "Rome-30m-DEM.tif")})

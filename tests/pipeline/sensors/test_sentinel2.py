@@ -118,6 +118,13 @@ def test_an_offset_left_in_by_a_wrong_flag_is_noted(tmp_path: Path, monkeypatch:
     assert read(make_item(tmp_path)).attrs["provenance"]["warnings"] == []
 
 
+def test_a_wanted_band_that_is_only_there_coarser_is_a_warning(tmp_path: Path) -> None:
+    record = make_item(tmp_path, properties={"coarser": "B02 from B02_20m, B03 from B03_60m"})
+    (warning,) = read(record, bands=("B03", "B04")).attrs["provenance"]["warnings"]
+    assert warning == "item S2A_X: B03 from B03_60m: coarser than the product's own sampling, which the catalogue does not have"
+    assert read(record, bands=("B04",)).attrs["provenance"]["warnings"] == []
+
+
 def test_ground_beyond_the_footprint_is_invalid(tmp_path: Path) -> None:
     record = make_item(tmp_path)
     area = GeoBox((20, 40), Affine(10, 0, WEST + 400, 0, -10, NORTH), "EPSG:32632")
