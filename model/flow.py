@@ -89,9 +89,10 @@ class Flow:
 
     @property
     def dem_files(self) -> list[str]:
-        """The file of heights that scenes are corrected with, if one is named that lies on a disk."""
-        dem = self.config.pipeline.ingest.dem
-        return [self._locate(dem)] if dem and "://" not in dem and not dem.startswith("/vsi") else []
+        """The files of heights that scenes are corrected with, those that are named and lie on a disk."""
+        ingest = self.config.pipeline.ingest
+        named = [path for path in (ingest.dem, ingest.gaofen.geoid) if path]
+        return [self._locate(path) for path in named if "://" not in path and not path.startswith("/vsi")]
 
     def retries(self, step: str) -> int:
         """How often a failed `query` or `ingest` is tried again: what a server failed to give may come, what a folder lacks does not."""

@@ -17,7 +17,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry as Geometry
 
 from sereno.pipeline.areas import Ground, compute_share
-from sereno.pipeline.pairs import ItemRecord, Refusal, Role, SceneRecord, Status
+from sereno.pipeline.pairs import ItemRecord, Refusal, Role, SceneRecord, Status, is_sar
 
 SENTINEL1_NAME: Final = re.compile(
     r"(?P<acquisition>(?P<platform>S1[A-Z])_.._...._...._\d{8}T\d{6}_\d{8}T\d{6}_(?P<take>\d{6}_[0-9A-F]{6}))(_[0-9A-F]{4})?(?=$|[_.])"
@@ -113,7 +113,7 @@ def to_refusals(refused: Iterable[Refused]) -> tuple[Refusal, ...]:
 
 def role_of(sensor: str, cover_pct: float | None, clear_cover_pct: float) -> Role:
     """What a scene of that sensor and cloud cover would have been: SAR, clear target or cloudy input."""
-    if sensor.startswith("sentinel1"):
+    if is_sar(sensor):
         return "sar"
     return "clear" if cover_pct is not None and cover_pct <= clear_cover_pct else "cloudy"
 

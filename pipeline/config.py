@@ -178,11 +178,12 @@ class SimulateSettings(Settings):
 class QuerySettings(Settings):
     """Which scenes are searched and how they become pairs."""
 
-    source: Literal["stac", "sen12mscr", "lock"] = "stac"
-    """Where scenes come from: a STAC API, a folder laid out like SEN12MS-CR, or a folder of frozen locks (no search at all)."""
+    source: Literal["stac", "sen12mscr", "gaofen", "lock"] = "stac"
+    """Where scenes come from: a STAC API, a folder laid out like SEN12MS-CR, a folder of Gaofen products, or a folder of frozen locks (no
+    search at all)."""
     catalogue: str = "results/simulate"
-    """Name of a preset (`earth-search`, `planetary-computer`, `cdse`), URL of a STAC API, or the folder of a simulated world, of a dataset
-    or of locks named `AREA.json`."""
+    """Name of a preset (`earth-search`, `planetary-computer`, `cdse`), URL of a STAC API, or the folder of a simulated world, of a dataset,
+    of Gaofen products or of locks named `AREA.json`."""
     sar_catalogue: str | None = None
     """Where SAR is searched if not in `catalogue`: the same, or a folder of Sentinel-1 GRD products (`.SAFE` or `.zip`)."""
     areas: dict[Name, Area] = Field(default_factory=dict)
@@ -220,6 +221,9 @@ class QuerySettings(Settings):
     """Pixel size of the common grid."""
     exclude: tuple[str, ...] = ()
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
+    table: Path | None = None
+    """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair; none pairs
+    them by overlap, time and cloud cover."""
     max_pairs: Annotated[int, Field(ge=1)] | None = None
     """At most so many pairs per area, the smallest time gaps first; none means all."""
     max_requests: Annotated[int, Field(ge=1)] = 2000
@@ -235,7 +239,9 @@ class QuerySettings(Settings):
         last = str(self.end) if isinstance(self.end, datetime) else f"{self.end} 24"  # a bare day means all of it
         if self.start and self.end and str(self.start) > last:
             raise ValueError("'start' lies after 'end'")
-        if self.source == "stac" and not self.areas:
+        if self.table is not None and self.source != "gaofen":
+            raise ValueError("'table' needs 'source: gaofen'")
+        if self.source in ("stac", "gaofen") and not self.areas:
             raise ValueError("'areas' is empty: name at least one area with its bbox")
         return self
 

@@ -17,7 +17,7 @@ from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS
 from sereno.pipeline.config import PlanSettings
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
-from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord, is_sar
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.presets import PRESETS
 from sereno.pipeline.splits import block_windows
@@ -187,7 +187,7 @@ def _gsd_of(name: str) -> int | None:
 
 
 def _is_sar(part: _Part) -> bool:
-    return part.item.sensor.startswith("sentinel1")
+    return is_sar(part.item.sensor)
 
 
 def _assume_bytes_px(name: str, gsd_m: int) -> float:

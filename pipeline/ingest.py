@@ -39,7 +39,7 @@ def find_reader(sensor: Sensor) -> Reader:
             from sereno.pipeline.sensors.sentinel1_safe import read_scene
         case "gaofen3":
             from sereno.pipeline.sensors.gaofen3 import read_scene
-        case "gaofen-pms" | "gaofen-wfv":
+        case "gaofen-pms" | "gaofen-wfv" | "gaofen-wfv4":
             from sereno.pipeline.sensors.gaofen6 import read_scene
         case "sen12mscr-s1" | "sen12mscr-s2":
             from sereno.pipeline.sensors.sen12mscr import read_scene

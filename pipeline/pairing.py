@@ -6,14 +6,17 @@ the value seen and the limit. Pure, and independent of the order in which candid
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refuse_item
+from sereno.pipeline.archives import strip_suffix
 from sereno.pipeline.bands import POLARISATIONS, SCL
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairs import ItemRecord, Pair, Role
+from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.pairs import ItemRecord, Pair, Role, is_sar
 
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
@@ -52,7 +55,7 @@ def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
     """Why the settings refuse an item whatever its partners may be, or None: named in `exclude`, polarisation, direction, track."""
     if record.item in settings.exclude:
         return refuse_item(record, "named in pipeline.query.exclude", Cause.EXCLUDED, clear_cover_pct=settings.clear_cover_pct)
-    if not record.sensor.startswith("sentinel1"):
+    if not is_sar(record.sensor):
         return None
     lacking = [name for name in settings.polarisations if name not in record.assets]
     if lacking:
@@ -73,7 +76,7 @@ def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
 def find_lacking_bands(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
     """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
     lacking = sorted(expected - record.assets.keys() - {SCL})
-    if not lacking or record.sensor.startswith("sentinel1"):
+    if not lacking or is_sar(record.sensor):
         return None
     return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, which other items have", Cause.ITEM, "missing")
 
@@ -196,6 +199,65 @@ def _explain_idle(one: Candidate, cloudy: list[Candidate], limit: float) -> str:
     if gap > limit:
         return f"no pair needs it: the nearest cloudy scene is {gap:.2f} days away, allowed {limit:g}"
     return f"no pair needs it: each cloudy scene within {limit:g} days has a nearer one or was refused"
+
+
+class Row(NamedTuple):
+    """One line of a user's table of pairs."""
+
+    sar: str
+    """Name of the SAR product."""
+    cloudy: str
+    """Name of the input."""
+    clear: str
+    """Name of the target."""
+
+
+def parse_table(text: str, *, where: str) -> tuple[Row, ...]:
+    """The rows of a CSV table with the columns `sar`, `cloudy` and `clear`; others are passed over, endings of archives removed.
+
+    Raises:
+        ConfigError: a column or a value is missing, or there are no rows.
+    """
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    lacking = [name for name in Row._fields if name not in (reader.fieldnames or ())]
+    if lacking:
+        seen = ", ".join(reader.fieldnames or ()) or "nothing"
+        raise ConfigError(
+            f"{where}: the table has no column {', '.join(lacking)} (it has {seen}); its first line must name sar,cloudy,clear"
+        )
+    rows = [Row(*(strip_suffix((line[name] or "").strip()) for name in Row._fields)) for line in reader]
+    faulty = [number for number, row in enumerate(rows, 2) if not all(row)]
+    if faulty or not rows:
+        raise ConfigError(f"{where}: " + (f"line {faulty[0]} lacks a product" if faulty else "the table has no rows"))
+    return tuple(rows)
+
+
+def choose_by_table(optical: Sequence[Candidate], sar: Sequence[Candidate], rows: Iterable[Row]) -> tuple[list[Triplet], list[Refused]]:
+    """The triplets that a table names, in order of time; and what is not used: rows with a product that is not there, and other scenes.
+
+    A product belongs to the scene that it was laid together into with others of its overflight.
+    """
+    places = {item.item: one for one in (*optical, *sar) for item in one.scene.items}
+    triplets: dict[tuple[str, ...], Triplet] = {}
+    refused: list[Refused] = []
+    for row in rows:
+        lacking = [name for name in row if name not in places]
+        if lacking:
+            reason = f"its row in the table also names {', '.join(lacking)}, which cannot be used in this area"
+            refused += [refuse(places[row.cloudy], "cloudy", reason, Cause.ITEM)] if row.cloudy in places else []
+            continue
+        triplet = Triplet(places[row.cloudy], places[row.clear], places[row.sar])
+        if triplet.cloudy.scene.sensor != triplet.clear.scene.sensor or not is_sar(triplet.sar.scene.sensor):
+            sensors = f"SAR {triplet.sar.scene.sensor}, input {triplet.cloudy.scene.sensor}, target {triplet.clear.scene.sensor}"
+            refused.append(refuse(triplet.cloudy, "cloudy", f"its row in the table joins what forms no pair: {sensors}", Cause.ITEM))
+            continue
+        triplets[tuple(part.scene.id for part in triplet)] = triplet
+    chosen = sorted(triplets.values(), key=lambda triplet: (triplet.cloudy.moment, triplet.cloudy.scene.id))
+    used = {part.scene.id for triplet in chosen for part in triplet} | {name for one in refused for name in one.items}
+    kinds: tuple[tuple[Role, Sequence[Candidate]], ...] = (("cloudy", optical), ("sar", sar))
+    for role, others in kinds:
+        refused += [refuse(one, role, "no row of the table names it", Cause.UNUSED) for one in others if one.scene.id not in used]
+    return chosen, refused
 
 
 def to_pairs(triplets: list[Triplet]) -> tuple[Pair, ...]:

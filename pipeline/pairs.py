@@ -27,13 +27,20 @@ Sensor = Literal[
     "gaofen3",
     "gaofen-pms",
     "gaofen-wfv",
+    "gaofen-wfv4",
 ]
+"""`gaofen-wfv` is that of Gaofen-6 with eight bands, `gaofen-wfv4` that of Gaofen-1 with four."""
 Role = Literal["sar", "cloudy", "clear"]
 OffsetSource = Literal["flag", "metadata", "declared", "baseline"]
 """What may tell whether values carry the reflectance offset: the provider's flag that it is removed, the product's own metadata file,
 `raster:bands` of the catalogue, the processing baseline."""
 Status = Literal["used", "partly", "duplicate", "refused", "missing", "unreadable"]
 """What became of an item or an asset; `partly`: some of its pixels cannot be read and are masked."""
+
+
+def is_sar(sensor: str) -> bool:
+    """Whether a sensor is a radar."""
+    return sensor.startswith("sentinel1") or sensor in ("gaofen3", "sen12mscr-s1")
 
 
 class GridRecord(Settings):

@@ -30,14 +30,23 @@ from sereno.pipeline.acquisitions import (
     to_refusals,
 )
 from sereno.pipeline.areas import Ground, cut_footprint, to_bboxes, to_ground
-from sereno.pipeline.bands import L1C_BANDS, SCL
+from sereno.pipeline.bands import L1C_BANDS, POLARISATIONS, SCL
 from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items, select_collections
 from sereno.pipeline.config import QuerySettings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
-from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
-from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
+from sereno.pipeline.pairing import (
+    Triplet,
+    choose_by_table,
+    choose_triplets,
+    find_fault,
+    find_lacking_bands,
+    parse_table,
+    select_hopeful,
+    to_pairs,
+)
+from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status, is_sar
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
 
@@ -164,7 +173,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         listed = {kind: _list_items(search, kind) for kind in search.sources}
         optical, sar = _judge_all(search, listed)
         measured = _measure_covers(search, optical, sar)
-        triplets, unpaired = choose_triplets(measured.candidates, sar.candidates, settings)
+        triplets, unpaired = _choose(measured, sar, settings)
         refused = [*measured.refused, *sar.refused, *unpaired]
         if not triplets:
             raise MissingError(_describe_failure(area, {kind: len(found.items) for kind, found in listed.items()}, refused))
@@ -182,12 +191,25 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
     return lock, [*(found.note for found in listed.values()), *measured.notes, *unknown]
 
 
+def _choose(optical: Judged, sar: Judged, settings: QuerySettings) -> tuple[list[Triplet], list[Refused]]:
+    """The triplets, by the user's table if there is one, and what none of them uses."""
+    if settings.table is None:
+        return choose_triplets(optical.candidates, sar.candidates, settings)
+    if not settings.table.is_file():
+        raise MissingError(f"pipeline.query.table {settings.table} does not exist: correct its path, or leave it out to pair by time")
+    rows = parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}")
+    return choose_by_table(optical.candidates, sar.candidates, rows)
+
+
 def _open_sources(stack: contextlib.ExitStack, settings: QuerySettings) -> dict[Kind, Source]:
     """Where optical and where SAR scenes are searched, open as long as the stack."""
 
     def open_source(address: str) -> Source:
         return Source(address, stack.enter_context(open_catalogue(address, max_requests=settings.max_requests)))
 
+    if settings.source == "gaofen":
+        images = Source(settings.catalogue, None)
+        return {"optical": images, "sar": Source(settings.sar_catalogue, None) if settings.sar_catalogue else images}
     optical, address = open_source(settings.catalogue), settings.sar_catalogue
     if address is None or address == settings.catalogue:
         return {"optical": optical, "sar": optical}
@@ -201,7 +223,7 @@ def _list_items(search: Search, kind: Kind) -> Listed:
     margin = timedelta(0) if kind == "optical" else timedelta(days=settings.max_gap_sar_days)
     period, started = to_period(settings, margin), monotonic()
     if source.catalogue is None:
-        return _list_products(Path(source.address), period)
+        return _list_products(search, kind, period)
     preset = source.catalogue.preset
     asked, known = (
         (settings.optical_collections, preset.optical_collections)
@@ -217,18 +239,44 @@ def _list_items(search: Search, kind: Kind) -> Listed:
     return Listed(items, collections, note)
 
 
-def _list_products(folder: Path, period: Period) -> Listed:
-    """The Sentinel-1 products of a folder that were taken within `period`, and those that cannot be used."""
+def _list_products(search: Search, kind: Kind, period: Period) -> Listed:
+    """The products of a folder that were taken within `period`, and those that cannot be used."""
+    folder = Path(search.sources[kind].address)
+    found, unfit = _list_gaofen(folder, kind, search.settings) if search.settings.source == "gaofen" else _list_safe(folder)
+    first, last = period
+    moments = [datetime.fromisoformat(record.time) for record, _ in found]
+    inside = [(first is None or first <= moment) and (last is None or moment <= last) for moment in moments]
+    chosen = [entry for entry, is_inside in zip(found, inside, strict=True) if is_inside]
+    refused = [Refused((name,), "sar" if kind == "sar" else "cloudy", reason, Cause.ITEM) for name, reason in unfit]
+    words = f"{kind} search: {len(chosen)} of {len(found)} usable products of {folder} were taken within start..end"
+    return Listed([*chosen, *refused], (), Entry("query", "", "", "", SEARCH, "used", words))
+
+
+def _list_safe(folder: Path) -> tuple[list[Read], list[tuple[str, str]]]:
+    """The Sentinel-1 products of a folder, and names and reasons of those that cannot be used."""
     from sereno.pipeline.sensors.sentinel1_safe import list_products  # it reads products, which a search never does
 
-    first, last = period
+    items, refused = list_products(folder)
+    return list(items), refused
+
+
+def _list_gaofen(folder: Path, kind: Kind, settings: QuerySettings) -> tuple[list[Read], list[tuple[str, str]]]:
+    """The Gaofen products of one kind in a folder, and names and reasons of those that cannot be used.
+
+    Of SAR products only the wanted polarisations are kept, since all pairs must have the same. A product that cannot be used is named once:
+    where the folder holds both kinds, as that which its name tells.
+    """
+    from sereno.pipeline.sensors.gaofen_folder import list_products, read_kind  # they read products, which a search never does
+
     listing = list_products(folder)
-    moments = [datetime.fromisoformat(record.time) for record, _ in listing.items]
-    inside = [(first is None or first <= moment) and (last is None or moment <= last) for moment in moments]
-    chosen = [entry for entry, is_inside in zip(listing.items, inside, strict=True) if is_inside]
-    refused = [Refused((name,), "sar", reason, Cause.ITEM) for name, reason in listing.refused]
-    words = f"sar search: {len(chosen)} of {len(listing.items)} usable products of {folder} were taken within start..end"
-    return Listed([*chosen, *refused], (), Entry("query", "", "", "", SEARCH, "used", words))
+    others = {band for band in POLARISATIONS if band not in settings.polarisations}
+    dropped = others | {f"rpc-{band}" for band in others}
+    found: list[Read] = []
+    for record, footprint in listing.items:
+        if is_sar(record.sensor) == (kind == "sar"):
+            assets = {name: asset for name, asset in record.assets.items() if not is_sar(record.sensor) or name not in dropped}
+            found.append((record.model_copy(update={"assets": assets}), footprint))
+    return found, [(name, reason) for name, reason in listing.refused if read_kind(name) == kind]
 
 
 def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read | Refused:
@@ -312,7 +360,7 @@ def _measure_covers(search: Search, optical: Judged, sar: Judged) -> Judged:
     from sereno.pipeline.cover import measure_covers  # it reads images, which a search without it never does
 
     settings, resolver = search.settings, search.sources["optical"].resolver
-    if settings.cover_from == "catalogue":
+    if settings.cover_from == "catalogue" or settings.source == "gaofen":  # Gaofen has no classification
         return optical
     hopeful = select_hopeful(optical.candidates, sar.candidates, settings)
     _check_readable(resolver, hopeful)

@@ -21,12 +21,13 @@ from sereno.pipeline.archives import Contents, strip_suffix
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_entry
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.rpc import parse_rpc
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import Access, LossError, find_missing, read_pixels
+from sereno.pipeline.sensors.access import Access, read_pixels
+from sereno.pipeline.sensors.assets import LossError
 from sereno.pipeline.sensors.gaofen3_metadata import (
     ABSENT,
     DIVISORS,
@@ -206,11 +207,10 @@ def _read_item(
     item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
 ) -> Part:
     names = ("MTD", *bands)
-    missing = find_missing(item, names)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
+    incomplete = lose_incomplete(item, names, n_bands=len(bands), dtype=np.float32)
+    if incomplete is not None:
+        return incomplete
     place = find_place(wanted)
-    assert place is not None  # an item is only read if ground is missing
     extra = tuple(name for name in ("incidence", *(f"rpc-{band}" for band in bands)) if name in item.assets)
     relief = None
     try:
@@ -268,8 +268,7 @@ def _read_band(
             return Band(empty, facts, (), (), access.to_entry("used", "the image does not reach the area"))
         looks = count_looks(cut.steps)
         power, lost = read_power(access, cut.window, looks)
-        status, words = ("partly", f"{len(lost)} tiles cannot be read") if lost else ("used", "")
-        entry = access.to_entry(status, words)  # type: ignore[arg-type] # both are a Status
+        entry = access.to_entry("partly", f"{len(lost)} tiles cannot be read") if lost else access.to_entry("used")
     part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
     angles, source, notes = _find_incidence(files, metadata, (part, power.shape, size[1]), (cut.window, looks), where)
     gamma: Layers = np.asarray(power * scale / np.cos(np.radians(angles)), np.float32)

@@ -24,11 +24,12 @@ from sereno.pipeline.bands import GAOFEN_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry, to_reading
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_entry, to_reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Sensor
 from sereno.pipeline.rpc import parse_rpc
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, Bool2d
-from sereno.pipeline.sensors.assets import LossError, find_missing, read_pixels
+from sereno.pipeline.sensors.access import read_pixels
+from sereno.pipeline.sensors.assets import LossError
 from sereno.pipeline.sensors.orthorectification import (
     Layers,
     Relief,
@@ -281,10 +282,11 @@ def _list_files(product: str, contents: Contents) -> dict[tuple[str, str], str]:
 
 def _to_record(product: str, metadata: Metadata, assets: dict[str, AssetRecord], *, is_wfv: bool) -> ItemRecord:
     longitudes, latitudes = zip(*metadata.corners, strict=True)
-    sensor: Sensor = "gaofen-wfv" if is_wfv else "gaofen-pms"
+    sensor: Sensor = "gaofen-pms" if not is_wfv else "gaofen-wfv" if metadata.satellite in WFV_TILES else "gaofen-wfv4"
     facts = {
         "platform": metadata.satellite.lower(),
         "instrument": metadata.sensor,
+        "tile": metadata.sensor,  # cameras that look side by side at one moment are no duplicates of each other
         "processing_level": metadata.level,
         "absolute_orbit": metadata.orbit,
         "clock_ahead_h": str(metadata.clock.ahead_h),
@@ -421,8 +423,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
 
 def list_bands(record: SceneRecord) -> tuple[str, ...]:
     """Bands of the images of a scene, in the order of the file: eight for WFV of Gaofen-6, else four."""
-    wide = record.sensor == "gaofen-wfv" and all(item.properties.get("platform") == "gf6" for item in record.items)
-    return tuple(band.name for band in GAOFEN_BANDS[: 8 if wide else 4])
+    return tuple(band.name for band in GAOFEN_BANDS[: 8 if record.sensor == "gaofen-wfv" else 4])
 
 
 class Sheet(NamedTuple):
@@ -445,11 +446,10 @@ def _read_item(
 ) -> Part:
     images = tuple(sorted(name for name in item.assets if name.startswith("image-")))
     names = ("MTD", *images, *(name.replace("image", "rpc") for name in images))
-    missing = find_missing(item, (*names, *(() if images else ("image-1",))))
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.uint16, asset=missing[0])
+    incomplete = lose_incomplete(item, (*names, *(() if images else ("image-1",))), n_bands=len(bands), dtype=np.uint16)
+    if incomplete is not None:
+        return incomplete
     place = find_place(wanted)
-    assert place is not None  # an item is only read if ground is missing
     relief = None
     try:
         with open_product(item, names, resolver) as files:
@@ -498,8 +498,7 @@ def _read_sheet(
             empty = np.full((metadata.n_bands + 1, *grid.shape), np.nan, np.float32)
             return Sheet(empty, (0, 0, 0), geocoding, (), access.to_entry("used", "the image does not reach the area"))
         pixels = read_pixels(access, cut.window, tuple(access.source.indexes))
-        status, words = ("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else ("used", "")
-        entry = access.to_entry(status, words)  # type: ignore[arg-type] # both are a Status
+        entry = access.to_entry("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else access.to_entry("used")
     flaws = find_flaws(pixels.values, None if metadata.bits is None else 2**metadata.bits - 1)
     layers = np.concatenate([pixels.values, flaws.saturated[None]]).astype(np.float32)
     layers[:, ~(flaws.known & pixels.readable)] = np.nan

@@ -28,7 +28,8 @@ from sereno.pipeline import archives, rpc
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.pairs import ItemRecord
-from sereno.pipeline.sensors.assets import Access, Asset
+from sereno.pipeline.sensors.access import Access
+from sereno.pipeline.sensors.assets import Asset
 from sereno.pipeline.sensors.geolocation import read_heights, warn_of_datum
 from sereno.pipeline.signing import Resolver
 
