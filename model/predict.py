@@ -53,7 +53,14 @@ CLOUDY_FROM: Final = 0.5
 """From this probability on it is the network's alone; between the two the share of the network grows evenly."""
 BLOCK_PX: Final = 512
 """Side of a block of the written image (the default of GDAL's COG driver)."""
-TRUE_COLOUR: Final = {"B04": ColorInterp.red, "B03": ColorInterp.green, "B02": ColorInterp.blue}
+TRUE_COLOUR: Final = {
+    "B04": ColorInterp.red,
+    "B03": ColorInterp.green,
+    "B02": ColorInterp.blue,
+    "B3": ColorInterp.red,
+    "B2": ColorInterp.green,
+    "B1": ColorInterp.blue,
+}
 """What makes viewers such as QGIS open the image in true colour."""
 CACHE_BYTES: Final = 32 << 20
 """What GDAL may keep in memory beside two rows of blocks; its own default is a share of the machine's memory."""

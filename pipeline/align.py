@@ -30,8 +30,8 @@ from sereno.pipeline.store import open_dataset, save_dataset
 
 logger = logging.getLogger(__name__)
 
-STRUCTURE_BANDS: Final = ("B03", "B04", "B08")
-"""Green, red and near infrared at 10 m: together they show nearly every border that SAR sees (measured on SEN12MS-CR)."""
+STRUCTURE_BANDS: Final = ("B03", "B04", "B08", "B2", "B3", "B4")
+"""Green, red and near infrared, of Sentinel-2 and of Gaofen: together they show nearly every border that SAR sees (SEN12MS-CR)."""
 
 
 class Scenes(NamedTuple):

@@ -51,6 +51,7 @@ def read(*names: str) -> Config:
         ("recipes/earth-search.yaml",),
         ("recipes/planetary-computer.yaml",),
         ("recipes/cdse.yaml",),
+        ("recipes/gaofen.yaml",),
         ("recipes/sen12mscr.yaml",),
         ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
     ],
@@ -62,7 +63,7 @@ def test_every_shipped_file_is_valid(names: tuple[str, ...]) -> None:
 
 def test_every_recipe_is_tried_above() -> None:
     overlays = {"ablations.yaml", "long.yaml", "quality.yaml", "overfit.yaml"}
-    tried = {"earth-search.yaml", "planetary-computer.yaml", "cdse.yaml", "sen12mscr.yaml"} | overlays
+    tried = {"earth-search.yaml", "planetary-computer.yaml", "cdse.yaml", "gaofen.yaml", "sen12mscr.yaml"} | overlays
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == tried
 
 

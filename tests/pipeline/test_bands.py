@@ -2,7 +2,7 @@
 
 import pytest
 
-from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SENTINEL2_BANDS, rgb_indices
+from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS, SENTINEL2_BANDS, rgb_indices
 from sereno.pipeline.errors import MissingError
 
 
@@ -30,3 +30,10 @@ def test_true_colour_is_red_green_blue_wherever_the_bands_stand() -> None:
     assert rgb_indices(("B02", "B08", "B04", "B03")) == (2, 3, 0)
     with pytest.raises(MissingError, match=r"\['B03'\] are needed"):
         rgb_indices(("B02", "B04"))
+
+
+def test_gaofen_is_shown_by_its_own_red_green_and_blue() -> None:
+    names = tuple(band.name for band in GAOFEN_BANDS)
+    assert rgb_indices(names) == (2, 1, 0)
+    assert [GAOFEN_BANDS[index].common_name for index in rgb_indices(names)] == ["red", "green", "blue"]
+    assert rgb_indices(names[:4][::-1]) == (1, 2, 3)

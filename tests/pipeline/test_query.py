@@ -14,8 +14,10 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from sereno.pipeline import products
 from sereno.pipeline.areas import to_geobox
 from sereno.pipeline.bands import L2A_BANDS
 from sereno.pipeline.config import Area, QuerySettings
@@ -487,3 +489,89 @@ def test_real_items_of_one_tile_are_searched_and_judged(tmp_path: Path) -> None:
     unused = {item["id"] for item in items} - {scene.item for scene in lock.scenes.values()}
     assert {entry.item for entry in lock.refused} == unused
     assert lock.grid.crs == "EPSG:32735"
+
+
+GAOFEN_AREA = {"epsg": 32650, "bounds_m": (500_500, 4_499_000, 501_000, 4_499_500)}
+
+
+def write_gaofen(folder: Path) -> dict[str, str]:
+    """A clear and a cloudy PMS product and a Gaofen-3 one of the same ground, days apart; their names."""
+    geobox = GeoBox((200, 200), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
+    ground = products.Ground(geobox, np.full((200, 200), 100, np.float32))
+    reflectance = np.full((4, 200, 200), 0.2, np.float32)
+    power = {band: np.full((200, 200), 0.1, np.float32) for band in ("HH", "HV", "VH", "VV")}
+
+    def to_pass(day: int, serial: int) -> products.Pass:
+        return products.Pass(datetime(2020, 6, day, 3, 10, tzinfo=UTC), serial)
+
+    written = {
+        "cloudy": products.write_gaofen6_pms(folder, ground, reflectance, to_pass(3, 1), has_pan=False, cloud_pct=40),
+        "clear": products.write_gaofen6_pms(folder, ground, reflectance, to_pass(7, 2), has_pan=False, cloud_pct=1),
+        "sar": products.pack_product(products.write_gaofen3(folder, ground, power, to_pass(4, 3), radar=products.Radar())),
+    }
+    return {role: path.name.removesuffix(".tar.gz") for role, path in written.items()}
+
+
+def query_gaofen(folder: Path, output: Path, **changes: Any) -> Lock:
+    settings = {"source": "gaofen", "areas": {"west": GAOFEN_AREA}, "polarisations": ("HH", "HV"), **changes}
+    query_pairs("west", output, to_settings(folder, **settings))
+    return Lock.read(output)
+
+
+def test_gaofen_products_of_a_folder_form_pairs(tmp_path: Path) -> None:
+    names = write_gaofen(tmp_path / "products")
+    lock = query_gaofen(tmp_path / "products", tmp_path / "west.json")
+    (pair,) = lock.pairs
+    assert {role: getattr(pair, role) for role in names} == names
+    assert (lock.searched, lock.refused) == (None, ())
+    assert {"HH", "HV"} < set(lock.scenes[names["sar"]].items[0].assets)
+    assert not {"VV", "rpc-VV", "VH", "rpc-VH"} & set(lock.scenes[names["sar"]].items[0].assets)
+    assert (pair.sar_gap_days, pair.clear_gap_days) == (pytest.approx(1, abs=1e-3), pytest.approx(4))
+
+
+def test_a_gaofen_product_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
+    names = write_gaofen(tmp_path / "products")
+    bad = tmp_path / "products" / names["cloudy"].replace("0000000001", "0000000009")
+    bad.mkdir()
+    (refusal,) = query_gaofen(tmp_path / "products", tmp_path / "west.json").refused
+    assert (refusal.item, refusal.role) == (bad.name, "cloudy")
+    assert "holds no metadata" in refusal.reason
+
+
+def test_gaofen_products_that_do_not_overlap_the_area_are_refused_with_their_names(tmp_path: Path) -> None:
+    names = write_gaofen(tmp_path / "products")
+    far = {"west": {"epsg": 32650, "bounds_m": (600_000, 4_400_000, 601_000, 4_401_000)}}
+    with pytest.raises(MissingError, match="covers none of the area") as caught:
+        query_gaofen(tmp_path / "products", tmp_path / "west.json", areas=far)
+    assert any(name in str(caught.value) for name in names.values())
+
+
+def test_sar_products_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    names = write_gaofen(tmp_path / "products")
+    (tmp_path / "radar").mkdir()
+    archive = f"{names['sar']}.tar.gz"
+    (tmp_path / "products" / archive).rename(tmp_path / "radar" / archive)
+    lock = query_gaofen(tmp_path / "products", tmp_path / "west.json", sar_catalogue=str(tmp_path / "radar"))
+    assert lock.pairs[0].sar == names["sar"]
+    assert lock.scenes[names["sar"]].catalogue == str(tmp_path / "radar")
+
+
+def test_a_table_names_the_pairs_whatever_the_cover(tmp_path: Path) -> None:
+    names = write_gaofen(tmp_path / "products")
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"sar,cloudy,clear\n{names['sar']}.tar.gz,{names['clear']},{names['cloudy']}\nGF3_none,{names['cloudy']},x\n")
+    lock = query_gaofen(tmp_path / "products", tmp_path / "west.json", table=str(table))
+    (pair,) = lock.pairs
+    assert (pair.cloudy, pair.clear) == (names["clear"], names["cloudy"])
+    assert any("GF3_none" in refusal.reason for refusal in lock.refused)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("sar,clear\n", "no column cloudy"), ("sar,cloudy,clear\n", "no rows"), ("sar,cloudy,clear\na,,b", "line 2")]
+)
+def test_a_table_that_says_too_little_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    write_gaofen(tmp_path / "products")
+    table = tmp_path / "pairs.csv"
+    table.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        query_gaofen(tmp_path / "products", tmp_path / "west.json", table=str(table))
