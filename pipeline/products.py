@@ -66,6 +66,8 @@ MOMENTS_S: Final = {"StartTime": -2, "EndTime": 2, "CenterTime": 0}
 """Seconds from the middle of an image."""
 ITERATIONS: Final = 60
 """At most so many steps from a pixel down to the relief that it sees; each leaves slope times lean of the error."""
+STRIP_ROWS: Final = 256
+"""Rows of an image that are seen at a time."""
 HEIGHT_STEP_M: Final = 0.05
 """The relief is found when a step changes its height by less than this."""
 
@@ -148,19 +150,31 @@ def make_view(ground: Ground, gsd_m: float, lean: float) -> View:
 
 
 def see_ground(ground: Ground, layers: Layers, view: View, pixels: tuple[Float, Float]) -> Layers:
-    """`layers` (n, y, x) of the ground as seen at rows and columns of a view: (n, ...), 0 beyond the ground.
+    """`layers` (n, y, x) of the ground as seen at rows and columns (both (row, column)) of a view: (n, row, column), 0 beyond the ground.
 
-    The height of what is seen is found step by step, so that high ground leans over what lies behind it.
+    The height of what is seen is found step by step, so that high ground leans over what lies behind it. Strip by strip, since a radar
+    image has many more pixels than the ground.
     """
-    heights = np.full(pixels[0].shape, float(ground.heights_m.mean()))
+    seen = np.empty((len(layers), *pixels[0].shape), np.float32)
+    for first in range(0, len(pixels[0]), STRIP_ROWS):
+        strip = slice(first, first + STRIP_ROWS)
+        part = (pixels[0][strip], pixels[1][strip])
+        places = _to_indices(ground.geobox, view.to_ground(*part, _find_heights(ground, view, part)))
+        for layer, image in zip(layers, seen, strict=True):
+            map_coordinates(layer.astype(np.float32, copy=False), places, image[strip], order=1, mode="constant", cval=0.0)
+    return seen
+
+
+def _find_heights(ground: Ground, view: View, pixels: tuple[Float, Float]) -> Float:
+    """Heights of what is seen at rows and columns of a view."""
+    heights = np.full(pixels[0].shape, view.height_m)
     for _ in range(ITERATIONS):
         places = _to_indices(ground.geobox, view.to_ground(*pixels, heights))
-        found = map_coordinates(ground.heights_m.astype(np.float64), places, order=1, mode="nearest")
+        found = map_coordinates(ground.heights_m, places, np.float64, order=1, mode="nearest")
         heights, change = found, np.abs(found - heights).max()
         if change < HEIGHT_STEP_M:
             break
-    places = _to_indices(ground.geobox, view.to_ground(*pixels, heights))
-    return np.stack([map_coordinates(layer, places, order=1, mode="constant", cval=0.0) for layer in layers.astype(np.float32)])
+    return heights
 
 
 def _to_indices(geobox: GeoBox, places: tuple[Float, Float]) -> Float:

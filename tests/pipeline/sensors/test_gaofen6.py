@@ -11,6 +11,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from PIL import Image
 from scipy.ndimage import center_of_mass, gaussian_filter
 
 from sereno.pipeline import products
@@ -304,6 +305,18 @@ def test_smooth_ground_is_not_taken_for_repeated_rows() -> None:
     dn = np.full((1, 60, 80), 300, np.uint16)
     dn[0, :, 40:] = 500
     assert find_flaws(dn, None).known.all()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
+def test_lines_that_a_real_receiver_dropped_are_found() -> None:
+    (path,) = Path(str(SAMPLES), "gaofen").rglob("GF1_WFV3*.jpg")
+    browse = np.moveaxis(np.asarray(Image.open(path).convert("RGB")), 2, 0).astype(np.uint16)
+    browse[browse < 8] = 0  # what the compression made of 0
+    flaws = find_flaws(browse, None)
+    assert 90 < flaws.n_dropped < 130  # in three bands; seen by eye: rows 1106 to 1131, 1260 to 1283, with gaps
+    assert not flaws.known[1120:1130].any()
+    assert flaws.known[200:1000].mean() > 0.95
 
 
 def test_many_saturated_pixels_are_said(tmp_path: Path) -> None:
