@@ -205,7 +205,7 @@ def _to_number(text: str | None, what: str, where: str) -> float:
 # What the pixels say.
 
 
-def check_offset(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> OffsetCheck:
+def judge_offset(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> OffsetCheck:
     """What the darkest pixels say of the offset that was removed.
 
     `stored` (band, y, x) is reflectance x 10000 after the offset was removed; `usable` (y, x) marks ground free of cloud. An offset left

@@ -22,7 +22,7 @@ from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.items import MTD
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_reading
-from sereno.pipeline.offset import check_offset, decide_offset, describe_check, find_contradictions, read_offset
+from sereno.pipeline.offset import decide_offset, describe_check, find_contradictions, judge_offset, read_offset
 from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import to_stored_reflectance
 from sereno.pipeline.scene import MAX_REFLECTANCE, Bool2d
@@ -90,7 +90,7 @@ def _read_item(
         if not (name == SCL and scl_is_lost):
             valid &= layer.has_data
     n_clamped = _remove_offset(data, valid, offset.dn)
-    check = check_offset(data, valid if classes is None or scl_is_lost else valid & np.isin(classes, CLEAR_CLASSES), bands)
+    check = judge_offset(data, valid if classes is None or scl_is_lost else valid & np.isin(classes, CLEAR_CLASSES), bands)
     facts = {
         "offset": offset.dn,
         "offset_reason": offset.reason,
