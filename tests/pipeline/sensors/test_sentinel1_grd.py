@@ -130,7 +130,7 @@ def test_with_a_dem_ground_on_a_hill_is_where_it_belongs(tmp_path: Path) -> None
 
 def test_a_dem_that_is_not_there_is_a_fault_of_the_settings(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"dem": str(tmp_path / "absent.tif")})
-    with pytest.raises(MissingError, match=r"dem .*absent\.tif cannot be opened"):
+    with pytest.raises(MissingError, match=r"dem .*absent\.tif cannot be opened or read"):
         read(tmp_path, make_scene(safe_product.write_product(tmp_path)), make_area(), settings)
 
 
