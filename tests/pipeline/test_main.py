@@ -72,7 +72,7 @@ def test_a_plan_is_not_asked_in_two_ways_nor_from_a_file_that_is_no_yaml(tmp_pat
     with pytest.raises(ConfigError, match=r"config\.yaml cannot be read: while parsing") as caught:
         run("plan", lock, "--config", str(config))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="--settings and --config .*: give one of them"):
+    with pytest.raises(ConfigError, match=r"--settings and --config .*: give one of them"):
         run("plan", lock, "--config", str(config), "--settings", '{"patch": {"size_px": 128}}')
 
 
