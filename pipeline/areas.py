@@ -123,11 +123,6 @@ def to_ground(area: Area, resolution_m: float) -> Ground:
     return Ground(geobox, None if is_box else _draw_outline(projected))
 
 
-def to_geobox(area: Area, resolution_m: float) -> GeoBox:
-    """The grid of an area alone; errors as `to_ground`."""
-    return to_ground(area, resolution_m).geobox
-
-
 def _to_whole_pixels(bounds: Bbox, crs: str, resolution_m: float) -> GeoBox:
     left, bottom, right, top = bounds
     columns, rows = (right - left) / resolution_m, (top - bottom) / resolution_m

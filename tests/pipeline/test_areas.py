@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from sereno.pipeline.areas import Ground, compute_share, cut_footprint, to_bboxes, to_geobox, to_ground, to_tile
+from sereno.pipeline.areas import Ground, compute_share, cut_footprint, to_bboxes, to_ground, to_tile
 from sereno.pipeline.config import Area
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 
@@ -42,10 +42,10 @@ def test_bounds_in_metres_are_taken_as_they_are() -> None:
     assert ground.outline is None
     assert ground.outline_json is None
     with pytest.raises(ConfigError, match=r"are 333.333 x 166.667 pixels of 30 m"):
-        to_geobox(to_area(**AREA), 30)
+        to_ground(to_area(**AREA), 30)
     for epsg, words in ((4326, "not a projected CRS in metres"), (999_999, "is not known")):
         with pytest.raises(ConfigError, match=words):
-            to_geobox(to_area(**{**AREA, "epsg": epsg}), 10)
+            to_ground(to_area(**{**AREA, "epsg": epsg}), 10)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_bounds_in_metres_are_taken_as_they_are() -> None:
     ],
 )
 def test_a_box_in_degrees_lies_inside_a_grid_of_its_utm_zone(bbox: tuple[float, float, float, float], epsg: int) -> None:
-    geobox = to_geobox(Area(bbox=bbox), 20)
+    geobox = to_ground(Area(bbox=bbox), 20).geobox
     assert str(geobox.crs) == f"EPSG:{epsg}"
     left, bottom, right, top = geobox.boundingbox.bbox
     assert all(edge % 20 == 0 for edge in (left, bottom, right, top))
@@ -78,12 +78,12 @@ def test_a_box_in_degrees_lies_inside_a_grid_of_its_utm_zone(bbox: tuple[float, 
 
 def test_an_area_across_two_zones_gets_the_zone_of_its_centre_or_the_one_asked_for() -> None:
     bbox = (11.8, 45.0, 12.3, 45.2)
-    assert str(to_geobox(Area(bbox=bbox), 10).crs) == "EPSG:32633"
-    assert str(to_geobox(Area(bbox=bbox, epsg=32632), 10).crs) == "EPSG:32632"
+    assert str(to_ground(Area(bbox=bbox), 10).geobox.crs) == "EPSG:32633"
+    assert str(to_ground(Area(bbox=bbox, epsg=32632), 10).geobox.crs) == "EPSG:32632"
 
 
 def test_a_box_across_180_degrees_is_one_grid_and_two_searches() -> None:
-    geobox = to_geobox(SEAM, 10)
+    geobox = to_ground(SEAM, 10).geobox
     assert str(geobox.crs) in ("EPSG:32760", "EPSG:32701")
     # 0.2 degrees at 17 S: 0.2 * 111.32 km * cos(17 deg) = 21.3 km; 0.1 degrees of latitude: 11.1 km.
     assert geobox.shape.x * 10 == pytest.approx(21_300, rel=0.03)
@@ -93,13 +93,13 @@ def test_a_box_across_180_degrees_is_one_grid_and_two_searches() -> None:
     assert (south, north) == (south_2, north_2)
     assert west == pytest.approx(179.9, abs=0.01)
     assert east_2 == pytest.approx(-179.9, abs=0.01)
-    assert len(to_bboxes(to_geobox(to_area(**AREA), 10))) == 1
+    assert len(to_bboxes(to_ground(to_area(**AREA), 10).geobox)) == 1
 
 
 @pytest.mark.parametrize("west", [179.9, -179.9])
 def test_whichever_zone_the_seam_is_seen_from_the_boxes_are_the_same(west: float) -> None:
     epsg = 32760 if west > 0 else 32701
-    first, second = to_bboxes(to_geobox(Area(bbox=SEAM.bbox, epsg=epsg), 10))
+    first, second = to_bboxes(to_ground(Area(bbox=SEAM.bbox, epsg=epsg), 10).geobox)
     assert first[0] == pytest.approx(179.9, abs=0.01)
     assert second[2] == pytest.approx(-179.9, abs=0.01)
 
@@ -190,7 +190,7 @@ def test_a_footprint_that_crosses_itself_is_mended_and_none_is_refused() -> None
 def test_a_tile_is_the_ground_of_its_product(tile: str, epsg: int, corner: tuple[int, int]) -> None:
     left, top = corner
     assert to_tile(tile) == (epsg, (left, top - 109_800, left + 109_800, top))
-    geobox = to_geobox(Area(mgrs=tile), 10)
+    geobox = to_ground(Area(mgrs=tile), 10).geobox
     assert (geobox.shape, geobox.boundingbox.bbox) == ((10_980, 10_980), (left, top - 109_800, left + 109_800, top))
 
 
@@ -205,7 +205,7 @@ def test_a_square_that_is_not_there_is_refused(name: str) -> None:
 def test_every_place_lies_in_the_square_that_its_letters_name(longitude: float, latitude: float) -> None:
     """The letters are written here the other way round, from the coordinates (DMA TM 8358.1), as an independent reference."""
     assume(abs(latitude) > 1e-3)  # the equator itself belongs to both hemispheres
-    geobox = to_geobox(Area(bbox=(longitude - 5e-5, latitude - 5e-5, longitude + 5e-5, latitude + 5e-5)), 1)
+    geobox = to_ground(Area(bbox=(longitude - 5e-5, latitude - 5e-5, longitude + 5e-5, latitude + 5e-5)), 1).geobox
     zone, north = int(str(geobox.crs)[-2:]), str(geobox.crs)[-3] == "6"
     x, y = (geobox.boundingbox.left + geobox.boundingbox.right) / 2, (geobox.boundingbox.bottom + geobox.boundingbox.top) / 2
     column = "ABCDEFGHJKLMNPQRSTUVWXYZ"[(zone - 1) % 3 * 8 + int(x // 100_000) - 1]
@@ -218,7 +218,7 @@ def test_every_place_lies_in_the_square_that_its_letters_name(longitude: float, 
 
 
 def test_a_tile_in_another_zone_is_grown_to_a_grid_there() -> None:
-    geobox = to_geobox(Area(mgrs="32TQR", epsg=32633), 20)
+    geobox = to_ground(Area(mgrs="32TQR", epsg=32633), 20).geobox
     assert str(geobox.crs) == "EPSG:32633"
     assert geobox.shape.x * 20 > 109_800
 
@@ -265,7 +265,7 @@ def test_geojson_across_180_degrees_is_one_piece(value: dict[str, Any]) -> None:
     ground = to_ground(Area(geojson=value), 10)
     assert ground.outline is not None
     assert ground.outline.geom_type == "Polygon"
-    same_size = to_geobox(SEAM, 10)
+    same_size = to_ground(SEAM, 10).geobox
     assert abs(ground.geobox.shape.x - same_size.shape.x) <= 1
 
 

@@ -16,7 +16,7 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
-from sereno.pipeline.areas import to_geobox
+from sereno.pipeline.areas import to_ground
 from sereno.pipeline.bands import L2A_BANDS
 from sereno.pipeline.config import Area, QuerySettings
 from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError
@@ -123,7 +123,7 @@ def test_the_lock_holds_pairs_and_the_scenes_they_use(lock_file: Path) -> None:
     assert [(pair.clear_gap_days, pair.sar_gap_days) for pair in lock.pairs] == [(-5, -0.208333), (5, -0.208333)]
     assert set(lock.scenes) == {"clear-3", "clear-18", "cloudy-8", "cloudy-13", "sar-8", "sar-13"}
     assert lock.scenes["cloudy-13"].items[0].processing_baseline == "05.00"
-    assert lock.grid.to_geobox() == to_geobox(Area.model_validate(AREA), 10)
+    assert lock.grid.to_geobox() == to_ground(Area.model_validate(AREA), 10).geobox
 
 
 def test_every_other_candidate_is_listed_with_its_reason(lock_file: Path) -> None:
