@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from listening import listening
 from pyproj import Transformer
 from rasterio.enums import Resampling
 
@@ -172,28 +172,18 @@ def moody_server(tmp_path: Path) -> Iterator[tuple[str, list[int]]]:
     """A server that first gives the statuses of the list, then the file asked for; its address."""
     moods: list[int] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status = moods.pop(0) if moods else 200
-            path = tmp_path / self.path.strip("/")
-            body = path.read_bytes() if status == 200 and path.is_file() else b""
-            self.send_response(status if path.is_file() else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        status = moods.pop(0) if moods else 200
+        path = tmp_path / handler.path.strip("/")
+        body = path.read_bytes() if status == 200 and path.is_file() else b""
+        handler.send_response(status if path.is_file() else 404)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", moods
-        server.shutdown()
-        thread.join()
+    with listening(respond) as address:
+        yield address, moods
 
 
 def test_what_may_heal_is_tried_again_and_then_fails_the_job(
