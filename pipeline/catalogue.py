@@ -201,6 +201,7 @@ def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[s
         known = ", ".join(catalogue.collections[:12]) + (", ..." if len(catalogue.collections) > 12 else "")
         raise CatalogueError(
             f"catalogue {hide_secrets(catalogue.address)} has none of the collections {', '.join(wanted)}; it has {known or 'none at all'}"
+            ": name some of them in pipeline.query.optical_collections and sar_collections"
         )
     return chosen
 
