@@ -1,4 +1,4 @@
-"""The data half of the command line: one sub-command per verb, each importing only what it uses."""
+"""The data half of the command line: a sub-command per verb, and those that only look; each imports only what it uses."""
 
 from __future__ import annotations
 
