@@ -11,6 +11,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasters import to_geobox, write_raster
 
 from sereno.pipeline.bands import SENTINEL2_BANDS
 from sereno.pipeline.config import IngestSettings
@@ -29,17 +30,8 @@ SETTINGS = IngestSettings(bands=("B02", "B05"), attempts=2, margin_px=4)
 
 
 def write(path: Path, values: Any, step: int) -> None:
-    profile = {
-        "driver": "GTiff",
-        "dtype": values.dtype,
-        "width": values.shape[1],
-        "height": values.shape[0],
-        "count": 1,
-        "crs": "EPSG:32632",
-    }
     tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
-    with rasterio.open(path, "w", **profile, **tiles, transform=Affine(step, 0, 500_000, 0, -step, 5_000_000)) as file:
-        file.write(values, 1)
+    write_raster(path, values, to_geobox(values, step, origin=(500_000, 5_000_000)), **tiles)
 
 
 def make_scene(name: str, item: str, sensor: Sensor, bands: tuple[str, ...], **facts: Any) -> SceneRecord:

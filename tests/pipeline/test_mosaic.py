@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
+from rasters import write_raster
 
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.mosaic import DIFFERS, Part, find_place, lay_items, lose_item, to_entry, to_reading
@@ -152,10 +152,7 @@ def around(crs: str, centre: tuple[float, float], size_m: float, step: float = 1
 
 
 def write(path: Path, geobox: GeoBox, values: Array) -> AssetRecord:
-    profile = {"driver": "GTiff", "dtype": values.dtype, "count": 1, "crs": str(geobox.crs), "transform": geobox.transform}
-    with rasterio.open(path, "w", **profile, width=geobox.shape.x, height=geobox.shape.y) as file:
-        file.write(values, 1)
-    return AssetRecord(href=str(path))
+    return AssetRecord(href=str(write_raster(path, values, geobox)))
 
 
 def make_tile(folder: Path, name: str, crs: str, where: tuple[str, float, float]) -> ItemRecord:

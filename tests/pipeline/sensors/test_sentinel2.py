@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasters import NORTH, WEST, to_geobox, write_raster
 
 from sereno.pipeline import offset
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL, SENTINEL2_BANDS
@@ -21,24 +22,13 @@ from sereno.pipeline.sensors.sentinel2 import read_scene
 from sereno.pipeline.signing import Resolver
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
-WEST, NORTH = 500_040.0, 5_000_040.0
 GSD_M = {band.name: band.gsd_m for band in SENTINEL2_BANDS} | {SCL: 20}
 AREA = GeoBox((48, 36), Affine(10, 0, WEST + 50, 0, -10, NORTH - 70), "EPSG:32632")
 """Begins within a 20 m and within a 60 m pixel of the item."""
 
 
 def write(path: Path, values: npt.NDArray[Any], gsd_m: int) -> Path:
-    profile = {
-        "driver": "GTiff",
-        "dtype": values.dtype,
-        "width": values.shape[1],
-        "height": values.shape[0],
-        "count": 1,
-        "crs": "EPSG:32632",
-    }
-    with rasterio.open(path, "w", **profile, transform=Affine(gsd_m, 0, WEST, 0, -gsd_m, NORTH)) as file:
-        file.write(values, 1)
-    return path
+    return write_raster(path, values, to_geobox(values, gsd_m))
 
 
 def make_item(folder: Path, **facts: object) -> ItemRecord:
