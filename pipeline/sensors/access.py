@@ -185,10 +185,8 @@ class Access:
         rows = range(int(window.row_off) // height, -(-int(window.row_off + window.height) // height))
         columns = range(int(window.col_off) // width, -(-int(window.col_off + window.width) // width))
         planes = bands if source.interleaving is not None and source.interleaving.name == "band" else bands[:1]
-        for band in planes:
-            for row in rows:
-                for column in columns:
-                    self.bytes_read += int(source.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=band) or 0)
+        for band, row, column in itertools.product(planes, rows, columns):
+            self.bytes_read += int(source.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=band) or 0)
 
     def to_entry(self, status: Status, reason: str = "") -> Entry:
         """The asset's line in the ledger."""
