@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from listening import listening
+from real_files import find_samples
 
 from sereno.pipeline import http
 from sereno.pipeline.catalogue import (
@@ -478,10 +478,7 @@ def test_a_folder_is_served_as_long_as_it_is_open(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def samples() -> Path:
-    folder = os.environ.get("SERENO_SAMPLES")
-    if not folder:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    return Path(folder) / "stac"
+    return find_samples() / "stac"
 
 
 @pytest.mark.real

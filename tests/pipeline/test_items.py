@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pystac
 import pytest
+from real_files import find_samples
 
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SENTINEL2_BANDS
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
@@ -443,10 +443,7 @@ def test_a_signature_in_an_address_does_not_reach_the_lock() -> None:
 
 @pytest.fixture(scope="module")
 def samples() -> Path:
-    folder = os.environ.get("SERENO_SAMPLES")
-    if not folder:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    return Path(folder) / "stac"
+    return find_samples() / "stac"
 
 
 def read_items(path: Path) -> list[dict[str, Any]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from real_files import find_samples
 
 from sereno.pipeline.areas import to_ground
 from sereno.pipeline.config import Area
@@ -85,11 +84,8 @@ def test_every_place_lies_in_the_square_that_its_letters_name(longitude: float, 
 
 @pytest.mark.real
 def test_tiles_of_real_items_are_where_we_put_them() -> None:
-    samples = os.environ.get("SERENO_SAMPLES")
-    if not samples:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    items = json.loads((Path(samples) / "stac/stac_geoparquet/data/sentinel-2-l2a-pc.json").read_text())
-    items += json.loads((Path(samples) / "stac/odc_stac/site2-2020_jun_jul-35MNM.geojson").read_text())["features"]
+    items = json.loads((find_samples() / "stac/stac_geoparquet/data/sentinel-2-l2a-pc.json").read_text())
+    items += json.loads((find_samples() / "stac/odc_stac/site2-2020_jun_jul-35MNM.geojson").read_text())["features"]
     for item in items:
         epsg, bounds = to_tile(item["properties"]["s2:mgrs_tile"])
         assert (epsg, list(bounds)) == (item["properties"]["proj:epsg"], item["assets"]["B02"]["proj:bbox"])
