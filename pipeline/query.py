@@ -36,7 +36,7 @@ from sereno.pipeline.config import QuerySettings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
-from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, select_polarisations, to_pairs
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
@@ -290,6 +290,7 @@ def _judge_item(search: Search, entry: Read, expected: frozenset[str]) -> Found 
     fault = find_fault(record, search.settings) or find_lacking_bands(record, expected)
     if fault:
         return fault
+    record = select_polarisations(record, search.settings)
     try:
         return Found(record, cut_footprint(footprint, search.ground))
     except DataError as error:

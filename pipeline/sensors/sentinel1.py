@@ -52,12 +52,14 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
 
 
 def list_polarisations(record: SceneRecord) -> tuple[str, ...]:
-    """The polarisations that items of the scene hold, in the order in which they are stored.
+    """The polarisations that items of the scene hold, in the order in which they are stored: that of the record's facts, where they say.
 
     Raises:
         MissingError: there are none.
     """
-    bands = tuple(name for name in POLARISATIONS if any(name in item.assets for item in record.items))
+    stated = [name for item in record.items for name in item.properties.get("polarisations", "").split()]
+    held = {name for item in record.items for name in item.assets}
+    bands = tuple(name for name in dict.fromkeys((*stated, *POLARISATIONS)) if name in held)
     if not bands:
         raise MissingError(f"{record.item} has no asset of a polarisation ({', '.join(POLARISATIONS)}): run the query step again")
     return bands

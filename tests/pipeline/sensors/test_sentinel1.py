@@ -144,6 +144,13 @@ def test_a_scene_of_one_polarisation_holds_that_one(tmp_path: Path) -> None:
     assert scene["valid"].values.all()
 
 
+def test_polarisations_are_stored_in_the_order_that_the_lock_names(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    scene = read(item.model_copy(update={"properties": {"polarisations": "VH VV"}}))
+    assert scene["sar_band"].values.tolist() == ["VH", "VV"]
+    assert scene["data"].values[0] + 1000 == pytest.approx(scene["data"].values[1], abs=1)  # VH is a tenth of VV
+
+
 def test_a_scene_without_any_polarisation_is_a_fault_of_the_lock(tmp_path: Path) -> None:
     item = make_item(tmp_path, speckle())
     with pytest.raises(MissingError, match=r"has no asset of a polarisation \(VV, VH, HH, HV\): run the query step again"):
