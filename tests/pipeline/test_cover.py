@@ -92,6 +92,17 @@ def test_the_coarsest_overview_below_the_limit_is_read(tmp_path: Path, pixel_m: 
     assert measure(tmp_path, name, pixel_m=pixel_m).cloud_pct == 100
 
 
+@pytest.mark.parametrize(("pixel_m", "factor"), [(20, 1), (80, 4)])
+def test_the_ledger_counts_the_bytes_of_the_tiles_that_were_read(tmp_path: Path, pixel_m: float, factor: int) -> None:
+    """The file is not compressed: 64 x 64 bytes per tile. The area lies under 160 x 160 pixels right of and below the file's corner."""
+    classes = np.random.default_rng(1).choice([GRASS, CLOUD], (512, 512))
+    name = write_scl(tmp_path / "scl.tif", classes, corner=(WEST - 1000, TOP + 760), factors=(2, 4, 8))
+    (entry,) = measure(tmp_path, name, pixel_m=pixel_m).entries
+    columns, rows = (-(-(first + 160) // (64 * factor)) - first // (64 * factor) for first in (50, 38))
+    assert entry.bytes_read == columns * rows * 64 * 64
+    assert entry.seconds > 0
+
+
 @pytest.mark.parametrize("corner", [(WEST, TOP), (WEST - 1000, TOP + 760), (WEST - 20, TOP + 20)])
 def test_a_file_larger_than_the_area_is_read_under_the_area_alone(tmp_path: Path, corner: tuple[int, int]) -> None:
     y, x = np.mgrid[corner[1] : corner[1] - 8000 : -20, corner[0] : corner[0] + 8000 : 20]
