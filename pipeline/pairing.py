@@ -73,6 +73,19 @@ def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
     return None
 
 
+def select_polarisations(record: ItemRecord, settings: QuerySettings) -> ItemRecord:
+    """A SAR item with the wanted polarisations alone, and what describes them; its facts name them in the order in which they are stored.
+
+    So items of one overflight that hold more or less than that (SDV beside SSV) agree.
+    """
+    if not is_sar(record.sensor):
+        return record
+    wanted = tuple(dict.fromkeys(settings.polarisations))
+    unwanted = set(POLARISATIONS) - set(wanted)
+    assets = {name: asset for name, asset in record.assets.items() if name.rpartition("-")[2] not in unwanted}
+    return record.model_copy(update={"assets": assets, "properties": {**record.properties, "polarisations": " ".join(wanted)}})
+
+
 def find_lacking_bands(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
     """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
     lacking = sorted(expected - record.assets.keys() - {SCL})

@@ -63,8 +63,8 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
     """Write the patches of one pair as a store of kind `patches`; a pair of which nothing is kept gives an empty store.
 
     The summary lists `patches` (records), `refused` (every candidate window with its reason), `pair_refused` (why the whole pair is not
-    used, None if it is), `bands`, `sar_bands`, `size_px`,
-    `resolution_m`, `layout`, `block_px` and `buffer_m`, the distance that windows of different blocks are sure to keep.
+    used, None if it is), `bands`, `sar_bands`, `size_px`, `resolution_m`, `layout`, `block_px` and `buffer_m`, the distance that windows of
+    different blocks are sure to keep.
 
     Raises:
         DataError: the masks are those of another pair or grid, or the delivered windows do not fit the settings.

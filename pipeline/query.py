@@ -30,7 +30,7 @@ from sereno.pipeline.acquisitions import (
     to_refusals,
 )
 from sereno.pipeline.areas import Ground, cut_footprint, to_bboxes, to_ground
-from sereno.pipeline.bands import L1C_BANDS, POLARISATIONS, SCL
+from sereno.pipeline.bands import L1C_BANDS, SCL
 from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items, select_collections
 from sereno.pipeline.config import QuerySettings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
@@ -44,6 +44,7 @@ from sereno.pipeline.pairing import (
     find_lacking_bands,
     parse_table,
     select_hopeful,
+    select_polarisations,
     to_pairs,
 )
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status, is_sar
@@ -242,7 +243,7 @@ def _list_items(search: Search, kind: Kind) -> Listed:
 def _list_products(search: Search, kind: Kind, period: Period) -> Listed:
     """The products of a folder that were taken within `period`, and those that cannot be used."""
     folder = Path(search.sources[kind].address)
-    found, unfit = _list_gaofen(folder, kind, search.settings) if search.settings.source == "gaofen" else _list_safe(folder)
+    found, unfit = _list_gaofen(folder, kind) if search.settings.source == "gaofen" else _list_safe(folder)
     first, last = period
     moments = [datetime.fromisoformat(record.time) for record, _ in found]
     inside = [(first is None or first <= moment) and (last is None or moment <= last) for moment in moments]
@@ -260,22 +261,15 @@ def _list_safe(folder: Path) -> tuple[list[Read], list[tuple[str, str]]]:
     return list(items), refused
 
 
-def _list_gaofen(folder: Path, kind: Kind, settings: QuerySettings) -> tuple[list[Read], list[tuple[str, str]]]:
+def _list_gaofen(folder: Path, kind: Kind) -> tuple[list[Read], list[tuple[str, str]]]:
     """The Gaofen products of one kind in a folder, and names and reasons of those that cannot be used.
 
-    Of SAR products only the wanted polarisations are kept, since all pairs must have the same. A product that cannot be used is named once:
-    where the folder holds both kinds, as that which its name tells.
+    A product that cannot be used is named once: as that kind which its name tells.
     """
     from sereno.pipeline.sensors.gaofen_folder import list_products, read_kind  # they read products, which a search never does
 
     listing = list_products(folder)
-    others = {band for band in POLARISATIONS if band not in settings.polarisations}
-    dropped = others | {f"rpc-{band}" for band in others}
-    found: list[Read] = []
-    for record, footprint in listing.items:
-        if is_sar(record.sensor) == (kind == "sar"):
-            assets = {name: asset for name, asset in record.assets.items() if not is_sar(record.sensor) or name not in dropped}
-            found.append((record.model_copy(update={"assets": assets}), footprint))
+    found: list[Read] = [(record, footprint) for record, footprint in listing.items if is_sar(record.sensor) == (kind == "sar")]
     return found, [(name, reason) for name, reason in listing.refused if read_kind(name) == kind]
 
 
@@ -338,6 +332,7 @@ def _judge_item(search: Search, entry: Read, expected: frozenset[str]) -> Found 
     fault = find_fault(record, search.settings) or find_lacking_bands(record, expected)
     if fault:
         return fault
+    record = select_polarisations(record, search.settings)
     try:
         return Found(record, cut_footprint(footprint, search.ground))
     except DataError as error:

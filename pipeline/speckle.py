@@ -13,10 +13,10 @@ import numpy.typing as npt
 from scipy.ndimage import convolve, uniform_filter
 
 from sereno.pipeline.config import SpeckleSettings
+from sereno.pipeline.scene import Bool2d
 
 Float = npt.NDArray[np.float64]
 Power = npt.NDArray[np.float32]
-Bool2d = npt.NDArray[np.bool_]
 
 SQUARES: Final = 3
 """The window of the refined filter is divided into so many squares along each side (Lee 1981: nine sub-windows)."""

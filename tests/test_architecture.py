@@ -18,7 +18,7 @@ PIPELINE_LANES = (
     {"config"},
     {"bands", "http"},
     {"pairs", "patches", "layouts"},
-    {"presets", "signing", "areas", "items", "scheduler"},
+    {"presets", "signing", "areas", "polygons", "mgrs", "items", "scheduler"},
     {"scene"},
     {"store"},
     {"ledger", "comparison", "safe", "archives", "rpc", "sun"},

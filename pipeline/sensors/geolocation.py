@@ -159,7 +159,7 @@ def read_heights(dem: str, geobox: GeoBox) -> npt.NDArray[np.float32]:
     """Heights of the GeoTIFF `dem` at the pixels of `geobox`, metres, bilinear; NaN where it has none: (y, x).
 
     Raises:
-        MissingError: there is no such file.
+        MissingError: there is no such file, or it cannot be read.
         DataError: it has no CRS, or no height in the area.
     """
     try:
@@ -180,7 +180,7 @@ def read_heights(dem: str, geobox: GeoBox) -> npt.NDArray[np.float32]:
             ) as warped:
                 heights: npt.NDArray[np.float32] = warped.read(1)
     except RasterioIOError as error:
-        raise MissingError(f"pipeline.ingest.dem {dem} cannot be opened: {error}") from error
+        raise MissingError(f"pipeline.ingest.dem {dem} cannot be opened or read: {error}; name a whole GeoTIFF of heights") from error
     if not np.isfinite(heights).any():
         raise DataError(f"pipeline.ingest.dem {dem} holds no height in the area: give one that covers it and a few kilometres around")
     return heights

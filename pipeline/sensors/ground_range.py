@@ -42,15 +42,15 @@ STRIP_LINES: Final = 512
 """Lines that are calibrated at a time, so that the tables of a whole image never stand in memory."""
 
 
-class Source(NamedTuple):
-    """An item and how its files are read."""
+class ItemFiles(NamedTuple):
+    """The files of an item, and how they are read."""
 
     item: ItemRecord
-    """The item."""
+    """Names them."""
     settings: IngestSettings
-    """How often reading is tried, and whether files are compared with the lock."""
+    """How often reading is tried, and whether they are compared with the lock."""
     resolver: Resolver
-    """Makes its addresses readable."""
+    """Makes their addresses readable."""
 
 
 class Tables(NamedTuple):
@@ -60,13 +60,10 @@ class Tables(NamedTuple):
     """A: backscatter is DN^2 / A^2."""
     noise: safe.Noise | None
     """Thermal noise; None if the product has no usable one."""
-    warnings: tuple[str, ...]
+    has_border: bool
+    """Whether the processor was one before IPF 2.9, which leaves values along the edges that are no measurement; True if nothing tells."""
+    warnings: tuple[str, ...] = ()
     """What a user should know of them."""
-
-    @property
-    def has_border(self) -> bool:
-        """Whether the processor was one before IPF 2.9, which leaves values along the edges that are no measurement."""
-        return self.noise is not None and not self.noise.azimuth_blocks
 
 
 class Location(NamedTuple):
@@ -89,7 +86,7 @@ class Frame(NamedTuple):
     """Lines and pixels of the annotation per row and column of the file: 1 unless the file is a reduced copy."""
 
 
-class Band(NamedTuple):
+class Backscatter(NamedTuple):
     """One polarisation, in image geometry or on a grid."""
 
     power: Power
@@ -107,7 +104,7 @@ class Band(NamedTuple):
 class View(NamedTuple):
     """The calibrated part of an image under some places."""
 
-    band: Band
+    band: Backscatter
     """(line, pixel) of the frame; without a frame empty, of the shape of the places."""
     frame: Frame | None
     """Which part that is; None if the image does not reach the places."""
@@ -148,7 +145,7 @@ def lose_part(item: ItemRecord, loss: NamedLossError, n_bands: int) -> Part:
     return part._replace(entries=(to_entry(item, loss.name, loss.status, loss.words),))
 
 
-def to_part(layers: Mapping[str, Band], tables: Sequence[Tables], place: Place, usable: Bool2d) -> Part:
+def to_part(layers: Mapping[str, Backscatter], tables: Sequence[Tables], place: Place, usable: Bool2d) -> Part:
     """What polarisations on one grid give at `place`: valid where all of them are and `usable` (y, x) is True.
 
     Its facts are those of the tables; the reader adds its own.
@@ -164,16 +161,16 @@ def to_part(layers: Mapping[str, Band], tables: Sequence[Tables], place: Place, 
     return Part(place, power, valid, facts, tuple(band.entry for band in layers.values()), warnings=warnings, lost=lost)
 
 
-def to_asset(source: Source, name: str) -> Asset:
+def to_asset(files: ItemFiles, name: str) -> Asset:
     """The asset `name` of an item, as GDAL opens it also inside of an archive."""
-    item, settings, resolver = source
+    item, settings, resolver = files
     record = item.assets[name]
     place = resolver(record.href) if safe.split_archive(record.href)[1] else ""
     inside = record.model_copy(update={"href": safe.to_gdal(place)}) if place and "://" not in place else record
     return Asset(item.item, name, inside, resolver, settings.attempts, settings.check)
 
 
-def read_text(source: Source, name: str) -> bytes:
+def read_text(files: ItemFiles, name: str) -> bytes:
     """The content of the small file `name`, also of one inside an archive on a disk.
 
     Raises:
@@ -181,31 +178,33 @@ def read_text(source: Source, name: str) -> bytes:
         DataError: the archive is damaged, or a server refuses the file for good.
         CatalogueError: it cannot be read now.
     """
-    href, resolver = source.item.assets[name].href, source.resolver
+    href, resolver = files.item.assets[name].href, files.resolver
     inside = safe.split_archive(href)[1] and "://" not in resolver(href)
     return safe.read_file(resolver(href)) if inside else signing.read_file(resolver, href)
 
 
-def read_tables(source: Source, band: str, quantity: safe.Quantity = "gamma") -> Tables:
+def read_tables(files: ItemFiles, band: str, quantity: safe.Quantity = "gamma") -> Tables:
     """Calibration and noise of one polarisation; noise that the item lacks or that cannot be right is left out, with a warning.
 
     Raises:
         NamedLossError: a file is not there or damaged, or holds too little.
         CatalogueError: it cannot be read now.
     """
-    item, name = source.item, f"calibration-{band}"
+    item, name = files.item, f"calibration-{band}"
     with name_losses(name):
-        gain = safe.parse_calibration(read_text(source, name), quantity, where=f"item {item.item}, {name}")
+        gain = safe.parse_calibration(read_text(files, name), quantity, where=f"item {item.item}, {name}")
     name = f"noise-{band}"
     if name not in item.assets:
-        return Tables(gain, None, (f"item {item.item}: states no noise table of {band}, so thermal noise is left in",))
+        words = f"item {item.item}: states no noise table of {band}, so thermal noise is left in and the border is cut as of old processors"
+        return Tables(gain, None, has_border=True, warnings=(words,))
     with name_losses(name):
-        noise = safe.parse_noise(read_text(source, name), where=f"item {item.item}, {name}")
+        noise = safe.parse_noise(read_text(files, name), where=f"item {item.item}, {name}")
+    has_border = not noise.azimuth_blocks  # those came with IPF 2.9, as did clean edges
     level = _measure_noise_db(gain, noise)
     if not NOISE_DB[0] <= level <= NOISE_DB[1]:
         words = f"item {item.item}: the noise table of {band} means {level:.0f} dB, which cannot be: thermal noise is left in"
-        return Tables(gain, None, (words,))
-    return Tables(gain, noise, ())
+        return Tables(gain, None, has_border, (words,))
+    return Tables(gain, noise, has_border)
 
 
 def _measure_noise_db(gain: safe.Vectors, noise: safe.Noise) -> float:
@@ -215,7 +214,7 @@ def _measure_noise_db(gain: safe.Vectors, noise: safe.Noise) -> float:
         return float(10 * np.log10(max(level, 0.0)))
 
 
-def read_location(source: Source, band: str, crs: str) -> Location:
+def read_location(files: ItemFiles, band: str, crs: str) -> Location:
     """Where the pixels of an image lie, in `crs`: from the annotation, or from the file's control points without it.
 
     Raises:
@@ -223,11 +222,11 @@ def read_location(source: Source, band: str, crs: str) -> Location:
         CatalogueError: it cannot be read now.
     """
     name = f"annotation-{band}"
-    if name in source.item.assets:
+    if name in files.item.assets:
         with name_losses(name):
-            annotation = safe.parse_annotation(read_text(source, name), where=f"item {source.item.item}, {name}")
+            annotation = safe.parse_annotation(read_text(files, name), where=f"item {files.item.item}, {name}")
             return Location(fit_geolocation(annotation.grid, annotation.ground_range, crs), annotation.shape)
-    with name_losses(band), Access(to_asset(source, band)) as opened:
+    with name_losses(band), Access(to_asset(files, band)) as opened:
         (points, point_crs), rows = opened.source.gcps, opened.source.height
     if not points or point_crs is None or not point_crs.is_geographic:
         raise NamedLossError(band, "unreadable", "neither an annotation nor control points in degrees tell where it lies")
@@ -256,7 +255,7 @@ def read_image(asset: Asset, tables: Tables, positions: Positions, shape: tuple[
         if window is None:
             empty = np.zeros(rows.shape, np.float32)
             entry = access.to_entry("used", "the image does not reach the area")
-            return View(Band(empty, empty > 0, 0, (), entry), None, rows, columns)
+            return View(Backscatter(empty, empty > 0, 0, (), entry), None, rows, columns)
         frame = Frame(window, size, scale)
         return View(read_band(access, tables, frame), frame, rows, columns)
 
@@ -277,7 +276,7 @@ def find_window(places: tuple[safe.Float, safe.Float], size: tuple[int, int], ma
     return Window.from_slices(*spans)
 
 
-def read_band(access: Access, tables: Tables, frame: Frame) -> Band:
+def read_band(access: Access, tables: Tables, frame: Frame) -> Backscatter:
     """One polarisation under the window of `frame`, calibrated.
 
     Raises:
@@ -294,7 +293,7 @@ def read_band(access: Access, tables: Tables, frame: Frame) -> Band:
         known = mask_border(known, border_px=_measure_border(frame.scale), edges=edges)
     power, n_floored = _calibrate(dn, known, tables, frame)
     entry = access.to_entry("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else access.to_entry("used")
-    return Band(power, known, n_floored, pixels.lost, entry)
+    return Backscatter(power, known, n_floored, pixels.lost, entry)
 
 
 def _calibrate(dn: npt.NDArray[np.integer], known: Bool2d, tables: Tables, frame: Frame) -> tuple[Power, int]:

@@ -48,7 +48,7 @@ WINDOW_SNAP_PX: Final = 0.01
 """Windows fit one grid if their corners lie within this many pixels of it; their origins are not round numbers of metres."""
 
 
-class Place(NamedTuple):
+class Footprint(NamedTuple):
     """Where a window file lies."""
 
     crs: str
@@ -150,9 +150,9 @@ def _read_item(
     return Part(whole, data, valid & wanted, facts, joined.entries, warnings=warnings, lost=joined.lost)
 
 
-def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Place]]:
+def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Footprint]]:
     """The ROI without the windows of which a file cannot be opened, and where each remaining file lies."""
-    places: dict[str, Place] = {}
+    places: dict[str, Footprint] = {}
     windows, refused = [], list(roi.refused)
     for window in roi.windows:
         paths = [getattr(window, kind) for kind in KINDS]
@@ -168,17 +168,17 @@ def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Place]]:
     return replace(roi, windows=tuple(windows), refused=tuple(refused)), places
 
 
-def _read_place(folder: Path, area: str, path: str) -> Place:
+def _read_place(folder: Path, area: str, path: str) -> Footprint:
     asset = Asset(area, Path(path).stem, AssetRecord(href=path), Resolver(str(folder)))
     try:
         with Access(asset) as access:
             source = access.source
-            return Place(str(source.crs), source.transform, source.shape)
+            return Footprint(str(source.crs), source.transform, source.shape)
     except LossError as loss:
         raise LossError(loss.status, f"{path} cannot be opened: {loss.words}") from None
 
 
-def _join_places(area: str, places: dict[str, Place]) -> GeoBox:
+def _join_places(area: str, places: dict[str, Footprint]) -> GeoBox:
     """The smallest grid that holds every window.
 
     Raises:
@@ -206,7 +206,7 @@ def _find_corner(transform: Affine, grid: Affine) -> tuple[float, float]:
     return row, column
 
 
-def _in_words(place: Place) -> str:
+def _in_words(place: Footprint) -> str:
     return f"{place.crs}, origin {place.transform.c:.3f} {place.transform.f:.3f}, step {place.transform.a:g} m"
 
 

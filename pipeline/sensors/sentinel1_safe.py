@@ -29,9 +29,9 @@ from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.sensors.geolocation import compute_positions, read_heights, warn_of_datum
 from sereno.pipeline.sensors.ground_range import (
-    Band,
+    Backscatter,
+    ItemFiles,
     NamedLossError,
-    Source,
     Tables,
     View,
     lose_part,
@@ -225,11 +225,11 @@ def correct_terrain(
     names = ("manifest", *bands, *(f"{kind}-{band}" for band in bands for kind in ("annotation", "calibration")))
     if lost_part := lose_incomplete(item, names, n_bands=len(bands), dtype=np.float32):
         return lost_part
-    ground, source = grid[place].pad(DEM_MARGIN_PX), Source(item, settings, resolver)
+    ground, files = grid[place].pad(DEM_MARGIN_PX), ItemFiles(item, settings, resolver)
     heights = read_heights(dem, ground)
     try:
-        tables = [read_tables(source, band, "betaNought") for band in bands]
-        layers = {band: _correct_band(source, band, (ground, heights), table) for band, table in zip(bands, tables, strict=True)}
+        tables = [read_tables(files, band, "betaNought") for band in bands]
+        layers = {band: _correct_band(files, band, table, grid=ground, heights=heights) for band, table in zip(bands, tables, strict=True)}
     except NamedLossError as loss:
         return lose_part(item, loss, len(bands))
     inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
@@ -246,40 +246,39 @@ def correct_terrain(
     return part._replace(facts=facts, entries=(*read, *part.entries), warnings=((about_datum,) if about_datum else ()) + part.warnings)
 
 
-def _correct_band(source: Source, band: str, ground: tuple[GeoBox, npt.NDArray[np.float32]], tables: Tables) -> Band:
-    """Flattened gamma0 of one polarisation on a grid with its heights (`ground`); `tables` are those of beta0."""
-    grid, heights = ground
-    location = read_location(source, band, str(grid.crs))
+def _correct_band(files: ItemFiles, band: str, tables: Tables, *, grid: GeoBox, heights: npt.NDArray[np.float32]) -> Backscatter:
+    """Flattened gamma0 of one polarisation on `grid` with its heights (y, x), NaN where not known; `tables` are those of beta0."""
+    location = read_location(files, band, str(grid.crs))
     known = np.where(np.isfinite(heights), heights, np.nanmedian(heights))
     positions = compute_positions(location.geolocation, grid, known)
     with name_losses(band):
-        view = read_image(to_asset(source, band), tables, positions, location.shape, margin_px=RELIEF_PX)
+        view = read_image(to_asset(files, band), tables, positions, location.shape, margin_px=RELIEF_PX)
     if view.frame is None:
         return view.band
     if view.frame.scale != (1.0, 1.0):
         raise NamedLossError(band, "refused", "the image is a reduced copy, which sarsen cannot place: give the whole product")
     with tempfile.TemporaryDirectory(prefix="sereno-") as name:
         with name_losses("manifest"):
-            product = _write_product(Path(name), source, band, view, tables)
+            product = _write_product(Path(name), files, band, view, tables)
         _write_raster(Path(name) / DEM, known, grid)
-        flattened = _run_sarsen(product, f"{source.item.properties.get('mode', 'IW')}/{band}")
+        flattened = _run_sarsen(product, f"{files.item.properties.get('mode', 'IW')}/{band}")
     valid = np.isfinite(flattened) & (flattened >= 0)
     return view.band._replace(power=np.where(valid, flattened, 0).astype(np.float32), valid=valid)
 
 
-def _write_product(folder: Path, source: Source, band: str, view: View, tables: Tables) -> Path:
+def _write_product(folder: Path, files: ItemFiles, band: str, view: View, tables: Tables) -> Path:
     """A product of one polarisation that holds only the part of the image that was read, as floating-point amplitude with noise taken off.
 
     sarsen makes beta0 of it by the same table that is multiplied in here; tiles that are not written are read back as NaN.
     """
     assert view.frame is not None  # checked by the caller
-    item, (window, (height, width), _) = source.item, view.frame
+    item, (window, (height, width), _) = files.item, view.frame
     root = item.assets["manifest"].href.removesuffix("manifest.safe")
     product = folder / Path(root).name
     for name in ("manifest", f"annotation-{band}", f"calibration-{band}"):
         path = product / item.assets[name].href.removeprefix(root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(read_text(source, name))
+        path.write_bytes(read_text(files, name))
     path = product / item.assets[band].href.removeprefix(root)
     path.parent.mkdir()
     rows, columns = window.toranges()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sereno.pipeline.acquisitions import Candidate, Cause
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, select_polarisations, to_pairs
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 
 DAY_ZERO = datetime(2021, 6, 1, 10, tzinfo=UTC)
@@ -167,6 +167,29 @@ def test_an_item_that_lacks_what_is_asked_for_is_refused_with_the_reason(
 )
 def test_an_item_that_has_what_is_asked_for_passes(facts: dict[str, Any], changes: dict[str, Any]) -> None:
     assert find_fault(to_item("s1", **facts), to_settings(**changes)) is None
+
+
+DUAL = ("VV", "VH", *(f"{kind}-{name}" for kind in ("annotation", "calibration", "noise") for name in ("VV", "VH")))
+
+
+@pytest.mark.parametrize("wanted", [("VV",), ("VH", "VV"), ("VV", "VV")])
+def test_a_sar_item_keeps_the_wanted_polarisations_and_names_them_in_their_order(wanted: tuple[str, ...]) -> None:
+    item = to_item("s1", assets={name: AssetRecord(href=name) for name in (*DUAL, "manifest")}, polarisations="VV VH", mode="IW")
+    kept = select_polarisations(item, to_settings(polarisations=wanted))
+    assert set(kept.assets) == {"manifest", *(name for name in DUAL if name.rpartition("-")[2] in wanted)}
+    assert kept.properties == {"polarisations": " ".join(dict.fromkeys(wanted)), "mode": "IW"}
+
+
+def test_items_of_one_and_of_two_polarisations_agree_where_one_is_wanted() -> None:
+    dual, single = (to_item("s1", assets={name: AssetRecord(href=name) for name in names}) for names in (("VV", "VH"), ("VV",)))
+    assert select_polarisations(dual, to_settings(polarisations=("VV",))) == select_polarisations(
+        single, to_settings(polarisations=("VV",))
+    )
+
+
+def test_an_optical_item_keeps_all_its_assets() -> None:
+    item = to_item("S2", sensor="sentinel2-l2a", assets={name: AssetRecord(href=name) for name in ("B02", "SCL", "MTD")})
+    assert select_polarisations(item, to_settings(polarisations=("VV",))) == item
 
 
 def test_an_item_that_lacks_a_band_which_others_have_is_refused() -> None:

@@ -1,6 +1,5 @@
 """Coefficients are read as GDAL reads them, lead to the ground and back, and follow crops and averages of the image."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import pytest
 import rasterio
 from rasterio.rpc import RPC
 from rasterio.transform import RPCTransformer
+from real_files import find_samples
 
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.rpc import crop_rpc, fit_rpc, format_rpb, multilook_rpc, parse_rpc, shift_ground, to_ground, to_image
 
-SAMPLES = os.environ.get("SERENO_SAMPLES")
 NAMES = (
     "height_off", "height_scale", "lat_off", "lat_scale", "line_off", "line_scale", "long_off", "long_scale", "samp_off", "samp_scale",
     "line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff",
@@ -61,9 +60,8 @@ def test_an_rpb_is_read_as_gdal_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_real_rpb_files_are_read_as_gdal_reads_them(tmp_path: Path) -> None:
-    found = sorted(Path(str(SAMPLES), "gaofen").rglob("*.rpb"))
+    found = sorted((find_samples() / "gaofen").rglob("*.rpb"))
     assert found
     for number, path in enumerate(found):
         (tmp_path / str(number)).mkdir()

@@ -1,15 +1,12 @@
 """The sun stands where it is known to stand, and tells Beijing's clock from UTC."""
 
-import os
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
+from real_files import find_samples
 
 from sereno.pipeline.sun import AGREEMENT_DEG, compute_distance, compute_sun, decide_clock
-
-SAMPLES = os.environ.get("SERENO_SAMPLES")
 
 
 @pytest.mark.parametrize(
@@ -57,9 +54,8 @@ def test_without_agreement_beijing_is_assumed_and_said(zenith_deg: float | None,
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_real_products_state_beijing_time() -> None:
-    found = sorted(Path(str(SAMPLES), "gaofen").rglob("GF[126]_*.xml"))
+    found = sorted((find_samples() / "gaofen").rglob("GF[126]_*.xml"))
     assert found
     for path in found:
         root = ET.parse(path).getroot()

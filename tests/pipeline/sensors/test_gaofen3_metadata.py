@@ -1,6 +1,5 @@
 """Names and metadata of Gaofen-3 are read in full, `NULL` is no number, and the calibration gives the worked numbers."""
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from real_files import find_samples
 
 from sereno.pipeline import products
 from sereno.pipeline.errors import DataError
@@ -20,8 +20,6 @@ from sereno.pipeline.sensors.gaofen3_metadata import (
     parse_metadata,
     parse_name,
 )
-
-SAMPLES = os.environ.get("SERENO_SAMPLES")
 
 
 @pytest.fixture
@@ -82,9 +80,8 @@ def test_metadata_of_a_simulated_product(text: str) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_a_real_product_is_read_in_full() -> None:
-    (path,) = Path(str(SAMPLES), "gaofen").rglob("GF3*.meta.xml")
+    (path,) = (find_samples() / "gaofen").rglob("GF3*.meta.xml")
     found = parse_metadata(path.read_bytes(), where=path.name)
     assert (found.satellite, found.orbit, found.direction, found.mode, found.look) == ("GF3", 23228, "descending", "FSI", "R")
     assert (found.frequency_ghz, found.wavelength_m, found.polarisations) == (5.400012, 0.055517, ("HH", "HV"))

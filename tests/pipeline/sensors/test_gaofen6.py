@@ -1,6 +1,5 @@
 """Optical Gaofen products become items or are refused by name; their scenes are the reflectance of the ground, in its place."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from PIL import Image
+from real_files import find_samples
 from scipy.ndimage import center_of_mass, gaussian_filter
 
 from sereno.pipeline import products
@@ -32,7 +32,6 @@ from sereno.pipeline.sensors.gaofen6 import (
 )
 from sereno.pipeline.signing import Resolver
 
-SAMPLES = os.environ.get("SERENO_SAMPLES")
 SIZE = 240
 BOX = GeoBox((SIZE, SIZE), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
 AREA = BOX[60:180, 60:180]
@@ -234,10 +233,9 @@ def test_beijing_time_is_told_by_the_sun(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_real_metadata_of_gaofen_1_and_2_are_read() -> None:
     seen = {}
-    for path in sorted(Path(str(SAMPLES), "gaofen").rglob("GF[12]_*.xml")):
+    for path in sorted((find_samples() / "gaofen").rglob("GF[12]_*.xml")):
         found = parse_metadata(path.read_bytes(), where=path.name)
         seen[path.name.split("_")[0] + found.sensor + str(found.n_bands)] = found
         assert found.clock.ahead_h == 8
@@ -308,9 +306,8 @@ def test_smooth_ground_is_not_taken_for_repeated_rows() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_lines_that_a_real_receiver_dropped_are_found() -> None:
-    (path,) = Path(str(SAMPLES), "gaofen").rglob("GF1_WFV3*.jpg")
+    (path,) = (find_samples() / "gaofen").rglob("GF1_WFV3*.jpg")
     browse = np.moveaxis(np.asarray(Image.open(path).convert("RGB")), 2, 0).astype(np.uint16)
     browse[browse < 8] = 0  # what the compression made of 0
     flaws = find_flaws(browse, None)

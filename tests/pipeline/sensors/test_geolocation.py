@@ -129,7 +129,7 @@ def test_heights_are_interpolated_and_holes_stay_holes(tmp_path: Path) -> None:
 
 
 def test_a_dem_that_is_not_there_or_elsewhere_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"absent\.tif cannot be opened"):
+    with pytest.raises(MissingError, match=r"absent\.tif cannot be opened or read"):
         read_heights(str(tmp_path / "absent.tif"), make_grid())
     far = GeoBox((20, 20), Affine(10, 0, 0, 0, -10, 0), EPSG)
     with pytest.raises(DataError, match="holds no height in the area"):

@@ -7,7 +7,7 @@ import pytest
 import safe_product
 
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.sensors.ground_range import NamedLossError, Source, find_window, read_tables, sample_power
+from sereno.pipeline.sensors.ground_range import ItemFiles, NamedLossError, find_window, read_tables, sample_power
 from sereno.pipeline.sensors.sentinel1_safe import read_product
 from sereno.pipeline.signing import Resolver
 
@@ -45,8 +45,8 @@ def test_a_damaged_table_is_a_loss_under_its_own_name(tmp_path: Path) -> None:
     item, _ = read_product(root)
     path = tmp_path / item.assets["calibration-VH"].href
     path.write_text(path.read_text()[:500])
-    source = Source(item, IngestSettings(attempts=1), Resolver(str(tmp_path)))
-    assert read_tables(source, "VV").noise is not None
+    files = ItemFiles(item, IngestSettings(attempts=1), Resolver(str(tmp_path)))
+    assert read_tables(files, "VV").noise is not None
     with pytest.raises(NamedLossError, match="not valid XML") as loss:
-        read_tables(source, "VH")
+        read_tables(files, "VH")
     assert (loss.value.name, loss.value.status) == ("calibration-VH", "unreadable")

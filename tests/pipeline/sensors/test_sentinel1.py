@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
+from rasters import to_geobox, write_raster
 
 from sereno.pipeline.config import IngestSettings, SpeckleSettings
 from sereno.pipeline.errors import MissingError
@@ -28,11 +28,9 @@ SETTINGS = IngestSettings(margin_px=4, attempts=1)
 
 def make_item(folder: Path, values: npt.NDArray[np.float32], *, crs: str = UTM32, nodata: float | None = None) -> ItemRecord:
     """An item with `values` as VV and a tenth of them as VH."""
-    transform = Affine(10, 0, WEST, 0, -10, NORTH)
-    profile = {"driver": "GTiff", "dtype": "float32", "width": values.shape[1], "height": values.shape[0], "count": 1, "crs": crs}
+    geobox = to_geobox(values, 10, crs=crs, origin=(WEST, NORTH))
     for name, layer in (("VV", values), ("VH", np.where(values == nodata, values, values / 10))):
-        with rasterio.open(folder / f"{name}.tif", "w", **profile, transform=transform, nodata=nodata) as file:
-            file.write(layer.astype(np.float32), 1)
+        write_raster(folder / f"{name}.tif", layer.astype(np.float32), geobox, nodata=nodata)
     facts = {"item": folder.name, "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-03T10:00:00Z", "crs": crs}
     assets = {name: AssetRecord(href=str(folder / f"{name}.tif")) for name in ("VV", "VH")}
     return ItemRecord(**facts, bbox=(8, 45, 9, 46), assets=assets)
@@ -43,7 +41,7 @@ def read_all(*items: ItemRecord, area: GeoBox = AREA, settings: IngestSettings =
     return read_scene(record, area, settings, Resolver("/"))
 
 
-def read(folder: Path, item: ItemRecord, area: GeoBox = AREA) -> Any:
+def read(item: ItemRecord, area: GeoBox = AREA) -> Any:
     return read_all(item, area=area).scene
 
 
@@ -53,7 +51,7 @@ def speckle() -> npt.NDArray[np.float32]:
 
 def test_values_are_those_of_the_file_in_centi_db_on_its_own_grid(tmp_path: Path) -> None:
     power = speckle()
-    scene = read(tmp_path, make_item(tmp_path, power))
+    scene = read(make_item(tmp_path, power))
     own = geobox_of(scene)
     row, column = round((NORTH - own.transform.f) / 10), round((own.transform.c - WEST) / 10)
     expected = power[row : row + own.shape.y, column : column + own.shape.x]
@@ -63,7 +61,7 @@ def test_values_are_those_of_the_file_in_centi_db_on_its_own_grid(tmp_path: Path
 
 
 def test_the_scene_covers_the_area_and_its_margin(tmp_path: Path) -> None:
-    scene = read(tmp_path, make_item(tmp_path, speckle()))
+    scene = read(make_item(tmp_path, speckle()))
     wanted, own = AREA.pad(4).boundingbox, geobox_of(scene).boundingbox
     assert own.left <= wanted.left
     assert own.right >= wanted.right
@@ -75,7 +73,7 @@ def test_the_scene_covers_the_area_and_its_margin(tmp_path: Path) -> None:
 def test_zero_fill_negative_nan_and_nodata_are_invalid(tmp_path: Path, hole: float) -> None:
     power = speckle()
     power[40:50, 30:45] = hole
-    scene = read(tmp_path, make_item(tmp_path, power, nodata=-32768.0))
+    scene = read(make_item(tmp_path, power, nodata=-32768.0))
     own = geobox_of(scene)
     row, column = round((NORTH - own.transform.f) / 10), round((own.transform.c - WEST) / 10)
     expected = np.ones((100, 100), bool)
@@ -85,7 +83,7 @@ def test_zero_fill_negative_nan_and_nodata_are_invalid(tmp_path: Path, hole: flo
 
 
 def test_ground_beyond_the_item_is_invalid(tmp_path: Path) -> None:
-    scene = read(tmp_path, make_item(tmp_path, speckle()[:40]))
+    scene = read(make_item(tmp_path, speckle()[:40]))
     bottom = NORTH - 400
     below = scene["y"].values < bottom
     assert below.any()
@@ -98,7 +96,7 @@ def test_another_zone_is_warped_in_power_and_a_zero_fill_does_not_darken_its_nei
     record = make_item(tmp_path, power)
     (x,), (y,) = transform(UTM32, "EPSG:32633", [WEST + 2000], [NORTH - 2000])
     area = GeoBox((100, 200), Affine(10, 0, round(x) - 1000, 0, -10, round(y) + 500), "EPSG:32633")
-    scene = read(tmp_path, record, area)
+    scene = read(record, area)
     valid = scene["valid"].values
     assert geobox_of(scene) == area.pad(4)
     assert 0.1 < valid.mean() < 0.9
@@ -108,7 +106,7 @@ def test_another_zone_is_warped_in_power_and_a_zero_fill_does_not_darken_its_nei
 def test_warping_averages_power_and_not_decibels(tmp_path: Path) -> None:
     power = np.where(np.indices((100, 100)).sum(axis=0) % 2, 0.001, 1.0).astype(np.float32)
     area = GeoBox((20, 20), Affine(20, 0, WEST + 200, 0, -20, NORTH - 200), UTM32)
-    scene = read(tmp_path, make_item(tmp_path, power), area)
+    scene = read(make_item(tmp_path, power), area)
     middle = scene["data"].sel(sar_band="VV").values[5:-5, 5:-5] / 100
     assert np.abs(middle - 10 * np.log10(0.5005)).max() < 0.5  # the mean of the decibels would be -15
 
@@ -141,15 +139,22 @@ def test_speckle_is_reduced_in_power_and_the_filter_is_named(tmp_path: Path) -> 
 
 def test_a_scene_of_one_polarisation_holds_that_one(tmp_path: Path) -> None:
     item = make_item(tmp_path, speckle())
-    scene = read(tmp_path, item.model_copy(update={"assets": {"HH": item.assets["VV"]}}))
+    scene = read(item.model_copy(update={"assets": {"HH": item.assets["VV"]}}))
     assert scene["sar_band"].values.tolist() == ["HH"]
     assert scene["valid"].values.all()
+
+
+def test_polarisations_are_stored_in_the_order_that_the_lock_names(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    scene = read(item.model_copy(update={"properties": {"polarisations": "VH VV"}}))
+    assert scene["sar_band"].values.tolist() == ["VH", "VV"]
+    assert scene["data"].values[0] + 1000 == pytest.approx(scene["data"].values[1], abs=1)  # VH is a tenth of VV
 
 
 def test_a_scene_without_any_polarisation_is_a_fault_of_the_lock(tmp_path: Path) -> None:
     item = make_item(tmp_path, speckle())
     with pytest.raises(MissingError, match=r"has no asset of a polarisation \(VV, VH, HH, HV\): run the query step again"):
-        read(tmp_path, item.model_copy(update={"assets": {}}))
+        read(item.model_copy(update={"assets": {}}))
 
 
 def test_a_lost_band_costs_its_item_and_the_other_one_is_used(tmp_path: Path) -> None:
