@@ -283,3 +283,16 @@ def test_an_area_beside_the_image_is_refused_with_its_share(tmp_path: Path) -> N
     reading = read_scene(record, elsewhere, IngestSettings(margin_px=0), Resolver(str(tmp_path)))
     assert not reading.scene["valid"].values.any()
     assert reading.scene.attrs["provenance"]["refused"].startswith("0.0% of the ground is valid")
+
+
+def test_a_false_geotransform_of_level_1_is_passed_over(tmp_path: Path) -> None:
+    product = write(tmp_path, "HH")
+    before = read(product).scene
+    path = next(product.glob("*.tiff"))
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        file = rasterio.open(path, "r+")
+    with file:
+        file.transform, file.crs = Affine(5, 0, 0, 0, -5, 0), "EPSG:32650"
+    assert path.with_suffix(".rpc").is_file()
+    after = read(product, check="none").scene
+    np.testing.assert_array_equal(after["data"].values, before["data"].values)
