@@ -149,8 +149,10 @@ def to_image(rpc: RPC, longitudes_deg: Float, latitudes_deg: Float, heights_m: F
 
     Source: NGA STDI-0002, RPC00B: row and column are quotients of cubic polynomials of normalised longitude, latitude and height.
     """
+    east = longitudes_deg - rpc.long_off
+    east = np.where(np.abs(east) > 180, east - np.copysign(360, east), east)  # an image across 180 degrees
     terms = _make_terms(
-        (longitudes_deg - rpc.long_off) / rpc.long_scale,
+        east / rpc.long_scale,
         (latitudes_deg - rpc.lat_off) / rpc.lat_scale,
         (np.asarray(heights_m, np.float64) - rpc.height_off) / rpc.height_scale,
     )

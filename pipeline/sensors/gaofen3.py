@@ -51,6 +51,7 @@ from sereno.pipeline.sensors.orthorectification import (
     open_image,
     open_product,
     read_relief,
+    to_footprint,
     to_placement,
     warp_layers,
 )
@@ -110,18 +111,18 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
         assets |= {key: _to_asset(root, path, contents) for key, path in found.items()}
     if len(faults) == len(name.polarisations):
         raise DataError(f"{strip_suffix(root)}: {'; '.join(faults.values())}: fetch the product again")
-    longitudes, latitudes = zip(*metadata.corners, strict=True)
+    bbox, footprint = to_footprint(metadata.corners)
     record = ItemRecord(
         item=name.product,
         collection="gaofen-3",
         sensor="gaofen3",
         time=metadata.start,
         crs="",
-        bbox=(min(longitudes), min(latitudes), max(longitudes), max(latitudes)),
+        bbox=bbox,
         assets=assets,
         properties=_to_facts(name, metadata, faults),
     )
-    return record, {"type": "Polygon", "coordinates": [[list(corner) for corner in (*metadata.corners, metadata.corners[0])]]}
+    return record, footprint
 
 
 def _to_asset(root: str, path: str, contents: Contents) -> AssetRecord:

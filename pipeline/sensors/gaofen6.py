@@ -37,6 +37,7 @@ from sereno.pipeline.sensors.orthorectification import (
     open_image,
     open_product,
     read_relief,
+    to_footprint,
     to_placement,
     warp_layers,
 )
@@ -164,7 +165,8 @@ def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
     need, number = partial(_need, root, where=where), partial(_number, root, where=where)
     ends = ("TopLeft", "TopRight", "BottomRight", "BottomLeft")
     corners = tuple((float(need(f"{end}Longitude")), float(need(f"{end}Latitude"))) for end in ends)
-    centre = (sum(corner[0] for corner in corners) / 4, sum(corner[1] for corner in corners) / 4)
+    longitude, latitude = np.mean(to_footprint(corners)[1]["coordinates"][0][:4], axis=0)
+    centre = (float(longitude), float(latitude))
     stated = number("SolarZenith")
     clock = decide_clock(_parse_time(root, where), centre, stated, where=where)
     height, width, bits = number("HeightInPixels"), number("WidthInPixels"), number("ValidPixelBits")
@@ -262,10 +264,7 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
     if pan is not None and (pan, "rpc") in files:
         paths = {"PAN": files[pan, "image"], "rpc-PAN": files[pan, "rpc"]}
         assets |= {key: AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path]) for key, path in paths.items()}
-    return _to_record(product, metadata, assets, is_wfv=is_wfv), {
-        "type": "Polygon",
-        "coordinates": [[list(corner) for corner in (*metadata.corners, metadata.corners[0])]],
-    }
+    return _to_record(product, metadata, assets, is_wfv=is_wfv), to_footprint(metadata.corners)[1]
 
 
 def _list_files(product: str, contents: Contents) -> dict[tuple[str, str], str]:
@@ -281,7 +280,6 @@ def _list_files(product: str, contents: Contents) -> dict[tuple[str, str], str]:
 
 
 def _to_record(product: str, metadata: Metadata, assets: dict[str, AssetRecord], *, is_wfv: bool) -> ItemRecord:
-    longitudes, latitudes = zip(*metadata.corners, strict=True)
     sensor: Sensor = "gaofen-pms" if not is_wfv else "gaofen-wfv" if metadata.satellite in WFV_TILES else "gaofen-wfv4"
     facts = {
         "platform": metadata.satellite.lower(),
@@ -297,7 +295,7 @@ def _to_record(product: str, metadata: Metadata, assets: dict[str, AssetRecord],
         sensor=sensor,
         time=f"{metadata.clock.time:%Y-%m-%dT%H:%M:%SZ}",
         crs="",
-        bbox=(min(longitudes), min(latitudes), max(longitudes), max(latitudes)),
+        bbox=to_footprint(metadata.corners)[0],
         assets=assets,
         cloud_cover_pct=metadata.cloud_pct,
         sun_azimuth_deg=metadata.sun_azimuth_deg,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -44,6 +44,11 @@ DEM_MARGIN_PX: Final = 4
 """Pixels of heights around the grid, since they are interpolated."""
 WARP_EXTRA_PX: Final = 64
 """Image pixels that GDAL looks at around those its own estimate finds: relief inside the grid may lead further out than along its edges."""
+
+
+REACH: Final = 1.5
+"""Coefficients describe ground within this multiple of their own scales around their offsets: cubic polynomials may lead ground far beside
+an image back into it."""
 
 
 class Placement(NamedTuple):
@@ -175,14 +180,28 @@ def find_cut(placement: Placement, size: tuple[int, int], grid: GeoBox, relief: 
 
 
 def locate(placement: Placement, grid: GeoBox, pixels: tuple[Float, Float], height_m: Float | float) -> tuple[Float, Float]:
-    """Rows and columns of the image (whole numbers are centres) at rows and columns of the grid's corners, of any one shape."""
+    """Rows and columns of the image (whole numbers are centres) at rows and columns of the grid's corners, of any one shape.
+
+    NaN where coefficients mean nothing.
+    """
     affine, (rows, columns) = grid.transform, pixels
     x, y = affine.a * columns + affine.b * rows + affine.c, affine.d * columns + affine.e * rows + affine.f
     lon, lat = (np.asarray(axis).reshape(x.shape) for axis in transform(str(grid.crs), placement.crs, x.ravel(), y.ravel()))
     if placement.rpc is not None:
-        return rpc.to_image(placement.rpc, lon, lat, height_m)
+        described = _is_described(placement.rpc, lon, lat)
+        seen = rpc.to_image(placement.rpc, lon, lat, height_m)
+        return np.where(described, seen[0], np.nan), np.where(described, seen[1], np.nan)
     inverse = ~placement.transform
     return inverse.d * lon + inverse.e * lat + inverse.f - 0.5, inverse.a * lon + inverse.b * lat + inverse.c - 0.5
+
+
+def _is_described(coefficients: RPC, longitudes: Float, latitudes: Float) -> npt.NDArray[np.bool_]:
+    """Which places lie where the coefficients mean something."""
+    east = np.abs((longitudes - coefficients.long_off + 180) % 360 - 180)
+    described: npt.NDArray[np.bool_] = (east <= REACH * coefficients.long_scale) & (
+        np.abs(latitudes - coefficients.lat_off) <= REACH * coefficients.lat_scale
+    )
+    return described
 
 
 def count_looks(steps: tuple[float, float]) -> tuple[int, int]:
@@ -209,10 +228,20 @@ def warp_layers(layers: Layers, placement: Placement, grid: GeoBox, relief: Reli
             options |= {"rpcs": placed.rpc, "src_crs": placed.crs}
             options |= {"RPC_HEIGHT": relief.constant_m} if relief.heights_m is None else {"RPC_DEM": _write_dem(stack, relief, grid)}
         reproject(framed, warped, tolerance=0, **target, **options)
+    warped[:, ~_find_described(placed, grid)] = np.nan
     if relief.heights_m is not None and placed.rpc is not None:
         inner = slice(DEM_MARGIN_PX, -DEM_MARGIN_PX)
         warped[:, np.isnan(relief.heights_m[inner, inner])] = np.nan
     return warped
+
+
+def _find_described(placement: Placement, grid: GeoBox) -> npt.NDArray[np.bool_]:
+    """Which pixels (y, x) of `grid` lie where a placement means something, by blocks of LATTICE_PX."""
+    rows, columns = ((np.arange(-(-n // LATTICE_PX)) + 0.5) * LATTICE_PX for n in grid.shape)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    blocks = np.isfinite(locate(placement, grid, (y, x), 0.0)[0])
+    described: npt.NDArray[np.bool_] = blocks.repeat(LATTICE_PX, axis=0).repeat(LATTICE_PX, axis=1)
+    return described[: grid.shape.y, : grid.shape.x]
 
 
 def _write_dem(stack: contextlib.ExitStack, relief: Relief, grid: GeoBox) -> str:
@@ -225,6 +254,18 @@ def _write_dem(stack: contextlib.ExitStack, relief: Relief, grid: GeoBox) -> str
     with memory.open(**profile, crs=str(padded.crs), transform=padded.transform) as file:
         file.write(known, 1)
     return str(memory.name)
+
+
+def to_footprint(corners: Sequence[tuple[float, float]]) -> tuple[tuple[float, float, float, float], dict[str, Any]]:
+    """West, south, east, north in degrees, and the polygon as GeoJSON, of an image by its corners (longitude, latitude) in order.
+
+    Across 180 degrees west is greater than east, and the polygon goes on beyond 180.
+    """
+    wide = max(x for x, _ in corners) - min(x for x, _ in corners) > 180
+    ring = [[x + 360 if wide and x < 0 else x, y] for x, y in (*corners, corners[0])]
+    longitudes, latitudes = zip(*ring, strict=True)
+    bbox = (min(longitudes), min(latitudes), max(longitudes) - (360 if wide else 0), max(latitudes))
+    return bbox, {"type": "Polygon", "coordinates": [ring]}
 
 
 def to_placement(access: Access, coefficients: RPC | None, *, where: str) -> Placement:

@@ -89,6 +89,13 @@ def test_places_are_seen_where_gdal_sees_them() -> None:
     np.testing.assert_allclose(columns + 0.5, corner_columns, atol=1e-7)
 
 
+def test_an_image_across_180_degrees_is_whole() -> None:
+    rpc = make_rpc()
+    rpc.long_off = 179.95
+    west, east = (to_image(rpc, np.array([longitude]), np.array([50.0]), 0.0)[1][0] for longitude in (179.999999, -179.999999))
+    assert 0 < east - west < 0.1
+
+
 def test_ground_and_image_lead_to_each_other() -> None:
     rpc, generator = make_rpc(), np.random.default_rng(3)
     rows, columns, heights = generator.uniform(0, 4000, 40), generator.uniform(0, 5000, 40), generator.uniform(-100, 1200, 40)

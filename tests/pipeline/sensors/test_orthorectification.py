@@ -16,6 +16,7 @@ from sereno.pipeline.sensors.orthorectification import (
     find_cut,
     locate,
     read_relief,
+    to_footprint,
     warp_layers,
 )
 
@@ -120,3 +121,21 @@ def test_a_stated_height_is_used_without_a_dem_and_can_be_replaced() -> None:
     assert (stated.constant_m, own.constant_m) == (321.0, 12.0)
     assert "stated by the product" in stated.warnings[0]
     assert "height_m" in own.warnings[0]
+
+
+def test_a_footprint_across_180_degrees_goes_on_beyond_it() -> None:
+    bbox, footprint = to_footprint([(179.5, 10.0), (-179.8, 10.1), (-179.9, 9.5), (179.4, 9.4)])
+    assert bbox == pytest.approx((179.4, 9.4, -179.8, 10.1))
+    np.testing.assert_allclose(footprint["coordinates"][0], [[179.5, 10], [180.2, 10.1], [180.1, 9.5], [179.4, 9.4], [179.5, 10]])
+
+
+def test_ground_far_beside_an_image_is_not_led_back_into_it() -> None:
+    placement = make_placement()
+    assert placement.rpc is not None
+    numerator = list(placement.rpc.samp_num_coeff)
+    numerator[11] = -0.05  # the cube of longitude: outside of the image it wins, and columns fall again
+    placement.rpc.samp_num_coeff = numerator
+    wide = GeoBox((40, 1200), GRID.transform, GRID.crs)
+    warped = warp_layers(make_image(), placement, wide, FLAT, steps=(1.0, 1.0))
+    assert np.isfinite(warped[0, :, 10:50]).all()
+    assert np.isnan(warped[0, :, 160:]).all()
