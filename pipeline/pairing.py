@@ -83,12 +83,20 @@ def select_polarisations(record: ItemRecord, settings: QuerySettings) -> ItemRec
     return record.model_copy(update={"assets": assets, "properties": {**record.properties, "polarisations": " ".join(wanted)}})
 
 
-def find_lacking_bands(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
-    """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
-    lacking = sorted(expected - record.assets.keys() - {SCL})
+def find_lacking_bands(record: ItemRecord, held: frozenset[str], settings: QuerySettings) -> Refused | None:
+    """Why an optical item is refused that lacks bands, or None: those of the settings, else those `held` by items of its product.
+
+    It is refused here, since ingest would refuse the scene, and its pair with it. SCL may be missing.
+    """
+    lacking = sorted((frozenset(settings.bands) or held) - record.assets.keys() - {SCL})
     if not lacking or record.sensor.startswith("sentinel1"):
         return None
-    return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, which other items have", Cause.ITEM, "missing")
+    why = (
+        "needed by pipeline.query.bands"
+        if settings.bands
+        else "which other items have; if it is not needed, name those that are in pipeline.query.bands"
+    )
+    return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, {why}", Cause.ITEM, "missing")
 
 
 def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], settings: QuerySettings) -> list[Candidate]:

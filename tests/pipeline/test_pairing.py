@@ -194,11 +194,23 @@ def test_an_optical_item_keeps_all_its_assets() -> None:
 
 def test_an_item_that_lacks_a_band_which_others_have_is_refused() -> None:
     item = to_item("S2", sensor="sentinel2-l2a", assets={"B02": AssetRecord(href="b")})
-    fault = find_lacking_bands(item, frozenset({"B02", "B03", "B04", "SCL"}))
+    fault = find_lacking_bands(item, frozenset({"B02", "B03", "B04", "SCL"}), to_settings())
     assert fault is not None
-    assert (fault.reason, fault.status) == ("has no B03, B04, which other items have", "missing")
-    assert find_lacking_bands(item, frozenset({"B02", "SCL"})) is None
-    assert find_lacking_bands(to_item("s1"), frozenset({"B02"})) is None
+    assert fault.reason.startswith(
+        "has no B03, B04, which other items have; if it is not needed, name those that are in pipeline.query.bands"
+    )
+    assert fault.status == "missing"
+    assert find_lacking_bands(item, frozenset({"B02", "SCL"}), to_settings()) is None
+    assert find_lacking_bands(to_item("s1"), frozenset({"B02"}), to_settings()) is None
+
+
+def test_an_item_is_not_refused_for_want_of_a_band_that_nobody_needs() -> None:
+    item = to_item("S2", sensor="sentinel2-l2a", assets={name: AssetRecord(href=name) for name in ("B02", "B03")})
+    held = frozenset({"B02", "B03", "B09"})
+    assert find_lacking_bands(item, held, to_settings(bands=("B03",))) is None
+    fault = find_lacking_bands(item, held, to_settings(bands=("B03", "B09")))
+    assert fault is not None
+    assert fault.reason == "has no B09, needed by pipeline.query.bands"
 
 
 def test_only_scenes_that_can_still_take_part_are_measured() -> None:
