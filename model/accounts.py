@@ -17,6 +17,8 @@ SUM_COLUMNS: Final = ("step", "what became of it", "items", "assets", "tried aga
 """Headings of the sums."""
 ROLES: Final = ("cloudy", "clear")
 """Images of a pair whose masks are compared."""
+HALF_TOLD: Final = "; without a visible band they cannot tell whether it was removed twice"
+"""What is added to the verdict `not left in` of dark pixels."""
 MEASURES: Final = ("both", "only_first", "only_second", "neither", "iou")
 """Keys of an agreement of masks, in reading order."""
 AGREEMENT_COLUMNS: Final = ("area", "pair", "image", "cloud in both", "in the first alone", "in the second alone", "in none", "both of any")
@@ -68,8 +70,10 @@ def _count_offsets(results: Results) -> list[Block]:
 
 
 def _show_check(check: Mapping[str, Any] | None) -> str:
-    """The verdict of the dark pixels; sensors without that check have none."""
-    return str(check["verdict"]) if check else "not asked"
+    """The verdict of the dark pixels, with what it leaves open; sensors without that check have none."""
+    if not check:
+        return "not asked"
+    return f"{check['verdict']}{HALF_TOLD if check['verdict'] == 'not left in' else ''}"
 
 
 def _items_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
