@@ -218,7 +218,7 @@ class QuerySettings(Settings):
     max_gap_clear_days: Annotated[float, Field(gt=0)] = 20.0
     """Largest time between the cloudy scene and the clear scene."""
     min_overlap: Share = 0.6
-    """Smallest share of the area that each scene's footprint covers, its items taken together."""
+    """Smallest share of the area that the three scenes of a pair have in common by their footprints, the items of each taken together."""
     resolution_m: Annotated[float, Field(gt=0)] = 10.0
     """Pixel size of the common grid."""
     exclude: tuple[str, ...] = ()

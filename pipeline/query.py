@@ -164,7 +164,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         listed = {kind: _list_items(search, kind) for kind in search.sources}
         optical, sar = _judge_all(search, listed)
         measured = _measure_covers(search, optical, sar)
-        triplets, unpaired = choose_triplets(measured.candidates, sar.candidates, settings)
+        triplets, unpaired = choose_triplets(measured.candidates, sar.candidates, ground=search.ground, settings=settings)
         refused = [*measured.refused, *sar.refused, *unpaired]
         if not triplets:
             raise MissingError(_describe_failure(area, {kind: len(found.items) for kind, found in listed.items()}, refused))

@@ -361,6 +361,12 @@ def test_the_lock_holds_the_wanted_polarisations_alone(wanted: tuple[str, ...], 
     assert refused.get(names[1]) == (None if paired else "has no VH, needed VH, VV; it has VV")
 
 
+def test_the_grid_has_the_pixels_of_the_settings(tmp_path: Path, lock_file: Path) -> None:
+    query_pairs("west", tmp_path / "west.json", to_settings(Lock.read(lock_file).catalogue, resolution_m=20))
+    grid = Lock.read(tmp_path / "west.json").grid
+    assert (grid.shape, grid.transform) == ((250, 500), (20, 0, 500_000, 0, -20, 5_005_000))
+
+
 def test_an_outline_goes_into_the_lock_in_metres(tmp_path: Path, lock_file: Path) -> None:
     left = to_footprint(0.5)
     query_pairs("west", tmp_path / "west.json", to_settings(Lock.read(lock_file).catalogue, areas={"west": {"geojson": left}}))
