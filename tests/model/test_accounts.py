@@ -49,7 +49,8 @@ def results(tmp_path: Path) -> Results:
         "cloudy": {"both": 0.3, "only_first": 0.05, "only_second": 0.02, "neither": 0.63, "iou": 0.81},
         "clear": {"both": 0.0, "only_first": 0.0, "only_second": 0.0, "neither": 1.0, "iou": None},
     }
-    masks = {"method": "scl", "second": "threshold", "agreement": agreement}
+    unknown = {"unknown": {"cloudy": None, "clear": "no <classes>"}, "known_cloudy_share": 0.75, "known_clear_share": 0.0}
+    masks = {"method": "scl", "second": "threshold", "agreement": agreement, **unknown}
     write_manifest(tmp_path / "mask/west/p.json", kind="mask", summary=masks)
     return read_results(tmp_path, ())
 
@@ -103,6 +104,13 @@ def test_the_agreement_of_masks_is_shown_per_image(results: Results) -> None:
     ]
     said = [block.words for block in describe_accounts(results) if isinstance(block, Text)]
     assert any(words.startswith("scl decides; threshold is compared with it and decides nothing.") for words in said)
+
+
+def test_images_whose_clouds_are_not_known_everywhere_are_named(results: Results) -> None:
+    assert find_table(results, "clouds known") == [
+        ["west", "p", "cloudy", "75.0 %", "classes of a part are lost"],
+        ["west", "p", "clear", "0.0 %", "no <classes>"],
+    ]
 
 
 def test_what_has_not_run_is_said_with_the_step_that_makes_it(tmp_path: Path) -> None:
