@@ -21,7 +21,7 @@ from rasterio.windows import Window
 
 from sereno.pipeline.areas import Ground
 from sereno.pipeline.bands import SCL
-from sereno.pipeline.clouds import SCL_CLOUD
+from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA
 from sereno.pipeline.errors import CatalogueError
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
@@ -33,8 +33,6 @@ ATTEMPTS: Final = 4
 """Tries of one file."""
 READERS: Final = 8
 """Scenes measured at the same time: nearly all of it is waiting."""
-SCL_NODATA: Final = 0
-"""Class of pixels without data (ESA, Sentinel-2 L2A product definition)."""
 COVER_DIGITS: Final = 2
 """Digits of a stated percentage."""
 

@@ -15,6 +15,8 @@ from pyproj import Transformer
 from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.polygons import DEGREES, EDGE_STEP_M, Bbox, project, unwrap
 
+PLACE_DIGITS: Final = 9
+"""Degrees that are equal to so many digits are one place: 0.1 mm."""
 UTM_ZONE_DEG: Final = 6
 """Width of a UTM zone in degrees of longitude."""
 UTM_SOUTH: Final = -80.0
@@ -45,9 +47,12 @@ def is_utm(crs: str) -> bool:
 def find_zone(longitude: float, latitude: float) -> int:
     """EPSG code of the UTM zone of a place in degrees, with the exceptions of Norway and Svalbard; longitudes may lie beyond 180.
 
+    A place on the edge of two zones lies in the eastern one, also if rounding has moved it, so that 180 and -180 are one place.
+
     Raises:
         ConfigError: there are no UTM zones at that latitude.
     """
+    longitude, latitude = round(longitude, PLACE_DIGITS), round(latitude, PLACE_DIGITS)
     if not UTM_SOUTH <= latitude < UTM_NORTH:
         pole = "3413 or 32661" if latitude > 0 else "3031 or 32761"
         raise ConfigError(

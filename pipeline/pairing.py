@@ -1,25 +1,26 @@
 """Which scenes form pairs: for each cloudy scene the nearest clear and SAR scene within the limits of the settings.
 
-Enters: candidates, which are scene records with their overlap. Leaves: triplets, and for every candidate that is not used the reason with
-the value seen and the limit. Pure, and independent of the order in which candidates come.
+Enters: candidates, which are scene records with the ground that they cover. Leaves: triplets, and for every candidate that is not used the
+reason with the value seen and the limit. Pure, and independent of the order in which candidates come.
 """
 
 from __future__ import annotations
 
-import csv
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refuse_item
-from sereno.pipeline.archives import strip_suffix
+from sereno.pipeline.areas import Ground, compute_common_share
 from sereno.pipeline.bands import POLARISATIONS, SCL
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.pairs import ItemRecord, Pair, Role, is_sar
 
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
+SHARE_ERROR: Final = 1e-6
+"""Shares of ground are exact to this much: footprints are cut and joined in floating point."""
 SOURCES: Final = {"scl": "of the area by SCL", "catalogue": "by the catalogue", None: ""}
 """How the source of a cloud cover is called in a reason."""
 
@@ -86,12 +87,20 @@ def select_polarisations(record: ItemRecord, settings: QuerySettings) -> ItemRec
     return record.model_copy(update={"assets": assets, "properties": {**record.properties, "polarisations": " ".join(wanted)}})
 
 
-def find_lacking_bands(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
-    """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
-    lacking = sorted(expected - record.assets.keys() - {SCL})
-    if not lacking or is_sar(record.sensor):
+def find_lacking_bands(record: ItemRecord, held: frozenset[str], settings: QuerySettings) -> Refused | None:
+    """Why an optical item is refused that lacks bands, or None: those of the settings, else those `held` by items of its product.
+
+    It is refused here, since ingest would refuse the scene, and its pair with it. SCL may be missing.
+    """
+    lacking = sorted((frozenset(settings.bands) or held) - record.assets.keys() - {SCL})
+    if not lacking or is_sar(record.sensor) or record.sensor.startswith("gaofen"):  # all bands of Gaofen lie in one file
         return None
-    return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, which other items have", Cause.ITEM, "missing")
+    why = (
+        "needed by pipeline.query.bands"
+        if settings.bands
+        else "which other items have; if it is not needed, name those that are in pipeline.query.bands"
+    )
+    return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, {why}", Cause.ITEM, "missing")
 
 
 def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], settings: QuerySettings) -> list[Candidate]:
@@ -116,13 +125,16 @@ def _is_near(one: Candidate, other: Candidate, limit_days: float) -> bool:
     return abs(_gap_days(one, other)) <= limit_days
 
 
-def choose_triplets(optical: Iterable[Candidate], sar: Iterable[Candidate], settings: QuerySettings) -> tuple[list[Triplet], list[Refused]]:
-    """For each cloudy scene the nearest clear and the nearest SAR scene within the limits, in order of time; and all that is not used.
+def choose_triplets(
+    optical: Iterable[Candidate], sar: Iterable[Candidate], *, ground: Ground, settings: QuerySettings
+) -> tuple[list[Triplet], list[Refused]]:
+    """For each cloudy scene the nearest clear and SAR scene within the limits, in order of time; and all that is not used.
 
-    With `max_pairs` the triplets with the smallest gaps stay. Equal gaps go to the earlier scene.
+    The nearest are those with the smallest gaps together among those that share `min_overlap` of the ground with it, all three: only there
+    can patches be. With `max_pairs` the triplets with the smallest gaps stay. Equal gaps go to the earlier scene.
     """
     roles, refused = _split_by_cover(optical, sar, settings)
-    found = [_find_partners(one, roles, settings) for one in roles.cloudy]
+    found = [_find_partners(one, roles, ground, settings) for one in roles.cloudy]
     chosen, beyond = _keep_smallest([result for result in found if isinstance(result, Triplet)], settings.max_pairs)
     alone = [result for result in found if isinstance(result, Refused)]
     return chosen, [*refused, *alone, *beyond, *_refuse_unused(chosen, roles, settings)]
@@ -158,26 +170,43 @@ def _gap_days(cloudy: Candidate, other: Candidate) -> float:
     return (other.moment - cloudy.moment).total_seconds() / DAY_S
 
 
-def _find_partners(cloudy: Candidate, roles: Roles, settings: QuerySettings) -> Triplet | Refused:
+def _find_partners(cloudy: Candidate, roles: Roles, ground: Ground, settings: QuerySettings) -> Triplet | Refused:
     """The triplet of a cloudy scene with the nearest clear scene of its product and the nearest SAR scene, or why there is none."""
-    clear = _find_nearest(cloudy, [one for one in roles.clear if one.scene.sensor == cloudy.scene.sensor])
-    sar = _find_nearest(cloudy, roles.sar)
-    if clear is None or abs(_gap_days(cloudy, clear)) > settings.max_gap_clear_days:
+    clear = [one for one in roles.clear if one.scene.sensor == cloudy.scene.sensor and one.scene.id != cloudy.scene.id]
+    near_clear = [one for one in clear if _is_near(cloudy, one, settings.max_gap_clear_days)]
+    if not near_clear:
         return _refuse_alone(cloudy, clear, f"clear scene within {settings.max_gap_clear_days:g} days", Cause.CLEAR_GAP)
-    if sar is None or abs(_gap_days(cloudy, sar)) > settings.max_gap_sar_days:
-        return _refuse_alone(cloudy, sar, f"SAR scene within {settings.max_gap_sar_days:g} days", Cause.SAR_GAP)
-    return Triplet(cloudy, clear, sar)
+    near_sar = [one for one in roles.sar if _is_near(cloudy, one, settings.max_gap_sar_days)]
+    if not near_sar:
+        return _refuse_alone(cloudy, roles.sar, f"SAR scene within {settings.max_gap_sar_days:g} days", Cause.SAR_GAP)
+    pairs = itertools.product(_sort_by_gap(cloudy, near_clear), _sort_by_gap(cloudy, near_sar))
+    triplets = sorted((Triplet(cloudy, *pair) for pair in pairs), key=lambda triplet: triplet.gap_days)
+    return _choose_by_ground(triplets, ground, settings.min_overlap)
 
 
-def _refuse_alone(cloudy: Candidate, nearest: Candidate | None, needed: str, cause: Cause) -> Refused:
+def _choose_by_ground(triplets: list[Triplet], ground: Ground, min_overlap: float) -> Triplet | Refused:
+    """The first triplet whose scenes share enough ground, or why there is none."""
+    best, most = triplets[0], -1.0
+    for triplet in triplets:
+        share = compute_common_share((part.covered for part in triplet), ground)
+        if share >= min_overlap - SHARE_ERROR:
+            return triplet
+        best, most = (triplet, share) if share > most + SHARE_ERROR else (best, most)
+    reason = (
+        f"shares {most:.1%} of the area with the clear scene {best.clear.scene.item} and the SAR scene {best.sar.scene.item}, "
+        f"needed {min_overlap:.1%} of the three; no others within the limits of time share more"
+    )
+    return refuse(best.cloudy, "cloudy", reason, Cause.OVERLAP)
+
+
+def _refuse_alone(cloudy: Candidate, others: list[Candidate], needed: str, cause: Cause) -> Refused:
+    nearest = next(iter(_sort_by_gap(cloudy, others)), None)
     seen = "there is none" if nearest is None else f"the nearest, {nearest.scene.item}, is {abs(_gap_days(cloudy, nearest)):.2f} days away"
     return refuse(cloudy, "cloudy", f"needs a {needed}: {seen}", cause)
 
 
-def _find_nearest(cloudy: Candidate, candidates: list[Candidate]) -> Candidate | None:
-    """The candidate nearest in time to the cloudy scene, never the scene itself."""
-    others = [candidate for candidate in candidates if candidate.scene.id != cloudy.scene.id]
-    return min(others, key=lambda candidate: abs(_gap_days(cloudy, candidate)), default=None)
+def _sort_by_gap(cloudy: Candidate, others: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(others, key=lambda other: abs(_gap_days(cloudy, other)))
 
 
 def _keep_smallest(triplets: list[Triplet], count: int | None) -> tuple[list[Triplet], list[Refused]]:
@@ -211,66 +240,7 @@ def _explain_idle(one: Candidate, cloudy: list[Candidate], limit: float) -> str:
         return "no pair needs it: there is no cloudy scene"
     if gap > limit:
         return f"no pair needs it: the nearest cloudy scene is {gap:.2f} days away, allowed {limit:g}"
-    return f"no pair needs it: each cloudy scene within {limit:g} days has a nearer one or was refused"
-
-
-class Row(NamedTuple):
-    """One line of a user's table of pairs."""
-
-    sar: str
-    """Name of the SAR product."""
-    cloudy: str
-    """Name of the input."""
-    clear: str
-    """Name of the target."""
-
-
-def parse_table(text: str, *, where: str) -> tuple[Row, ...]:
-    """The rows of a CSV table with the columns `sar`, `cloudy` and `clear`; others are passed over, endings of archives removed.
-
-    Raises:
-        ConfigError: a column or a value is missing, or there are no rows.
-    """
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    lacking = [name for name in Row._fields if name not in (reader.fieldnames or ())]
-    if lacking:
-        seen = ", ".join(reader.fieldnames or ()) or "nothing"
-        raise ConfigError(
-            f"{where}: the table has no column {', '.join(lacking)} (it has {seen}); its first line must name sar,cloudy,clear"
-        )
-    rows = [Row(*(strip_suffix((line[name] or "").strip()) for name in Row._fields)) for line in reader]
-    faulty = [number for number, row in enumerate(rows, 2) if not all(row)]
-    if faulty or not rows:
-        raise ConfigError(f"{where}: " + (f"line {faulty[0]} lacks a product" if faulty else "the table has no rows"))
-    return tuple(rows)
-
-
-def choose_by_table(optical: Sequence[Candidate], sar: Sequence[Candidate], rows: Iterable[Row]) -> tuple[list[Triplet], list[Refused]]:
-    """The triplets that a table names, in order of time; and what is not used: rows with a product that is not there, and other scenes.
-
-    A product belongs to the scene that it was laid together into with others of its overflight.
-    """
-    places = {item.item: one for one in (*optical, *sar) for item in one.scene.items}
-    triplets: dict[tuple[str, ...], Triplet] = {}
-    refused: list[Refused] = []
-    for row in rows:
-        lacking = [name for name in row if name not in places]
-        if lacking:
-            reason = f"its row in the table also names {', '.join(lacking)}, which cannot be used in this area"
-            refused += [refuse(places[row.cloudy], "cloudy", reason, Cause.ITEM)] if row.cloudy in places else []
-            continue
-        triplet = Triplet(places[row.cloudy], places[row.clear], places[row.sar])
-        if triplet.cloudy.scene.sensor != triplet.clear.scene.sensor or not is_sar(triplet.sar.scene.sensor):
-            sensors = f"SAR {triplet.sar.scene.sensor}, input {triplet.cloudy.scene.sensor}, target {triplet.clear.scene.sensor}"
-            refused.append(refuse(triplet.cloudy, "cloudy", f"its row in the table joins what forms no pair: {sensors}", Cause.ITEM))
-            continue
-        triplets[tuple(part.scene.id for part in triplet)] = triplet
-    chosen = sorted(triplets.values(), key=lambda triplet: (triplet.cloudy.moment, triplet.cloudy.scene.id))
-    used = {part.scene.id for triplet in chosen for part in triplet} | {name for one in refused for name in one.items}
-    kinds: tuple[tuple[Role, Sequence[Candidate]], ...] = (("cloudy", optical), ("sar", sar))
-    for role, others in kinds:
-        refused += [refuse(one, role, "no row of the table names it", Cause.UNUSED) for one in others if one.scene.id not in used]
-    return chosen, refused
+    return f"no pair needs it: each cloudy scene within {limit:g} days took another one or was refused"
 
 
 def to_pairs(triplets: list[Triplet]) -> tuple[Pair, ...]:

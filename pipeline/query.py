@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, NamedTuple
@@ -38,11 +38,9 @@ from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
 from sereno.pipeline.pairing import (
     Triplet,
-    choose_by_table,
     choose_triplets,
     find_fault,
     find_lacking_bands,
-    parse_table,
     select_hopeful,
     select_polarisations,
     to_pairs,
@@ -50,6 +48,7 @@ from sereno.pipeline.pairing import (
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status, is_sar
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
+from sereno.pipeline.table import choose_by_table, parse_table
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +173,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         listed = {kind: _list_items(search, kind) for kind in search.sources}
         optical, sar = _judge_all(search, listed)
         measured = _measure_covers(search, optical, sar)
-        triplets, unpaired = _choose(measured, sar, settings)
+        triplets, unpaired = _choose(search, measured, sar)
         refused = [*measured.refused, *sar.refused, *unpaired]
         if not triplets:
             raise MissingError(_describe_failure(area, {kind: len(found.items) for kind, found in listed.items()}, refused))
@@ -192,10 +191,11 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
     return lock, [*(found.note for found in listed.values()), *measured.notes, *unknown]
 
 
-def _choose(optical: Judged, sar: Judged, settings: QuerySettings) -> tuple[list[Triplet], list[Refused]]:
+def _choose(search: Search, optical: Judged, sar: Judged) -> tuple[list[Triplet], list[Refused]]:
     """The triplets, by the user's table if there is one, and what none of them uses."""
+    settings = search.settings
     if settings.table is None:
-        return choose_triplets(optical.candidates, sar.candidates, settings)
+        return choose_triplets(optical.candidates, sar.candidates, ground=search.ground, settings=settings)
     if not settings.table.is_file():
         raise MissingError(f"pipeline.query.table {settings.table} does not exist: correct its path, or leave it out to pair by time")
     rows = parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}")
@@ -283,15 +283,8 @@ def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read |
 
 
 def to_period(settings: QuerySettings, margin: timedelta) -> Period:
-    """First and last moment of a search, UTC, widened by `margin`; a bare day as the end means all of that day."""
-
-    def to_moment(value: date | None, at: time) -> datetime | None:
-        if value is None:
-            return None
-        moment = value if isinstance(value, datetime) else datetime.combine(value, at)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-    start, end = to_moment(settings.start, time.min), to_moment(settings.end, time(23, 59, 59))
+    """First and last moment of a search, UTC, widened by `margin`."""
+    start, end = settings.period
     return start and start - margin, end and end + margin
 
 
@@ -329,7 +322,7 @@ def _judge_items(search: Search, listed: Listed) -> Judged:
 def _judge_item(search: Search, entry: Read, expected: frozenset[str]) -> Found | Refused:
     """The part of the ground that an item covers, or why the item is refused whatever its partners may be."""
     record, footprint = entry
-    fault = find_fault(record, search.settings) or find_lacking_bands(record, expected)
+    fault = find_fault(record, search.settings) or find_lacking_bands(record, expected, search.settings)
     if fault:
         return fault
     record = select_polarisations(record, search.settings)

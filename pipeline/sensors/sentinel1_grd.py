@@ -16,7 +16,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
@@ -92,18 +92,18 @@ def read_item(
         location = read_location(files, bands[0], str(grid.crs))
         layers = read_layers([to_asset(files, band) for band in bands], tables, location, terrain)
     except NamedLossError as loss:
-        return lose_part(item, loss, len(bands))
+        return lose_part(files, loss, len(bands))
     part = to_part(dict(zip(bands, layers, strict=True)), tables, place, wanted[place])
     words = warn_of_relief(location.geolocation) if settings.dem is None else warn_of_datum(settings.dem)
-    described = (f"annotation-{bands[0]}", *(f"{kind}-{band}" for band in bands for kind in ("calibration", "noise")))
-    read = [to_entry(item, name, "used") for name in described if name in item.assets]
     facts = {
         **describe_power(CALIBRATION),
         "geocoding": "gcp+dem" if settings.dem else "gcp",
         "geocoding_residual_px": list(location.geolocation.residual_px),
         **part.facts,
     }
-    return part._replace(facts=facts, entries=(*read, *part.entries), warnings=((words,) if words else ()) + part.warnings)
+    return part._replace(
+        facts=facts, entries=(*files.entries.values(), *part.entries), warnings=((words,) if words else ()) + part.warnings
+    )
 
 
 def warn_of_relief(geolocation: Geolocation) -> str:

@@ -168,7 +168,7 @@ def test_items_that_cannot_be_read_are_listed_and_do_not_stop_the_others(tmp_pat
     assert "'cloud_cover_pct'" in refused["wordy"][1]
     assert "half" in refused["wordy"][1]
     assert refused["broken"][0] == "cloudy"
-    assert refused["broken"][1] == "has no B04, which other items have"
+    assert refused["broken"][1].startswith("has no B04, which other items have; ")
     assert refused["bare"] == ("sar", "has no VH, needed VV, VH; it has VV")
 
 
@@ -363,6 +363,12 @@ def test_the_lock_holds_the_wanted_polarisations_alone(wanted: tuple[str, ...], 
     assert refused.get(names[1]) == (None if paired else "has no VH, needed VH, VV; it has VV")
 
 
+def test_the_grid_has_the_pixels_of_the_settings(tmp_path: Path, lock_file: Path) -> None:
+    query_pairs("west", tmp_path / "west.json", to_settings(Lock.read(lock_file).catalogue, resolution_m=20))
+    grid = Lock.read(tmp_path / "west.json").grid
+    assert (grid.shape, grid.transform) == ((250, 500), (20, 0, 500_000, 0, -20, 5_005_000))
+
+
 def test_an_outline_goes_into_the_lock_in_metres(tmp_path: Path, lock_file: Path) -> None:
     left = to_footprint(0.5)
     query_pairs("west", tmp_path / "west.json", to_settings(Lock.read(lock_file).catalogue, areas={"west": {"geojson": left}}))
@@ -477,9 +483,9 @@ def test_a_dataset_folder_is_left_to_its_reader(lock_file: Path, tmp_path: Path,
 
 def test_a_bare_day_as_the_end_means_all_of_it() -> None:
     settings = to_settings("x", start="2021-06-01", end="2021-06-30")
-    assert to_period(settings, timedelta(0)) == (datetime(2021, 6, 1, tzinfo=UTC), datetime(2021, 6, 30, 23, 59, 59, tzinfo=UTC))
+    assert to_period(settings, timedelta(0)) == (datetime(2021, 6, 1, tzinfo=UTC), datetime(2021, 6, 30, 23, 59, 59, 999_999, UTC))
     again = QuerySettings.model_validate_json(settings.to_json())
-    assert to_period(again, timedelta(days=1))[1] == datetime(2021, 7, 1, 23, 59, 59, tzinfo=UTC)
+    assert to_period(again, timedelta(days=1))[1] == datetime(2021, 7, 1, 23, 59, 59, 999_999, UTC)
     exact = to_settings("x", start="2021-06-01T12:00:00+02:00")
     assert to_period(exact, timedelta(0)) == (datetime(2021, 6, 1, 10, tzinfo=UTC), None)
 
@@ -580,14 +586,3 @@ def test_a_table_names_the_pairs_whatever_the_cover(tmp_path: Path) -> None:
     (pair,) = lock.pairs
     assert (pair.cloudy, pair.clear) == (names["clear"], names["cloudy"])
     assert any("GF3_none" in refusal.reason for refusal in lock.refused)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"), [("sar,clear\n", "no column cloudy"), ("sar,cloudy,clear\n", "no rows"), ("sar,cloudy,clear\na,,b", "line 2")]
-)
-def test_a_table_that_says_too_little_is_refused(tmp_path: Path, text: str, words: str) -> None:
-    write_gaofen(tmp_path / "products")
-    table = tmp_path / "pairs.csv"
-    table.write_text(text)
-    with pytest.raises(ConfigError, match=words):
-        query_gaofen(tmp_path / "products", tmp_path / "west.json", table=str(table))

@@ -1,0 +1,51 @@
+"""A table's rows become pairs, or say why they do not."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import shapely
+
+from sereno.pipeline.acquisitions import Candidate
+from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.pairs import ItemRecord, SceneRecord
+from sereno.pipeline.table import Row, choose_by_table, parse_table
+
+
+def to_candidate(name: str, day: int, sensor: str) -> Candidate:
+    moment = f"{datetime(2021, 6, 1, tzinfo=UTC) + timedelta(days=day):%Y-%m-%dT%H:%M:%SZ}"
+    item = ItemRecord.model_validate(
+        {"item": name, "collection": "c", "sensor": sensor, "time": moment, "crs": "", "bbox": (9, 45, 10, 46), "assets": {}}
+    )
+    return Candidate(SceneRecord(id=name, sensor=item.sensor, time=moment, items=(item,)), shapely.box(0, 0, 1, 1))
+
+
+OPTICAL = [to_candidate(name, day, "gaofen-pms") for day, name in enumerate(("a", "b", "c"))] + [to_candidate("w", 4, "gaofen-wfv")]
+SAR = [to_candidate("s", 2, "gaofen3"), to_candidate("t", 9, "gaofen3")]
+
+
+def test_rows_become_pairs_in_order_of_time_and_once() -> None:
+    chosen, refused = choose_by_table(OPTICAL, SAR, [Row("s", "b", "a"), Row("t", "a", "c"), Row("s", "b", "a")])
+    assert [tuple(part.scene.id for part in triplet) for triplet in chosen] == [("a", "c", "t"), ("b", "a", "s")]
+    assert [(one.items, one.reason) for one in refused] == [(("w",), "no row of the table names it")]
+
+
+def test_rows_that_form_no_pair_are_refused_with_the_reason() -> None:
+    chosen, refused = choose_by_table(OPTICAL, SAR, [Row("x", "a", "b"), Row("s", "b", "w"), Row("c", "b", "a")])
+    assert chosen == []
+    reasons = [one.reason for one in refused]
+    assert "names x, which cannot be used in this area" in reasons[0]
+    assert "input gaofen-pms, target gaofen-wfv" in reasons[1]
+    assert "SAR gaofen-pms" in reasons[2]
+
+
+def test_a_table_is_read_with_further_columns_and_endings_of_archives() -> None:
+    text = "note,clear, cloudy,sar\nfine,a.tar.gz,b,s.zip\n"
+    assert parse_table(text, where="t") == (Row("s", "b", "a"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "no column sar, cloudy, clear"), ("sar,cloudy,clear\n", "no rows"), ("sar,cloudy,clear\na,b\n", "line 2")]
+)
+def test_a_table_that_says_too_little_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_table(text, where="pairs.csv")
