@@ -335,10 +335,11 @@ class IngestSettings(Settings):
     speckle: SpeckleSettings = SpeckleSettings()
     """Speckle filter."""
     readers: Annotated[int, Field(ge=1)] = 4
-    """Assets read at the same time: over HTTP most of the time is waiting."""
+    """Assets read at the same time: over HTTP most of the time is waiting. Read one after the other in any case: tables of ground range
+    data, polarisations of local products with a DEM (each takes much memory), delivered data sets."""
     scheduler: str = "threads"
     """`threads`: in this process. Else the address of a dask scheduler (`tcp://host:8786`) whose workers
-    read (needs the extra `cluster`)."""
+    read (needs the extra `cluster`). What is read one after the other is read in this process."""
 
 
 class AlignSettings(Settings):

@@ -364,8 +364,13 @@ def _measure_covers(search: Search, optical: Judged, sar: Judged) -> Judged:
             refused.append(refuse(one, role_of(one.scene.sensor, cover.cloud_pct, settings.clear_cover_pct), reason, Cause.OVERLAP))
         else:
             candidates.append(_change_scene(one, {"cloud_cover_pct": cover.cloud_pct, "cover_source": "scl"}))
-    known = sum(cover.valid_share is not None for cover in covers)
-    logger.info("cloud cover of %d scenes measured over the area, of %d others not readable", known, len(covers) - known)
+    lost = [name for name, cover in measured.items() if cover.valid_share is None]
+    for name in lost:
+        logger.warning(
+            "%s: a scene classification cannot be read: the catalogue's cloud cover is taken, and masks by SCL will not know its clouds",
+            name,
+        )
+    logger.info("cloud cover of %d scenes measured over the area, of %d others not readable", len(covers) - len(lost), len(lost))
     return Judged(candidates, refused, tuple(_to_note(name, entry) for name, cover in measured.items() for entry in cover.entries))
 
 

@@ -38,7 +38,7 @@ from sereno.pipeline.ingest import ingest_scene
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.query import query_pairs
-from sereno.pipeline.sensors import assets
+from sereno.pipeline.sensors import access, assets
 from sereno.pipeline.server import running_server
 from sereno.pipeline.store import open_dataset, verify_store
 
@@ -95,7 +95,7 @@ def limit_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for a server that says nothing for a second at most."""
     monkeypatch.setattr(http, "TIMEOUT_S", (1.0, 0.3))
     monkeypatch.setattr(assets, "TIMEOUT_S", (1.0, 0.3))
-    monkeypatch.setitem(assets.GDAL_OPTIONS, "GDAL_HTTP_TIMEOUT", 1)
+    monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_TIMEOUT", 1)
 
 
 def settings_for(server: FaultyServer, **changes: Any) -> QuerySettings:

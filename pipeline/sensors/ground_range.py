@@ -127,6 +127,10 @@ class NamedLossError(LossError):
         super().__init__(status, words)
         self.name = name
 
+    def __reduce__(self) -> tuple[type[NamedLossError], tuple[str, Status, str]]:
+        """How a worker sends it: made again of what it was made of."""
+        return type(self), (self.name, self.status, self.words)
+
 
 @contextlib.contextmanager
 def name_losses(name: str) -> Iterator[None]:

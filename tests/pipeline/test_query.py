@@ -250,7 +250,9 @@ def write_scl(folder: Path, item: str, left: int, right: int) -> None:
         file.write(classes)
 
 
-def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_is_lost(tmp_path: Path) -> None:
+def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     items = [
         optical_item("half", 8, 0.0),  # the catalogue is wrong about all of them: it speaks of whole tiles
         optical_item("free", 9, 90.0),
@@ -276,6 +278,12 @@ def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_
     assert "far" not in lines  # no partner, so not measured
     assert lines["half"] == ("used", "")
     assert lines["lost"][0] == "missing"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records if "classification" in record.getMessage()] == [
+        (
+            "WARNING",
+            "lost: a scene classification cannot be read: the catalogue's cloud cover is taken, and masks by SCL will not know its clouds",
+        )
+    ]
     assert lines["lost"][1].endswith("; the catalogue's cloud cover is taken")
 
 

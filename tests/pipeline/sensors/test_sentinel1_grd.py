@@ -1,6 +1,7 @@
 """Ground range data come out as the backscatter of the ground they lie on, and what is not measured is not valid."""
 
 import contextlib
+import pickle
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -259,6 +260,32 @@ def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, m
     assert difference.max() <= 1  # centi-dB: the last digits of coordinates differ
     read_bytes = [sum(entry.bytes_read for entry in reading.entries) for reading in (whole, squares)]
     assert read_bytes[1] > read_bytes[0]
+
+
+@pytest.mark.parametrize("choice", [("threads", 3), ("tcp://10.0.0.1:8786", 7)])
+def test_polarisations_are_read_by_as_many_readers_as_the_settings_say_where_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: tuple[str, int]
+) -> None:
+    asked = []
+
+    def run(tasks: Any, scheduler: str, workers: int) -> Any:
+        asked.append((len(tasks), scheduler, workers))
+        return pickle.loads(pickle.dumps([task() for task in pickle.loads(pickle.dumps(tasks))]))
+
+    scene, area = make_scene(safe_product.write_product(tmp_path)), make_area()
+    expected = read(tmp_path, scene, area).scene
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1_grd.run_tasks", run)
+    settings = SETTINGS.model_copy(update={"scheduler": choice[0], "readers": choice[1]})
+    np.testing.assert_array_equal(read(tmp_path, scene, area, settings).scene["data"].values, expected["data"].values)
+    assert asked == [(2, *choice)]
+
+
+def test_one_reader_gives_what_several_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1_grd.SQUARE_PX", 50)
+    scene, area = make_scene(safe_product.write_product(tmp_path)), make_area()
+    one, four = (read(tmp_path, scene, area, SETTINGS.model_copy(update={"readers": readers})) for readers in (1, 4))
+    np.testing.assert_array_equal(one.scene["data"].values, four.scene["data"].values)
+    assert one.scene.attrs["provenance"] == four.scene.attrs["provenance"]
 
 
 def serving(folder: Path, *refused: str, busy: str = "//") -> AbstractContextManager[str]:
