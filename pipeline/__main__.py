@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from sereno.pipeline import config
-from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError
+from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError, PermanentError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -132,8 +132,8 @@ def try_again(work: Callable[[], None], tries: int, pause: Callable[[float], Non
     """Do `work`, at most `tries` times as long as a server does not give what it should; `pause` waits between, longer each time.
 
     Here and not in the workflow, since Snakemake's `retries` cannot tell a server that may recover from a setting or a file that will
-    be wrong each time. Only a `CatalogueError` is tried again; some of those will not heal either, which costs two pauses. A job that is
-    killed or crashes is done by the next run.
+    be wrong each time. Only a `CatalogueError` is tried again, unless it is a `PermanentError`. A job that is killed or crashes is done by
+    the next run.
 
     Raises:
         CatalogueError: also the last try failed.
@@ -141,6 +141,8 @@ def try_again(work: Callable[[], None], tries: int, pause: Callable[[float], Non
     for number in range(1, tries):
         try:
             return work()
+        except PermanentError:
+            raise
         except CatalogueError as error:
             wait_s = FIRST_PAUSE_S * 3 ** (number - 1)
             logger.warning("try %d of %d failed: %s; the next one in %.0f s", number, tries, error, wait_s)

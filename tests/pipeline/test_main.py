@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from sereno.pipeline.__main__ import app, override_settings, try_again
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError, SerenoError
+from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError, PermanentError, SerenoError
 from sereno.pipeline.ledger import Entry, write_ledger
 from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, SceneRecord
 
@@ -120,7 +120,13 @@ def test_a_folder_without_a_ledger_and_a_damaged_one_are_named(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("fault", "runs", "pauses"),
-    [(ConfigError("x"), 1, []), (MissingError("x"), 1, []), (DataError("x"), 1, []), (CatalogueError("x"), 3, [10, 30])],
+    [
+        (ConfigError("x"), 1, []),
+        (MissingError("x"), 1, []),
+        (DataError("x"), 1, []),
+        (PermanentError("x"), 1, []),
+        (CatalogueError("x"), 3, [10, 30]),
+    ],
 )
 def test_only_what_a_server_may_give_later_is_tried_again_with_growing_pauses(fault: SerenoError, runs: int, pauses: list[float]) -> None:
     done: list[int] = []
