@@ -285,23 +285,35 @@ class IngestSettings(Settings):
     read (needs the extra `cluster`)."""
 
 
+DescriptorName = Literal["orientations", "self-similarity"]
+"""`orientations`: histograms of gradient orientation (Dalal & Triggs 2005). `self-similarity`: how like neighbouring patches are (MIND, Heinrich
+et al. 2012)."""
+FieldDegree = Literal["shift", "affine", "quadratic"]
+"""How freely a shift may change over a scene: not at all, linearly, or with squares of place."""
+
+
 class AlignSettings(Settings):
     """How SAR is laid onto optical."""
 
-    max_shift_px: Annotated[float, Field(gt=0)] = 10.0
-    """Search radius in pixels of the common grid."""
+    search_m: Annotated[float, Field(gt=0)] = 100.0
+    """How far SAR may lie from where it belongs, metres. RPC without control points errs by tens of metres: 300 for Gaofen. Beyond about 12
+    pixels the search goes from coarse to fine."""
+    field: FieldDegree = "affine"
+    """The most a shift may change over the scene; a simpler field is taken where it explains the windows as well."""
+    descriptor: DescriptorName = "orientations"
+    """What is compared."""
     window_px: Annotated[int, Field(ge=32)] = 128
     """Side of a matching window; made smaller for scenes too small for it."""
     step_px: Annotated[int, Field(ge=8)] = 96
     """Distance between windows."""
     min_inlier_ratio: Share = 0.5
-    """Smallest share of good windows that agree with the shift."""
+    """Smallest share of good windows that agree with the field."""
     max_rms_px: Annotated[float, Field(gt=0)] = 0.75
-    """Largest scatter of the agreeing windows around the shift."""
+    """Largest scatter of the agreeing windows around the field."""
     min_peak: Share = 0.12
     """Smallest median correlation peak."""
     max_sigma_px: Annotated[float, Field(gt=0)] = 0.5
-    """Largest predicted uncertainty of the shift."""
+    """Largest predicted uncertainty of the field, anywhere in the scene."""
 
 
 CloudMethod = Literal["scl", "threshold", "s2cloudless", "omnicloudmask"]
