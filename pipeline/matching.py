@@ -31,6 +31,9 @@ MIN_PSR: Final = 3.5
 MAX_SECOND_PEAK: Final = 0.95
 """Largest second peak of a good window, as a share of the first."""
 
+NEAR_PX: Final = 2.5
+"""How far from a field that is believed the top of a window may lie; natural peaks of SAR and optical are 1 to 2 px broad."""
+
 Float = npt.NDArray[np.float32]
 
 
@@ -92,41 +95,94 @@ class Match(NamedTuple):
     """Peak-to-sidelobe ratio."""
 
 
+class Window(NamedTuple):
+    """One window with enough valid ground."""
+
+    row: float
+    """Centre of its usable ground, pixels of the grid."""
+    col: float
+    """Centre of its usable ground, pixels of the grid."""
+    first_dy: int
+    """Shift that the first row of the surface stands for."""
+    first_dx: int
+    """Shift that its first column stands for."""
+    surface: Float
+    """Correlation at each lag."""
+
+
 class Matches(NamedTuple):
     """What all windows say."""
 
     good: list[Match]
     """Windows with one clear peak."""
-    peaks: list[float]
-    """Largest correlation of every window with enough valid ground."""
+    windows: list[Window]
+    """Every window with enough valid ground."""
     n_laid: int
     """All windows, those without enough valid ground too."""
+
+    @property
+    def peaks(self) -> list[float]:
+        """Largest correlation of every window with enough valid ground."""
+        return [float(window.surface.max()) for window in self.windows]
 
 
 def match_windows(optical: Features, sar: Features, layout: Layout, guess: ShiftField) -> Matches:
     """Every window of `optical` sought in `sar` within `layout.radius` of where `guess` puts it, to the nearest pixel."""
-    good, peaks = [], []
+    windows, good = [], []
     corners = [(int(top), int(left)) for top in layout.tops for left in layout.lefts]
-    middle = (layout.side - 1) / 2
-    for top, left in corners:
-        jump = tuple(round(float(shift)) for shift in guess.evaluate(top + middle, left + middle))
-        window = np.s_[top : top + layout.side, left : left + layout.side]
-        template = Features(optical.values[:, *window], optical.usable[window])
-        if template.usable.mean() < MIN_WINDOW_VALID:
+    for corner in corners:
+        window = _match_window(optical, sar, corner, (layout, guess))
+        if window is None:
             continue
-        region = _cut(sar, (top + jump[0] - layout.radius, left + jump[1] - layout.radius), layout.side + 2 * layout.radius)
-        inner = np.s_[layout.radius : layout.radius + layout.side]
-        both = template.usable * region.usable[inner, inner]
-        if both.mean() < MIN_WINDOW_VALID:
-            continue
-        surface = correlate_masked(template, region)
-        peaks.append(float(surface.max()))
-        found = find_peak(surface)
+        windows.append(window)
+        found = find_peak(window.surface)
         if found is not None:
-            row, col = (float(np.average(np.arange(layout.side), weights=both.sum(axis=axis))) for axis in (1, 0))
-            shift = found.row - layout.radius + jump[0], found.col - layout.radius + jump[1]
-            good.append(Match(top + row, left + col, *shift, peaks[-1], found.psr))
-    return Matches(good, peaks, len(corners))
+            shift = window.first_dy + found.row, window.first_dx + found.col
+            good.append(Match(window.row, window.col, *shift, float(window.surface.max()), found.psr))
+    return Matches(good, windows, len(corners))
+
+
+def _match_window(optical: Features, sar: Features, corner: tuple[int, int], plan: tuple[Layout, ShiftField]) -> Window | None:
+    """One window; None if too little of it is usable in both images."""
+    (top, left), (layout, guess), side = corner, plan, plan[0].side
+    template = _cut(optical, corner, side)
+    if template.usable.mean() < MIN_WINDOW_VALID:
+        return None
+    middle = (side - 1) / 2
+    jump = [round(float(shift)) - layout.radius for shift in guess.evaluate(top + middle, left + middle)]
+    region = _cut(sar, (top + jump[0], left + jump[1]), side + 2 * layout.radius)
+    inner = np.s_[layout.radius : layout.radius + side]
+    both = template.usable * region.usable[inner, inner]
+    if both.mean() < MIN_WINDOW_VALID:
+        return None
+    row, col = (float(np.average(np.arange(side), weights=both.sum(axis=axis))) for axis in (1, 0))
+    return Window(top + row, left + col, jump[0], jump[1], correlate_masked(template, region))
+
+
+def match_again(windows: list[Window], field: ShiftField) -> list[Match]:
+    """The top of every window's surface that lies within `NEAR_PX` of what `field` predicts, clear or not; windows without one are left out.
+
+    What windows say alone decides whether a field is believed; once it is, those that were not sure may sharpen it.
+    """
+    found = []
+    for window in windows:
+        dy, dx = (float(shift) for shift in field.evaluate(window.row, window.col))
+        top = _climb(window.surface, (dy - window.first_dy, dx - window.first_dx))
+        if top is not None:
+            peak = float(window.surface[round(top[0]), round(top[1])])
+            found.append(Match(window.row, window.col, window.first_dy + top[0], window.first_dx + top[1], peak, 0.0))
+    return found
+
+
+def _climb(surface: Float, start: tuple[float, float]) -> tuple[float, float] | None:
+    """Sub-pixel place of the largest value within `NEAR_PX` of `start`; None if that is no top."""
+    distance = np.hypot(np.arange(surface.shape[0])[:, None] - start[0], np.arange(surface.shape[1])[None] - start[1])
+    row, col = (int(index) for index in np.unravel_index(int(np.where(distance <= NEAR_PX, surface, -2).argmax()), surface.shape))
+    if not (0 < row < surface.shape[0] - 1 and 0 < col < surface.shape[1] - 1) or surface[row, col] <= 0:
+        return None
+    near = surface[row - 1 : row + 2, col - 1 : col + 2].astype(np.float64)
+    offset = _solve_quadric(near) if near.argmax() == 4 else None
+    return None if offset is None else (row + offset[0], col + offset[1])
 
 
 def _cut(features: Features, corner: tuple[int, int], side: int) -> Features:

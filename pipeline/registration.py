@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sereno.pipeline.config import AlignSettings, FieldDegree
 from sereno.pipeline.descriptors import DESCRIPTORS, Features
-from sereno.pipeline.matching import MIN_WINDOW_PX, MIN_WINDOW_VALID, Layout, Matches, lay_windows, match_windows, to_votes
+from sereno.pipeline.matching import MIN_WINDOW_PX, MIN_WINDOW_VALID, Layout, Matches, lay_windows, match_again, match_windows, to_votes
 from sereno.pipeline.shiftfield import INLIER_PX, Fit, ShiftField, count_false_alarms, fit_field, make_shift, spread_lattice
 
 LOG_OFFSET: Final = 0.01
@@ -266,7 +266,19 @@ def _judge(matches: Matches, layout: Layout, start: Registration, settings: Alig
     if fault is not None:
         return dataclasses.replace(seen, status=fault[0], reason=fault[1])
     reason = f"{seen.n_inlier} of {seen.n_good} good windows agree within {INLIER_PX:g} px, scatter {seen.rms_px:.2f} px"
-    return dataclasses.replace(seen, field=fit.field, verdict="applied", status="ok", reason=reason)
+    return dataclasses.replace(_sharpen(seen, fit, matches, layout), verdict="applied", status="ok", reason=reason)
+
+
+def _sharpen(seen: Registration, fit: Fit, matches: Matches, layout: Layout) -> Registration:
+    """A believed field, fitted again to all windows, each asked only near that field; as it was where this gives no more windows."""
+    again = match_again(matches.windows, fit.field)
+    sharper = fit_field(to_votes(again, layout.overlap), fit.field.degree, seen.shape) if len(again) >= len(matches.good) else None
+    sigma = math.inf if sharper is None else float(sharper.predict_sigma(*spread_lattice(seen.shape)).max())
+    if sharper is None or not math.isfinite(sigma):
+        return dataclasses.replace(seen, field=fit.field)
+    distances = [math.dist((window.dy, window.dx), sharper.field.evaluate(window.row, window.col)) for window in seen.windows]
+    windows = tuple(window._replace(residual_px=distance) for window, distance in zip(seen.windows, distances, strict=True))
+    return dataclasses.replace(seen, field=sharper.field, sigma_px=sigma, windows=windows)
 
 
 def choose_fit(matches: Matches, layout: Layout, start: Registration, settings: AlignSettings) -> Fit:
