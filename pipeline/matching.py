@@ -160,7 +160,7 @@ def _match_window(optical: Features, sar: Features, corner: tuple[int, int], pla
 
 
 def match_again(windows: list[Window], field: ShiftField) -> list[Match]:
-    """The top of every window's surface that lies within `NEAR_PX` of what `field` predicts, clear or not; windows without one are left out.
+    """The top of every window's surface within `NEAR_PX` of what `field` predicts, clear or not; windows without one are left out.
 
     What windows say alone decides whether a field is believed; once it is, those that were not sure may sharpen it.
     """
@@ -242,9 +242,9 @@ def find_peak(surface: Float) -> Peak | None:
 
     The top is that of the quadric fitted by least squares to the 3 x 3 values around the largest one.
     """
-    row, col = (int(index) for index in np.unravel_index(int(surface.argmax()), surface.shape))
-    if not (0 < row < surface.shape[0] - 1 and 0 < col < surface.shape[1] - 1):
+    if is_at_edge(surface):
         return None
+    row, col = (int(index) for index in np.unravel_index(int(surface.argmax()), surface.shape))
     background = np.ones(surface.shape, bool)
     background[max(row - EXCLUSION_PX, 0) : row + EXCLUSION_PX + 1, max(col - EXCLUSION_PX, 0) : col + EXCLUSION_PX + 1] = False
     rest = surface[background]
@@ -254,6 +254,12 @@ def find_peak(surface: Float) -> Peak | None:
     psr = float((peak - rest.mean()) / max(float(rest.std()), 1e-12))
     offset = _solve_quadric(surface[row - 1 : row + 2, col - 1 : col + 2].astype(np.float64))
     return None if offset is None or psr < MIN_PSR else Peak(row + offset[0], col + offset[1], psr)
+
+
+def is_at_edge(surface: Float) -> bool:
+    """Whether the largest value lies on the outermost rows or columns, so that the true top may lie outside."""
+    place = np.unravel_index(int(surface.argmax()), surface.shape)
+    return any(index in (0, length - 1) for index, length in zip(place, surface.shape, strict=True))
 
 
 def _solve_quadric(near: npt.NDArray[np.float64]) -> tuple[float, float] | None:

@@ -16,7 +16,17 @@ import numpy.typing as npt
 
 from sereno.pipeline.config import AlignSettings, FieldDegree
 from sereno.pipeline.descriptors import DESCRIPTORS, Features
-from sereno.pipeline.matching import MIN_WINDOW_PX, MIN_WINDOW_VALID, Layout, Matches, lay_windows, match_again, match_windows, to_votes
+from sereno.pipeline.matching import (
+    MIN_WINDOW_PX,
+    MIN_WINDOW_VALID,
+    Layout,
+    Matches,
+    is_at_edge,
+    lay_windows,
+    match_again,
+    match_windows,
+    to_votes,
+)
 from sereno.pipeline.shiftfield import INLIER_PX, Fit, ShiftField, count_false_alarms, fit_field, make_shift, spread_lattice
 
 LOG_OFFSET: Final = 0.01
@@ -45,8 +55,8 @@ MAX_FALSE_ALARMS: Final = 1e-3
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 Status = Literal["ok", "low_texture", "no_ground", "inconsistent", "out_of_range"]
-"""`low_texture`: windows see too little structure. `no_ground`: too little is usable in both images. `inconsistent`: windows disagree or are too
-few to be sure. `out_of_range`: the field reaches the end of the search."""
+"""`low_texture`: windows see too little structure. `no_ground`: too little is usable in both images. `inconsistent`: windows disagree or are
+too few to be sure. `out_of_range`: the field, or the best match of most windows, lies at the end of the search."""
 
 
 class Layer(NamedTuple):
@@ -208,7 +218,7 @@ def describe_layers(optical: Layer, sar: Layer, settings: AlignSettings) -> tupl
 
 
 def choose_factor(search_px: float, shape: tuple[int, ...]) -> int:
-    """How much coarser the grid is on which a search of that radius begins: a power of two, 1 where none is needed or the scene is small."""
+    """How much coarser the grid is on which a search of that radius begins: a power of two, 1 if none is needed or the scene is small."""
     factor = 1
     while search_px / factor > DIRECT_PX and min(shape) // (2 * factor) >= COARSE_SIDE_PX:
         factor *= 2
@@ -257,9 +267,9 @@ def _judge(matches: Matches, layout: Layout, start: Registration, settings: Alig
     seen = dataclasses.replace(seen, median_peak=float(np.median(matches.peaks)))
     needed = max(MIN_GOOD, math.ceil(MIN_GOOD_SHARE * len(matches.peaks)))
     if len(matches.good) < needed:
-        few = len(matches.peaks) < needed
-        reason = f"only {len(matches.good)} of {len(matches.peaks)} windows have one clear peak, {needed} are needed"
-        return dataclasses.replace(seen, status="no_ground" if few else "low_texture", reason=reason)
+        status, why = _explain_lack(matches, settings.min_peak)
+        reason = f"only {len(matches.good)} of {len(matches.peaks)} windows have one clear peak, {needed} are needed{why}"
+        return dataclasses.replace(seen, status=status, reason=reason)
     fit = choose_fit(matches, layout, start, settings)
     seen = _take_fit(seen, fit, matches, layout)
     fault = _find_fault(seen, fit.field, settings)
@@ -267,6 +277,16 @@ def _judge(matches: Matches, layout: Layout, start: Registration, settings: Alig
         return dataclasses.replace(seen, status=fault[0], reason=fault[1])
     reason = f"{seen.n_inlier} of {seen.n_good} good windows agree within {INLIER_PX:g} px, scatter {seen.rms_px:.2f} px"
     return dataclasses.replace(_sharpen(seen, fit, matches, layout), verdict="applied", status="ok", reason=reason)
+
+
+def _explain_lack(matches: Matches, min_peak: float) -> tuple[Status, str]:
+    """Why too few windows have a clear peak: too little ground, a search that ends before the best match, or too little structure."""
+    if len(matches.windows) < MIN_GOOD:
+        return "no_ground", ""
+    n_edge = sum(is_at_edge(window.surface) and float(window.surface.max()) >= min_peak for window in matches.windows)
+    if 2 * n_edge >= len(matches.windows):
+        return "out_of_range", f"; {n_edge} match best at the end of the search: widen pipeline.align.search_m"
+    return "low_texture", ""
 
 
 def _sharpen(seen: Registration, fit: Fit, matches: Matches, layout: Layout) -> Registration:

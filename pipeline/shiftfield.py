@@ -60,12 +60,12 @@ class ShiftField:
         """Shifts (dy, dx) in pixels at places of the grid; the arrays are broadcast against each other."""
         rows, cols = np.broadcast_arrays(np.asarray(rows, np.float64), np.asarray(cols, np.float64))
         u, v = (rows - self.centre[0]) / self.scale_px, (cols - self.centre[1]) / self.scale_px
-        powers = (1.0, u, v, u * u, u * v, v * v)
-        shifts = [np.zeros(u.shape), np.zeros(u.shape)]
-        for shift, coefficients in zip(shifts, (self.dy, self.dx), strict=True):
-            for coefficient, power in zip(coefficients, powers, strict=False):
-                shift += coefficient * power
-        return shifts[0], shifts[1]
+        powers = (np.ones(u.shape), u, v, u * u, u * v, v * v)
+        dy, dx = np.zeros(u.shape), np.zeros(u.shape)
+        for down, right, power in zip(self.dy, self.dx, powers, strict=False):
+            dy += down * power
+            dx += right * power
+        return dy, dx
 
     @property
     def is_zero(self) -> bool:
@@ -110,10 +110,6 @@ class Votes(NamedTuple):
     overlap: float
     """Votes that share the same ground, and so count as one witness; at least 1."""
 
-    def pick(self, chosen: Bool) -> Votes:
-        """The votes that are chosen, (n,) bool."""
-        return Votes(*(array[chosen] for array in self[:5]), overlap=self.overlap)
-
 
 class Fit(NamedTuple):
     """A field and what stands behind it."""
@@ -134,7 +130,8 @@ class Fit(NamedTuple):
         design = _design(self.field, np.atleast_1d(np.asarray(rows, float)).ravel(), np.atleast_1d(np.asarray(cols, float)).ravel())
         if not np.isfinite(self.covariance).all():
             return np.full(len(design), np.inf)
-        return np.sqrt(np.maximum(np.einsum("nk,kl,nl->n", design, self.covariance, design), 0))
+        sigma: Float = np.sqrt(np.maximum(np.einsum("nk,kl,nl->n", design, self.covariance, design), 0))
+        return sigma
 
 
 def spread_lattice(shape: tuple[int, ...]) -> tuple[Float, Float]:
@@ -159,12 +156,12 @@ def fit_field(votes: Votes, degree: FieldDegree, shape: tuple[int, ...]) -> Fit 
         solved = _solve(design, shifts, votes, members)
         if solved is None:
             return None
-        residuals = np.linalg.norm(shifts - design @ solved[0], axis=1)
+        coefficients, trimmed = solved
+        residuals = np.linalg.norm(shifts - design @ coefficients, axis=1)
         again = residuals <= INLIER_PX
         if np.array_equal(again, members) or not again.any():
             break
         members = again
-    coefficients, trimmed = solved
     dy, dx = (tuple(float(value) for value in axis) for axis in coefficients.T)
     field = dataclasses.replace(blank, dy=dy, dx=dx)
     covariance, leverage = _spread(design, votes, trimmed, residuals)
@@ -212,16 +209,19 @@ def _draw_triples(count: int) -> npt.NDArray[np.int64]:
 
 def _solve(design: Float, shifts: Float, votes: Votes, members: Bool) -> tuple[Float, Bool] | None:
     """Coefficients (terms, 2) by weighted least squares over `members` but those far off, and which entered; None if undetermined."""
-    chosen = members
-    for _ in range(2):
-        root = np.sqrt(votes.weights[chosen])[:, None]
-        coefficients, _, rank, _ = np.linalg.lstsq(design[chosen] * root, shifts[chosen] * root, rcond=1e-6)
-        if rank < design.shape[1]:
-            return None
-        distances = np.linalg.norm(shifts - design @ coefficients, axis=1)
-        limit = max(TRIM * float(np.median(distances[members])), TRIM_FLOOR_PX)
-        chosen = members & (distances <= limit)
-    return coefficients, chosen
+    first = _solve_weighted(design, shifts, votes.weights, members)
+    if first is None:
+        return None
+    distances = np.linalg.norm(shifts - design @ first, axis=1)
+    kept = members & (distances <= max(TRIM * float(np.median(distances[members])), TRIM_FLOOR_PX))
+    second = _solve_weighted(design, shifts, votes.weights, kept)
+    return None if second is None else (second, kept)
+
+
+def _solve_weighted(design: Float, shifts: Float, weights: Float, chosen: Bool) -> Float | None:
+    root = np.sqrt(weights[chosen])[:, None]
+    coefficients, _, rank, _ = np.linalg.lstsq(design[chosen] * root, shifts[chosen] * root, rcond=1e-6)
+    return np.asarray(coefficients, np.float64) if rank == design.shape[1] else None
 
 
 def _spread(design: Float, votes: Votes, chosen: Bool, residuals: Float) -> tuple[Float, Float]:

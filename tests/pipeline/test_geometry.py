@@ -11,6 +11,7 @@ from rasterio.warp import transform
 from scipy import ndimage
 
 from sereno.pipeline.geometry import resample_sar, to_metres
+from sereno.pipeline.shiftfield import make_shift
 
 MARGIN = 16
 TARGET = GeoBox((60, 50), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
@@ -32,13 +33,15 @@ def test_same_pixels_without_shift_are_a_plain_crop() -> None:
 def test_content_found_further_down_and_right_is_brought_back() -> None:
     power = np.zeros((1, *SOURCE.shape), np.float32)
     power[0, MARGIN + 20 + 3, MARGIN + 30 - 2] = 1
-    values, _ = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, shift_px=(3, -2))
+    values, _ = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, field=make_shift(TARGET.shape, 3, -2))
     assert np.argwhere(values[0] > 0).tolist() == [[20, 30]]
 
 
 def test_linear_ramp_is_shifted_exactly() -> None:
     rows, cols = np.mgrid[: SOURCE.shape.y, : SOURCE.shape.x].astype(np.float32)
-    values, _ = resample_sar((1 + 2 * rows + 3 * cols)[None], ALL_VALID, source=SOURCE, target=TARGET, shift_px=(2.37, -3.61))
+    values, _ = resample_sar(
+        (1 + 2 * rows + 3 * cols)[None], ALL_VALID, source=SOURCE, target=TARGET, field=make_shift(TARGET.shape, 2.37, -3.61)
+    )
     rows, cols = np.mgrid[: TARGET.shape.y, : TARGET.shape.x] + MARGIN
     assert values[0] == pytest.approx(1 + 2 * (rows + 2.37) + 3 * (cols - 3.61), rel=1e-5)
 
@@ -51,7 +54,7 @@ shifts = st.floats(-20, 20, allow_nan=False).map(lambda value: round(value, 3))
 def test_resampling_equals_bilinear_interpolation_by_scipy(shift: tuple[float, float], offset: tuple[int, int]) -> None:
     power, holes = draw_power(), np.random.default_rng(1).random(SOURCE.shape) > 0.03
     source = GeoBox(SOURCE.shape, TARGET.transform * Affine.translation(-offset[1], -offset[0]), TARGET.crs)
-    values, valid = resample_sar(power, holes, source=source, target=TARGET, shift_px=shift)
+    values, valid = resample_sar(power, holes, source=source, target=TARGET, field=make_shift(TARGET.shape, *shift))
     rows, cols = np.mgrid[: TARGET.shape.y, : TARGET.shape.x].astype(float)
     places = np.stack([rows + offset[0] + shift[0], cols + offset[1] + shift[1]])
     expected = [ndimage.map_coordinates(band.astype(float), places, order=1, mode="grid-constant") for band in power]
@@ -65,7 +68,7 @@ def test_resampling_equals_bilinear_interpolation_by_scipy(shift: tuple[float, f
 def test_power_and_not_decibel_is_averaged() -> None:
     power = np.ones((1, *SOURCE.shape), np.float32)
     power[:, :, ::2] = 0.01
-    values, _ = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, shift_px=(0, 0.5))
+    values, _ = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, field=make_shift(TARGET.shape, 0, 0.5))
     assert 10 * np.log10(values) == pytest.approx(10 * np.log10(0.505), abs=1e-4)
     assert abs(10 * np.log10(0.505) - (-10)) > 7  # the mean of 0 dB and -20 dB would be -10 dB
 
@@ -75,7 +78,7 @@ def test_invalid_neighbours_do_not_bleed(rubbish: float) -> None:
     power, valid = np.ones((1, *SOURCE.shape), np.float32), ALL_VALID.copy()
     valid[30:40, 20:30] = False
     power[:, ~valid] = rubbish
-    values, usable = resample_sar(power, valid, source=SOURCE, target=TARGET, shift_px=(0.4, 0.6))
+    values, usable = resample_sar(power, valid, source=SOURCE, target=TARGET, field=make_shift(TARGET.shape, 0.4, 0.6))
     assert values[0, usable] == pytest.approx(1, abs=1e-5)
     assert (values[0, ~usable] == 0).all()
     assert (~usable).sum() == 11 * 11  # ten invalid pixels touch eleven interpolated ones along each side
@@ -83,7 +86,7 @@ def test_invalid_neighbours_do_not_bleed(rubbish: float) -> None:
 
 def test_beyond_the_edge_of_sar_nothing_is_valid() -> None:
     values, valid = resample_sar(
-        draw_power()[:, 16:-16, 16:-16], ALL_VALID[16:-16, 16:-16], source=TARGET, target=TARGET, shift_px=(1.5, 0)
+        draw_power()[:, 16:-16, 16:-16], ALL_VALID[16:-16, 16:-16], source=TARGET, target=TARGET, field=make_shift(TARGET.shape, 1.5, 0)
     )
     assert valid[:58].all()
     assert not valid[58:].any()
