@@ -286,8 +286,8 @@ class IngestSettings(Settings):
 
 
 DescriptorName = Literal["orientations", "self-similarity"]
-"""`orientations`: histograms of gradient orientation (Dalal & Triggs 2005). `self-similarity`: how like patches are to their neighbours (MIND,
-Heinrich et al. 2012)."""
+"""`orientations`: histograms of gradient orientation (Dalal & Triggs 2005). `self-similarity`: how like patches are to their neighbours
+(MIND, Heinrich et al. 2012)."""
 FieldDegree = Literal["shift", "affine", "quadratic"]
 """How freely a shift may change over a scene: not at all, linearly, or with squares of place."""
 
@@ -301,7 +301,7 @@ class AlignSettings(Settings):
     field: FieldDegree = "affine"
     """The most a shift may change over the scene; a simpler field is taken where it explains the windows as well."""
     descriptor: DescriptorName = "self-similarity"
-    """What is compared. Measured in benchmarks/results/registration.md: half the error of `orientations` on made-up ground, level on real."""
+    """What is compared. Half the error of `orientations` on made-up ground, level with it on real (benchmarks/results/registration.md)."""
     window_px: Annotated[int, Field(ge=32)] = 128
     """Side of a matching window; made smaller for scenes too small for it."""
     step_px: Annotated[int, Field(ge=8)] = 96

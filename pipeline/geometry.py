@@ -1,7 +1,7 @@
 """Moving values from one grid to another, once.
 
 Values with their validity, where they lie, and a grid enter; values and validity on that grid leave. Backscatter is averaged as power,
-never as decibel. A field of shifts is composed with the geocoding before anything is interpolated, so that pixels are interpolated only once.
+never as decibel. A field of shifts is composed with the geocoding before anything is interpolated, so that this happens only once.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ MAX_FALSE_ALARMS: Final = 1e-3
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 Status = Literal["ok", "low_texture", "no_ground", "inconsistent", "out_of_range"]
-"""`low_texture`: windows see too little structure. `no_ground`: too little is usable in both images. `inconsistent`: windows disagree or are
-too few to be sure. `out_of_range`: the field, or the best match of most windows, lies at the end of the search."""
+"""`low_texture`: windows see too little structure. `no_ground`: too little is usable in both images. `inconsistent`: windows disagree or
+are too few to be sure. `out_of_range`: the field, or the best match of most windows, lies at the end of the search."""
 
 
 class Layer(NamedTuple):
