@@ -1,5 +1,7 @@
 """Resampling is linear interpolation of power, validity-aware, with the shift inside."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,8 +12,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 from scipy import ndimage
 
-from sereno.pipeline.geometry import resample_sar, to_metres
-from sereno.pipeline.shiftfield import make_shift
+from sereno.pipeline.geometry import Positions, compose_positions, resample_sar, sample_power, to_metres
+from sereno.pipeline.shiftfield import N_TERMS, ShiftField, make_shift
 
 MARGIN = 16
 TARGET = GeoBox((60, 50), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
@@ -113,3 +115,56 @@ def test_neighbouring_utm_zone_lands_within_a_hundredth_of_a_pixel() -> None:
 
 def test_rows_run_south_and_columns_east_in_metres() -> None:
     assert to_metres((2, -3), TARGET) == (-30, -20)
+
+
+def make_field(degree: Any, target: GeoBox = TARGET) -> ShiftField:
+    start, rng = make_shift(target.shape), np.random.default_rng(3)
+    dy, dx = (tuple(float(value) for value in rng.uniform(-2.5, 2.5, N_TERMS[degree])) for _ in range(2))
+    return ShiftField(degree, dy, dx, start.centre, start.scale_px)
+
+
+@pytest.mark.parametrize("degree", ["affine", "quadratic"])
+def test_a_field_that_changes_over_the_scene_is_taken_out_exactly_in_one_interpolation(degree: Any) -> None:
+    field = make_field(degree)
+    rows, cols = np.mgrid[: SOURCE.shape.y, : SOURCE.shape.x].astype(np.float32)
+    values, valid = resample_sar(np.stack([rows, cols]), ALL_VALID, source=SOURCE, target=TARGET, field=field)
+    expected = (
+        np.mgrid[: TARGET.shape.y, : TARGET.shape.x] + MARGIN + np.stack(field.evaluate(*np.mgrid[: TARGET.shape.y, : TARGET.shape.x]))
+    )
+    assert valid.all()
+    assert values == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_field_is_composed_with_the_way_into_another_zone() -> None:
+    target = GeoBox((60, 50), Affine(10, 0, 700_000, 0, -10, 5_000_000), "EPSG:32632")
+    (east,), (north,) = transform("EPSG:32632", "EPSG:32633", [700_250.0], [4_999_700.0])
+    source = GeoBox((160, 160), Affine(10, 0, east - 800, 0, -10, north + 800), "EPSG:32633")
+    field = make_field("quadratic", target)
+    rows, cols = np.mgrid[:160, :160].astype(np.float32)
+    values, valid = resample_sar(np.stack([rows, cols]), np.ones((160, 160), bool), source=source, target=target, field=field)
+    assert valid.all()
+    for row, col in ((0, 0), (20, 30), (59, 49)):
+        dy, dx = (float(shift) for shift in field.evaluate(row, col))
+        (x,), (y,) = transform("EPSG:32632", "EPSG:32633", *[[place] for place in target.transform * (col + dx + 0.5, row + dy + 0.5)])
+        expected_col, expected_row = ~source.transform * (x, y)
+        assert values[:, row, col] == pytest.approx([expected_row - 0.5, expected_col - 0.5], abs=0.002)
+
+
+def test_a_field_is_composed_with_any_geocoding_that_gives_positions() -> None:
+    # An image without grid: its rows run with twice the columns of the ground, as tie points or an RPC might say.
+    rows, cols = np.mgrid[: TARGET.shape.y, : TARGET.shape.x].astype(float)
+    known, field = Positions(2 * cols + 20, 0.5 * rows + 0.01 * cols + 15), make_field("affine")
+    image = np.stack(np.mgrid[:160, :80]).astype(np.float32)
+    values, valid = sample_power(image, np.ones((160, 80), bool), compose_positions(known, field))
+    dy, dx = field.evaluate(rows, cols)
+    assert valid.all()
+    assert values[0] == pytest.approx(2 * (cols + dx) + 20, abs=1e-3)
+    assert values[1] == pytest.approx(0.5 * (rows + dy) + 0.01 * (cols + dx) + 15, abs=1e-3)
+
+
+def test_strips_of_a_tall_scene_join_without_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    power, field = draw_power(), make_field("quadratic")
+    whole = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, field=field)
+    monkeypatch.setattr("sereno.pipeline.geometry.STRIP_ROWS", 7)
+    cut = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, field=field)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(whole, cut, strict=True))
