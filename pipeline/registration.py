@@ -147,7 +147,13 @@ class Registration:
         record = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name not in {"field", "windows"}}
         dy, dx = self.shift_px
         lengths = np.hypot(*self.field.evaluate(*spread_lattice(self.shape)))
-        record |= {"dy_px": dy, "dx_px": dx, "mean_shift_px": float(lengths.mean()), "max_shift_px": float(lengths.max())}
+        record |= {
+            "dy_px": dy,
+            "dx_px": dx,
+            "mean_shift_px": float(lengths.mean()),
+            "max_shift_px": float(lengths.max()),
+            "shape": list(self.shape),
+        }
         windows = [{key: _round(value) for key, value in match._asdict().items()} for match in self.windows]
         return {key: _round(value) for key, value in record.items()} | {"field": self.field.to_record(), "windows": windows}
 
@@ -199,7 +205,7 @@ def start_registration(shape: tuple[int, int], reason: str, *, pixel_m: float) -
         verdict="refused",
         status="no_ground",
         reason=reason,
-        shape=shape,
+        shape=(int(shape[0]), int(shape[1])),
         pixel_m=pixel_m,
         descriptor="none",
         search_px=0.0,

@@ -52,7 +52,7 @@ MODEL_LANES = (
     {"flow"},
     {"metrics", "layers", "pictures", "results", "faults"},
     {"attention", "page"},
-    {"gallery", "accounts"},
+    {"gallery", "accounts", "alignment"},
     {"networks"},
     {"weighting"},
     {"losses"},
