@@ -296,8 +296,9 @@ class AlignSettings(Settings):
     """How SAR is laid onto optical."""
 
     search_m: Annotated[float, Field(gt=0)] = 100.0
-    """How far SAR may lie from where it belongs, metres. RPC without control points errs by tens of metres: 300 for Gaofen. Beyond about 12
-    pixels the search goes from coarse to fine."""
+    """How far SAR may lie from where it belongs, metres; fields that use more than 80 % of it are refused. RPC without control points err
+    by tens of metres: 300 for Gaofen. Beyond 12 pixels the search goes from coarse to fine. Where `ingest.margin_px` reaches less far, a
+    strip along the edge may be lost."""
     field: FieldDegree = "affine"
     """The most a shift may change over the scene; a simpler field is taken where it explains the windows as well."""
     descriptor: DescriptorName = "self-similarity"
