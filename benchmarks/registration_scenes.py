@@ -75,7 +75,8 @@ class Ground:
             course = middle + swing * (np.sin(rows / self.side * 7 + first) + 0.5 * np.sin(rows / self.side * 17 + second))
             values[np.abs(cols - course) < 4] = kinds[1]
             for row, col in self.houses.reshape(-1, 2):
-                values[(np.abs(rows - row) < 1.2) & (np.abs(cols - col) < 1.5)] = kinds[2]
+                near = tuple(slice(max(0, int(place) - MARGIN_PX), max(0, int(place) + MARGIN_PX)) for place in (row, col))
+                values[near][(np.abs(rows[near] - row) < 1.2) & (np.abs(cols[near] - col) < 1.5)] = kinds[2]
             image += values.transpose(2, 0, 1) / len(FRACTIONS)
         return image.astype(np.float32)
 
