@@ -112,10 +112,10 @@ checkpoint query_area:
         "<results>/logs/query/{area}.log",
     benchmark:
         "<results>/benchmarks/query/{area}.tsv"
+    retries: flow.retries("query")
     conda:
         "environment.yaml"
     threads: 1
-    retries: flow.retries("query")
     resources:
         mem_mb=2000,
         runtime=60,
@@ -137,12 +137,16 @@ rule query:
 rule plan:
     input:
         flow.locks,
+    log:
+        "<results>/logs/plan.log",
+    conda:
+        "environment.yaml"
     params:
         settings=flow.settings("plan"),
     message:
         "reckon what this run will fetch, make and keep"
     shell:
-        "sereno plan {input:q} --settings {params.settings:q}"
+        "sereno plan {input:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule ingest_scene:
@@ -156,10 +160,10 @@ rule ingest_scene:
         "<results>/logs/ingest/{area}/{scene}.log",
     benchmark:
         "<results>/benchmarks/ingest/{area}/{scene}.tsv"
+    retries: flow.retries("ingest")
     conda:
         "environment.yaml"
     threads: 1
-    retries: flow.retries("ingest")
     resources:
         mem_mb=4000,
         runtime=60,

@@ -11,10 +11,16 @@ from typing import Any, Final
 
 from sereno.model.page import NOTHING, Block, Cell, Heading, Table, Text, show_first, show_number, show_share
 from sereno.model.results import Key, Results
-from sereno.pipeline.ledger import list_losses, sum_entries, to_size
+from sereno.pipeline.ledger import SEARCH, list_losses, sum_entries, to_size
 
 SUM_COLUMNS: Final = ("step", "what became of it", "items", "assets", "tried again", "read", "seconds")
 """Headings of the sums."""
+ROLES: Final = ("cloudy", "clear")
+"""Images of a pair whose masks are compared."""
+MEASURES: Final = ("both", "only_first", "only_second", "neither", "iou")
+"""Keys of an agreement of masks, in reading order."""
+AGREEMENT_COLUMNS: Final = ("area", "pair", "image", "cloud in both", "in the first alone", "in the second alone", "in none", "both of any")
+"""Headings of the agreement of masks."""
 
 
 def describe_accounts(results: Results) -> list[Block]:
@@ -36,7 +42,9 @@ def _sum_ledger(results: Results) -> list[Block]:
         f"Reading took {to_size(read)} and {seconds:.0f} s, all readers added up; {again} times something was tried again. "
         "Items are catalogue items, assets their files; what was searched and not used is listed below under what was left out."
     )
-    return [Table(SUM_COLUMNS, [[Cell(word) for word in row] for row in rows], n_words=2), Text(said, "small")]
+    searches = [[Cell(entry.area), Cell(entry.reason)] for entry in results.ledger if entry.asset == SEARCH]
+    table = Table(SUM_COLUMNS, [[Cell(word) for word in row] for row in rows], n_words=2)
+    return [table, Text(said, "small"), *([Table(("area", "what was searched"), searches, n_words=2)] if searches else [])]
 
 
 def _list_losses(results: Results) -> list[Block]:
@@ -85,22 +93,17 @@ def _compare_masks(results: Results) -> list[Block]:
     compared = {key: summary for key, summary in results.masked.items() if summary.get("agreement")}
     if not compared:
         return []
-    rows = [row for key, summary in compared.items() for row in _to_agreement_rows(key, summary)]
-    columns = list(dict.fromkeys(name for _, measures in rows for name in measures))
-    cells = [[Cell(word) for word in place] + [Cell(_show_measure(measures.get(name))) for name in columns] for place, measures in rows]
+    rows = [row for key, summary in compared.items() for row in _to_agreement_rows(key, summary["agreement"])]
     first = next(iter(compared.values()))
-    said = f"{first['method']} decides; {first['second']} is compared with it and decides nothing."
-    head = ("area", "pair", "image", *(name.replace("_", " ") for name in columns))
-    return [Heading("Agreement of cloud masks"), Text(said), Table(head, cells, n_words=3)]
+    said = f"{first['method']} decides; {first['second']} is compared with it and decides nothing. Shares are of the valid pixels."
+    return [Heading("Agreement of cloud masks"), Text(said), Table(AGREEMENT_COLUMNS, rows, n_words=3)]
 
 
-def _to_agreement_rows(key: Key, summary: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Place and measures of each image, the input first."""
-    return [((*key, image), measures) for image, measures in sorted(summary["agreement"].items(), key=lambda entry: entry[0] != "cloudy")]
+def _to_agreement_rows(key: Key, agreement: Mapping[str, Mapping[str, float | None]]) -> list[list[Cell]]:
+    """One row per image that was compared, the input first."""
+    compared = [role for role in ROLES if role in agreement]
+    return [[*map(Cell, (*key, role)), *(_to_share_cell(agreement[role][name]) for name in MEASURES)] for role in compared]
 
 
-def _show_measure(value: Any) -> str:
-    """A share in percent, a count as it is, a dash for nothing."""
-    if value is None:
-        return NOTHING
-    return show_share(value) if isinstance(value, float) else str(value)
+def _to_share_cell(share: float | None) -> Cell:
+    return Cell(NOTHING if share is None else show_share(share))

@@ -98,7 +98,8 @@ class Flow:
         query = self.config.pipeline.query
         if query.source == "lock":
             return NETWORK_RETRIES if step == "ingest" else 0  # only the locks know where their scenes lie
-        return 0 if self.world or Path(query.catalogue).is_dir() else NETWORK_RETRIES
+        places = [place for place in (query.catalogue, query.sar_catalogue) if place]
+        return 0 if self.world or all(Path(place).is_dir() for place in places) else NETWORK_RETRIES
 
     def settings(self, step: str, **wildcards: str) -> str:
         """Settings of a step as JSON: only what that job uses."""

@@ -100,6 +100,11 @@ def refuse(candidate: Candidate, role: Role, reason: str, cause: Cause) -> Refus
     return Refused(tuple(item.item for item in candidate.scene.items), role, reason, cause)
 
 
+def refuse_item(record: ItemRecord, reason: str, cause: Cause, *, clear_cover_pct: float) -> Refused:
+    """The refusal of a single item, in the role that its own cloud cover gives it."""
+    return Refused((record.item,), role_of(record.sensor, record.cloud_cover_pct, clear_cover_pct), reason, cause)
+
+
 def to_refusals(refused: Iterable[Refused]) -> tuple[Refusal, ...]:
     """The refusals as the lock lists them: one per item, in order of role, item and reason."""
     lines = [Refusal(item=item, role=one.role, reason=one.reason, status=one.status) for one in refused for item in one.items]
@@ -129,7 +134,7 @@ def drop_duplicates(found: Sequence[Found], collections: Sequence[str]) -> tuple
     def to_rank(one: Found) -> tuple[Any, ...]:
         item = one.record
         place = places.get(item.collection, len(places))
-        return -levels[item.sensor], item.processing_baseline or "", item.properties.get("generated", ""), -place, item.item
+        return -levels[item.sensor], item.processing_baseline or "", item.properties.get("generated", "")[:19], -place, item.item
 
     kept, dropped = [], []
     for group in _group(found, _acquisition_of).values():
@@ -193,10 +198,7 @@ def assemble_scenes(
     refused: list[Refused] = []
     for group in _split_overflights(found):
         laid, overlap, idle = _lay_items(group, ground)
-        refused += [
-            Refused((one.record.item,), role_of(one.record.sensor, one.record.cloud_cover_pct, clear_cover_pct), reason, Cause.OVERLAP)
-            for one, reason in idle
-        ]
+        refused += [refuse_item(one.record, reason, Cause.OVERLAP, clear_cover_pct=clear_cover_pct) for one, reason in idle]
         if not laid:
             continue
         candidate = Candidate(_to_scene_record(laid), overlap)

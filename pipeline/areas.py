@@ -115,7 +115,10 @@ def to_ground(area: Area, resolution_m: float) -> Ground:
     epsg = area.epsg or _utm_epsg(middle.x, middle.y)
     projected = _project(shapely.segmentize(polygon, EDGE_STEP_DEG), CRS(DEGREES), CRS(f"EPSG:{epsg}"))
     if not np.isfinite(projected.bounds).all():
-        raise ConfigError(f"the area around {middle.x:.2f}, {middle.y:.2f} degrees cannot be drawn in EPSG:{epsg}: leave 'epsg' out")
+        raise ConfigError(
+            f"the area around {middle.x:.2f}, {middle.y:.2f} degrees cannot be drawn in EPSG:{epsg}: split it if it is larger than "
+            f"{MAX_SIDE_M / 1000:g} km, else leave 'epsg' out"
+        )
     geobox = _grow_to_pixels(projected.bounds, epsg, resolution_m)
     return Ground(geobox, None if is_box else _draw_outline(projected))
 

@@ -46,6 +46,8 @@ L2A_BANDS: Final = tuple(name for name in L1C_BANDS if name != "B10")
 """Surface-reflectance products drop the cirrus band."""
 SAR_BANDS: Final = ("VV", "VH")
 """Polarisations of Sentinel-1 over land, in the order in which they are stored."""
+POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
+"""All that Sentinel-1 has, in the order in which a record of a catalogue item holds them."""
 SCL: Final = "SCL"
 """Scene classification layer of L2A, 20 m."""
 

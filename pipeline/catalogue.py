@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,8 @@ Bbox = tuple[float, float, float, float]
 Period = tuple[datetime | None, datetime | None]
 Json = dict[str, Any]
 
+ITEM_SEARCH: Final = re.compile(r"/v1\.[^/]+/item-search$")
+"""Conformance class of an API that searches items, whatever minor version it states."""
 PAGE: Final = 250
 """Items asked for per page."""
 LONG_PERIOD: Final = timedelta(days=31)
@@ -146,8 +149,9 @@ def _connect(catalogue: Catalogue) -> Client:
         reader.session.trust_env = False  # a proxy of the surroundings knows nothing of our own child
     with _plain_faults(catalogue), _silent_client():
         client: Client = Client.open(catalogue.base_url, stac_io=reader)
-    if not client.conforms_to("ITEM_SEARCH"):
+    if not any(ITEM_SEARCH.search(name) for name in client.get_conforms_to()):
         raise CatalogueError(f"{catalogue.address} offers no item search: give the landing page of a STAC API, not of a static catalogue")
+    client.add_conforms_to("ITEM_SEARCH")  # the client itself knows version 1.0 alone
     return client
 
 
@@ -246,8 +250,11 @@ class _Question(NamedTuple):
     """One search."""
 
     collections: tuple[str, ...]
+    """Ids of the collections."""
     bbox: Bbox
+    """West, south, east, north in degrees."""
     period: Period
+    """First and last moment."""
 
     def __str__(self) -> str:
         first, last = (f"{end:%Y-%m-%d}" if end else ".." for end in self.period)
@@ -258,9 +265,13 @@ class _Answer(NamedTuple):
     """All pages of one search."""
 
     items: dict[tuple[str, str], Json]
+    """Items by collection and id."""
     pages: int
+    """Pages that came."""
     repeats: int
+    """Items that came more than once."""
     notes: tuple[str, ...]
+    """What was odd, one line each."""
 
 
 def _ask_twice(catalogue: Catalogue, question: _Question) -> _Answer:

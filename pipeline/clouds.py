@@ -1,11 +1,13 @@
 """Where clouds and their shadows are: classes or reflectance in, probabilities out. Nothing here touches a file.
 
-Two ways lead to binary masks, the scene classification of L2A and spectral rules for L1C; one way leads from there to probabilities.
+Two ways lead to binary masks, the scene classification of L2A and spectral rules for L1C; one way leads from masks, or from probabilities
+that others found (`sereno.pipeline.detectors`), to what is stored. Two methods can be compared.
 Every threshold is absolute, so that a pixel's verdict depends on its surroundings within a stated reach and never on the crop.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -25,9 +27,13 @@ SCL_SHADOW: Final = (3,)
 """Cloud shadow."""
 FULL: Final = 255
 """Stored probability of 1."""
+CLOUDY: Final = 0.5
+"""From this probability on a pixel counts as cloud, or as shadow."""
 
 THRESHOLD_BANDS: Final = ("B02", "B03", "B04", "B08", "B10", "B11")
 """Bands that the spectral rules need: B10 makes them rules for L1C only."""
+SHADOW_BANDS: Final = ("B03", "B08", "B11")
+"""Those of them that the rules for shadow need."""
 MIN_HAZE: Final = 0.095
 """Cloud: blue minus half of red, the haze-optimised combination (Zhang et al. 2002; Zhu and Woodcock 2012 use 0.08 on Landsat).
 At the top of the atmosphere clear ground of the samples has 0.05 to 0.09, thick cloud 0.15 to 0.3."""
@@ -91,11 +97,19 @@ def find_by_thresholds(reflectance: Mapping[str, Float2d], *, sun: Sun | None, p
     near clouds.
     """
     cloud = _find_cloud(reflectance)
+    return CloudShadow(cloud, find_shadow(reflectance, cloud, sun=sun, pixel_m=pixel_m))
+
+
+def find_shadow(reflectance: Mapping[str, Float2d], cloud: Bool2d, *, sun: Sun | None, pixel_m: float) -> Bool2d:
+    """Shadow (y, x) of the clouds in `cloud` (y, x), whoever found them: dark ground where they can cast one.
+
+    `reflectance` is that at the top of the atmosphere in SHADOW_BANDS, each (y, x).
+    """
     nir, swir = reflectance["B08"], reflectance["B11"]
     dark = (nir < SHADOW_NIR) & (swir < SHADOW_SWIR) & (_divide(reflectance["B03"] - nir, reflectance["B03"] + nir) < WATER_NDWI)
     castable = _reach_around(cloud, SHADOW_REACH_M / pixel_m) if sun is None else cast_shadow(cloud, sun, pixel_m)
-    shadow = ndimage.binary_opening(dark & castable & ~cloud, np.ones((3, 3), bool))
-    return CloudShadow(cloud, shadow)
+    shadow: Bool2d = ndimage.binary_opening(dark & castable & ~cloud, np.ones((3, 3), bool))
+    return shadow
 
 
 def _find_cloud(reflectance: Mapping[str, Float2d]) -> Bool2d:
@@ -166,7 +180,68 @@ def to_probability(mask: Bool2d, *, dilate_px: int, feather_px: float) -> npt.ND
     return stored
 
 
+def grow_probability(probability: Float2d, *, dilate_px: int, feather_px: float) -> npt.NDArray[np.uint8]:
+    """`probability` (y, x) in 0..1 as probability x 255, uint8, with the surroundings of cloudy pixels made cloudy too.
+
+    Pixels of at least CLOUDY hand their probability on: whole to all within `dilate_px`, falling to 0 over the next `feather_px`. A pixel
+    keeps its own if nothing around it hands it a higher one, so that doubt inside a cloud and haze far from one stay what they are. For
+    probabilities of 0 and 1 alone this is `to_probability`. It is a grey-scale dilation with a cone (Serra 1982) whose values multiply.
+    """
+    core = probability >= CLOUDY
+    if np.array_equal(probability, core):
+        return to_probability(core, dilate_px=dilate_px, feather_px=feather_px)
+    source = np.where(core, probability, 0).astype(np.float32)
+    grown = probability.astype(np.float32)
+    for row, column, weight in _list_reach(dilate_px, feather_px):
+        target, origin = _overlap(grown.shape, row, column)
+        np.maximum(grown[target], source[origin] * np.float32(weight), out=grown[target])
+    stored: npt.NDArray[np.uint8] = np.rint(grown * FULL).astype(np.uint8)
+    return stored
+
+
+def _list_reach(dilate_px: int, feather_px: float) -> list[tuple[int, int, float]]:
+    """Steps in rows and columns, and the share of a probability that is left after each."""
+    reach = math.ceil(dilate_px + feather_px)
+    steps = [(row, column) for row in range(-reach, reach + 1) for column in range(-reach, reach + 1)]
+    beyond = [max(math.hypot(*step) - dilate_px, 0.0) for step in steps]
+    shares = [1.0 - distance / feather_px if feather_px else float(distance == 0) for distance in beyond]
+    return [(*step, share) for step, share in zip(steps, shares, strict=True) if share > 0]
+
+
+def _overlap(shape: tuple[int, ...], row: int, column: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where pixels lie that have a neighbour `row` below and `column` to the right inside the image, and where those neighbours lie."""
+
+    def cut(size: int, step: int) -> slice:
+        return slice(max(-step, 0), max(size - max(step, 0), 0))
+
+    return (cut(shape[0], row), cut(shape[1], column)), (cut(shape[0], -row), cut(shape[1], -column))
+
+
+class Agreement(NamedTuple):
+    """How far two methods say the same of one image: shares of its valid pixels."""
+
+    both: float
+    """Cloud in both."""
+    only_first: float
+    """Cloud in the first alone."""
+    only_second: float
+    """Cloud in the second alone."""
+    neither: float
+    """Cloud in none."""
+    iou: float | None
+    """`both` over what is cloud in any: 1 = the same clouds. None if there is none."""
+
+
+def compare_masks(first: Bool2d, second: Bool2d, valid: Bool2d) -> Agreement:
+    """Agreement of two masks (y, x), True = cloud, over the pixels that are valid; all shares are 0 if there is none."""
+    total = int(np.count_nonzero(valid))
+    counts = [int(np.count_nonzero(mask & valid)) for mask in (first & second, first & ~second, second & ~first, ~first & ~second)]
+    both, only_first, only_second, neither = (round(count / total, 6) if total else 0.0 for count in counts)
+    any_cloud = sum(counts[:3])
+    return Agreement(both, only_first, only_second, neither, round(counts[0] / any_cloud, 6) if any_cloud else None)
+
+
 def describe_cover(probability: npt.NDArray[np.uint8], valid: Bool2d) -> float:
     """Share of the valid pixels with a probability of at least one half; 0 where nothing is valid."""
     total = int(np.count_nonzero(valid))
-    return round(int(np.count_nonzero((probability >= FULL / 2) & valid)) / total, 6) if total else 0.0
+    return round(int(np.count_nonzero((probability >= FULL * CLOUDY) & valid)) / total, 6) if total else 0.0

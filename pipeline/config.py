@@ -275,7 +275,8 @@ class IngestSettings(Settings):
     check: Literal["checksum", "size", "none"] = "checksum"
     """Whether assets are still those of the lock: local files by checksum, remote ones by ETag and size; `size`: by size alone."""
     dem: str | None = None
-    """Heights above the ellipsoid, a GeoTIFF: with it Sentinel-1 products from a folder are terrain corrected (needs the extra `sar`)."""
+    """Heights above the ellipsoid, a GeoTIFF: with it Sentinel-1 products from a folder are terrain corrected (needs the extra `sar`), and
+    GRD items of a catalogue are placed at these heights, not flattened."""
     speckle: SpeckleSettings = SpeckleSettings()
     """Speckle filter."""
     readers: Annotated[int, Field(ge=1)] = 4

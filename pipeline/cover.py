@@ -25,7 +25,8 @@ from sereno.pipeline.clouds import SCL_CLOUD
 from sereno.pipeline.errors import CatalogueError
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
-from sereno.pipeline.sensors.assets import Access, Asset, LossError
+from sereno.pipeline.sensors.access import Access
+from sereno.pipeline.sensors.assets import Asset, LossError
 from sereno.pipeline.signing import Resolver
 
 ATTEMPTS: Final = 4

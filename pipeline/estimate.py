@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.areas import to_bboxes
-from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.areas import Bbox, to_bboxes
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS, SCL
 from sereno.pipeline.config import PlanSettings
+from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord
 from sereno.pipeline.patches import MASK_CHANNELS
@@ -23,8 +24,8 @@ from sereno.pipeline.splits import block_windows
 
 SAR_GSD_M: Final = 10
 """Pixel of Sentinel-1 RTC and GRD images (IW, high resolution)."""
-SCL_GSD_M: Final = 20
-"""Pixel of the scene classification."""
+OPTICAL_GSD_M: Final = 10
+"""Finest pixel of Sentinel-2."""
 TILE_PX: Final = 512
 """Side of a tile inside the files: GDAL's default for cloud-optimised ones. Tiles are fetched whole: a window costs one more each way."""
 FULL_SHARE: Final = 0.75
@@ -41,14 +42,23 @@ TYPICAL_SAR_BYTES_PX: Final = 3.0
 """The same for Sentinel-1 RTC (float32), its black corners counted as pixels: median of four items of Planetary Computer."""
 SLICE_FILL: Final = 0.73
 """Share of its bounding box that a Sentinel-1 slice of 250 by 170 km fills, 10 degrees off north; black corners cost next to nothing."""
-OPTICAL_STORED: Final = {"lz4": 0.75, "zstd": 0.6}
-"""Stored bytes per byte of optical integers, by codec: a real cloudy and a real clear scene of 13 bands, averaged."""
+OPTICAL_STORED: Final[Mapping[str, Mapping[int, float]]] = {"lz4": {10: 0.69, 20: 0.41, 60: 0.08}, "zstd": {10: 0.65, 20: 0.22, 60: 0.04}}
+"""Stored bytes per byte of optical integers, by codec and native pixel in metres: a real cloudy and a real clear scene of 13 bands,
+averaged, each band repeated from its native pixel to 10 m as ours are."""
 SAR_STORED: Final = {"lz4": 0.71, "zstd": 0.70}
 """The same for SAR in hundredths of a decibel, of the same place."""
-MASK_STORED: Final = 0.03
-"""The same for validity, classes and cloud probability, which hold large uniform areas; both codecs."""
+MASK_STORED: Final = 0.1
+"""The same for validity, classes and cloud probability, which hold large uniform areas: feathered masks of simulated scenes; any codec."""
+MASK_LAYERS: Final = 4
+"""Layers of the masks of a pair: cloud and shadow, of input and target."""
+STORE_CODEC: Final = "lz4"
+"""Codec of every store but the dataset, whose codec is a setting."""
 METRES_PER_DEGREE: Final = 111_320.0
 """Along a meridian; along a parallel times the cosine of the latitude."""
+HEAD: Final = ("area", "scenes", "items", "assets", "to fetch", "requests", "pairs", "patches", "disk")
+"""Columns of a printed plan."""
+PATCHES_NOTE: Final = "patches are the most there can be: windows under clouds in the target, or outside of the images, are left out"
+"""Why fewer patches come out."""
 
 
 class Fetch(NamedTuple):
@@ -102,9 +112,6 @@ class AreaPlan(NamedTuple):
     """What is left on disk, with that many patches."""
 
 
-Box = tuple[float, float, float, float]
-
-
 def estimate_area(lock: Lock, settings: PlanSettings) -> AreaPlan:
     """The plan of one lock."""
     geobox = lock.grid.to_geobox()
@@ -130,15 +137,19 @@ class _Part(NamedTuple):
     """One asset as it will be read."""
 
     name: str
+    """Band, or what the file describes."""
     asset: AssetRecord
+    """Where it is and how large."""
     item: ItemRecord
+    """The item it belongs to."""
     is_remote: bool
+    """Whether a server gives it."""
 
 
 def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[_Part]:
     """The assets of a scene that will be read: bands that are kept, and what describes them."""
     catalogue = scene.catalogue or lock.catalogue
-    bands = _optical_bands(scene, settings)
+    bands = _select_bands(scene, settings)
     left_out = {*L1C_BANDS} - {*bands}
     return [
         _Part(name, asset, item, "://" in catalogue or "://" in asset.href or catalogue in PRESETS)
@@ -148,7 +159,7 @@ def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[
     ]
 
 
-def _optical_bands(scene: SceneRecord, settings: PlanSettings) -> tuple[str, ...]:
+def _select_bands(scene: SceneRecord, settings: PlanSettings) -> tuple[str, ...]:
     return settings.ingest.bands or (L1C_BANDS if scene.sensor in ("sentinel2-l1c", "sen12mscr-s2") else L2A_BANDS)
 
 
@@ -161,46 +172,44 @@ def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetc
     margin_m = settings.ingest.margin_px * abs(geobox.resolution.y) if _is_sar(part) else 0.0
     width_m, height_m = _measure(part.item.bbox)
     tile_m = TILE_PX * gsd_m
-    wanted = _overlap(_enclose(geobox), part.item.bbox, margin_m)
+    wanted = _measure_overlap(_enclose(geobox), part.item.bbox, margin_m)
     wide_m, high_m = (min(whole, side + tile_m) if all(wanted) else 0.0 for whole, side in zip((width_m, height_m), wanted, strict=True))
     fill = SLICE_FILL if _is_sar(part) else 1.0
     share = min(1.0, wide_m * high_m / (width_m * height_m * fill))
-    whole = stated or width_m * height_m / gsd_m**2 * _typical_bytes_px(part.name, gsd_m)
+    whole = stated or width_m * height_m / gsd_m**2 * _assume_bytes_px(part.name, gsd_m)
     rows = math.ceil(high_m / tile_m)  # the tiles of a row lie side by side in the file, so one request fetches them
     return Fetch(1, min(whole, HEADER_BYTES + whole * FULL_SHARE * share), int(stated is None), (1 + rows) * int(part.is_remote))
 
 
 def _gsd_of(name: str) -> int | None:
     """Pixel of a band in metres; None for what is no band of an image that is larger than the area."""
-    if name in {*SAR_BANDS, "HH", "HV"}:
-        return SAR_GSD_M
-    return SCL_GSD_M if name == SCL else next((band.gsd_m for band in SENTINEL2_BANDS if band.name == name), None)
+    return SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
 
 
 def _is_sar(part: _Part) -> bool:
     return part.item.sensor.startswith("sentinel1")
 
 
-def _typical_bytes_px(name: str, gsd_m: int) -> float:
-    if name in {*SAR_BANDS, "HH", "HV"}:
+def _assume_bytes_px(name: str, gsd_m: int) -> float:
+    if name in POLARISATIONS:
         return TYPICAL_SAR_BYTES_PX
     return TYPICAL_SCL_BYTES_PX if name == SCL else TYPICAL_BYTES_PX[gsd_m]
 
 
-def _measure(box: Box) -> tuple[float, float]:
+def _measure(box: Bbox) -> tuple[float, float]:
     """Width and height in metres of a box in degrees; west may be greater than east."""
     west, south, east, north = box
     metres = METRES_PER_DEGREE * math.cos(math.radians((south + north) / 2))
     return ((east - west) % 360 or 360.0) * metres, (north - south) * METRES_PER_DEGREE
 
 
-def _enclose(geobox: GeoBox) -> Box:
+def _enclose(geobox: GeoBox) -> Bbox:
     """West, south, east, north in degrees; west is greater than east where the grid crosses 180 degrees."""
     boxes = to_bboxes(geobox)
     return boxes[0][0], boxes[0][1], boxes[-1][2], boxes[0][3]
 
 
-def _overlap(wanted: Box, there: Box, margin_m: float) -> tuple[float, float]:
+def _measure_overlap(wanted: Bbox, there: Bbox, margin_m: float) -> tuple[float, float]:
     """Width and height in metres of the ground, grown by a margin, that two boxes in degrees share; 0 if they share none."""
     margin = margin_m / METRES_PER_DEGREE
     metres = METRES_PER_DEGREE * math.cos(math.radians((wanted[1] + wanted[3]) / 2))
@@ -220,37 +229,45 @@ def _count_windows(cloudy: SceneRecord, geobox: GeoBox, settings: PlanSettings) 
 
 
 def _estimate_disk(lock: Lock, geobox: GeoBox, patches: int, settings: PlanSettings) -> Disk:
-    pixels = geobox.shape.y * geobox.shape.x
+    rows, columns = geobox.shape.y, geobox.shape.x
     margin = 2 * settings.ingest.margin_px
-    wide = (geobox.shape.y + margin) * (geobox.shape.x + margin)
+    pixels, sar_pixels = rows * columns, (rows + margin) * (columns + margin)
     scenes = pairs = 0.0
     for scene in lock.scenes.values():
-        scenes += _optical_bytes(scene, pixels, settings) if scene.sensor.startswith(("sentinel2", "sen12mscr-s2")) else _sar_bytes(wide)
+        is_optical = scene.sensor.startswith(("sentinel2", "sen12mscr-s2"))
+        scenes += _estimate_optical(scene, pixels, settings) if is_optical else _estimate_sar(sar_pixels)
     for pair in lock.pairs:
-        pairs += _sar_bytes(pixels) + sum(_optical_bytes(lock.scene(name), pixels, settings) for name in (pair.cloudy, pair.clear))
-    masks = len(lock.pairs) * 4 * pixels * MASK_STORED
-    depth = len(_optical_bands(lock.scene(lock.pairs[0].cloudy), settings)) if lock.pairs else 0
-    return Disk(scenes, pairs, masks, *(patches * _patch_bytes(depth, settings, codec) for codec in ("lz4", settings.pack.codec)))
+        pairs += _estimate_sar(pixels) + sum(_estimate_optical(lock.scene(name), pixels, settings) for name in (pair.cloudy, pair.clear))
+    masks = len(lock.pairs) * MASK_LAYERS * pixels * MASK_STORED
+    if not lock.pairs:
+        return Disk(scenes, pairs, masks, 0.0, 0.0)
+    cloudy = lock.scene(lock.pairs[0].cloudy)
+    loose, packed = (patches * _estimate_patch(cloudy, settings, codec) for codec in (STORE_CODEC, settings.pack.codec))
+    return Disk(scenes, pairs, masks, loose, packed)
 
 
-def _optical_bytes(scene: SceneRecord, pixels: int, settings: PlanSettings) -> float:
+def _estimate_optical(scene: SceneRecord, pixels: int, settings: PlanSettings) -> float:
     """An optical scene of so many pixels: two bytes a band, and validity and classes."""
-    return pixels * (2 * len(_optical_bands(scene, settings)) * OPTICAL_STORED["lz4"] + 2 * MASK_STORED)
+    return pixels * (_estimate_depth(scene, settings, STORE_CODEC) + 2 * MASK_STORED)
 
 
-def _sar_bytes(pixels: int) -> float:
+def _estimate_depth(scene: SceneRecord, settings: PlanSettings, codec: str) -> float:
+    """Stored bytes of one pixel of all bands; those of a delivered dataset were interpolated to 10 m and pack like bands of 10 m."""
+    native = [
+        OPTICAL_GSD_M if scene.sensor == "sen12mscr-s2" else _gsd_of(name) or OPTICAL_GSD_M for name in _select_bands(scene, settings)
+    ]
+    return sum(2 * OPTICAL_STORED[codec][gsd_m] for gsd_m in native)
+
+
+def _estimate_sar(pixels: int) -> float:
     """A SAR scene of so many pixels: two bytes a polarisation, and validity."""
-    return pixels * (2 * len(SAR_BANDS) * SAR_STORED["lz4"] + MASK_STORED)
+    return pixels * (2 * len(SAR_BANDS) * SAR_STORED[STORE_CODEC] + MASK_STORED)
 
 
-def _patch_bytes(depth: int, settings: PlanSettings, codec: str) -> float:
-    """One patch with input and target of `depth` bands."""
-    values = 2 * 2 * depth * OPTICAL_STORED[codec] + 2 * len(SAR_BANDS) * SAR_STORED[codec]
+def _estimate_patch(cloudy: SceneRecord, settings: PlanSettings, codec: str) -> float:
+    """One patch with SAR, input and target."""
+    values = 2 * _estimate_depth(cloudy, settings, codec) + 2 * len(SAR_BANDS) * SAR_STORED[codec]
     return settings.patch.size_px**2 * (values + len(MASK_CHANNELS) * MASK_STORED)
-
-
-HEAD: Final = ("area", "scenes", "items", "assets", "to fetch", "requests", "pairs", "patches", "disk")
-"""Columns of a printed plan."""
 
 
 def describe_plans(plans: Sequence[AreaPlan]) -> list[str]:
@@ -260,10 +277,6 @@ def describe_plans(plans: Sequence[AreaPlan]) -> list[str]:
     lines = to_lines(rows, n_words=1)
     parts = ", ".join(f"{name} {to_size(size)}" for name, size in total.disk._asdict().items())
     return [*lines, "", f"disk: {parts}", _explain_sizes(total.fetch), PATCHES_NOTE]
-
-
-PATCHES_NOTE: Final = "patches are the most there can be: windows under clouds in the target, or outside of the images, are left out"
-"""Why fewer patches come out."""
 
 
 def _explain_sizes(fetch: Fetch) -> str:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from odc.geo.geobox import GeoBox
@@ -18,7 +18,6 @@ from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
 from sereno.pipeline.presets import find_preset
 from sereno.pipeline.scene import bands_of
-from sereno.pipeline.sensors import sen12mscr, sentinel1, sentinel1_grd, sentinel1_safe, sentinel2
 from sereno.pipeline.signing import Resolver, check_credentials
 from sereno.pipeline.store import save_dataset
 
@@ -26,16 +25,21 @@ logger = logging.getLogger(__name__)
 
 Reader = Callable[[SceneRecord, GeoBox, IngestSettings, Resolver], Reading]
 
-READERS: Final[Mapping[Sensor, Reader]] = {
-    "sentinel2-l2a": sentinel2.read_scene,
-    "sentinel2-l1c": sentinel2.read_scene,
-    "sentinel1-rtc": sentinel1.read_scene,
-    "sentinel1-grd": sentinel1_grd.read_scene,
-    "sentinel1-safe": sentinel1_safe.read_scene,
-    "sen12mscr-s2": sen12mscr.read_scene,
-    "sen12mscr-s1": sen12mscr.read_scene,
-}
-"""Who reads which sensor: a new sensor is one file and one line here."""
+
+def find_reader(sensor: Sensor) -> Reader:
+    """Who reads a sensor: a new one is one file and two lines here. Only the one that is needed is imported."""
+    match sensor:
+        case "sentinel2-l2a" | "sentinel2-l1c":
+            from sereno.pipeline.sensors.sentinel2 import read_scene
+        case "sentinel1-rtc":
+            from sereno.pipeline.sensors.sentinel1 import read_scene
+        case "sentinel1-grd":
+            from sereno.pipeline.sensors.sentinel1_grd import read_scene
+        case "sentinel1-safe":
+            from sereno.pipeline.sensors.sentinel1_safe import read_scene
+        case "sen12mscr-s1" | "sen12mscr-s2":
+            from sereno.pipeline.sensors.sen12mscr import read_scene
+    return read_scene
 
 
 def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettings) -> None:
@@ -57,7 +61,7 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
     logger.info("ingest %s: reading up to %d assets of %s", scene_id, len(assets), record.item)
     resolver = to_resolver(record.catalogue or content.catalogue, record)
     check_credentials(resolver, (asset.href for asset in assets))
-    scene, entries = READERS[record.sensor](record, content.grid.to_geobox(), settings, resolver)
+    scene, entries = find_reader(record.sensor)(record, content.grid.to_geobox(), settings, resolver)
     facts: dict[str, Any] = scene.attrs["provenance"]
     for warning in facts["warnings"]:
         logger.warning("ingest %s: %s", scene_id, warning)
@@ -96,6 +100,7 @@ def to_resolver(address: str, record: SceneRecord) -> Resolver:
         return Resolver.from_preset(url.rstrip("/"), preset)
     if not Path(address).is_dir():
         raise MissingError(
-            f"folder {address} of {record.items[0].collection} does not exist: correct pipeline.query.catalogue and run `sereno query` again"
+            f"folder {address} of {record.items[0].collection} does not exist: "
+            "correct pipeline.query.catalogue and run `sereno query` again"
         )
     return Resolver(address)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL, SENTINEL2_BANDS
+from pydantic import BaseModel, ConfigDict, Field
+
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.pairs import ItemRecord, OffsetSource, Sensor
@@ -21,8 +23,6 @@ from sereno.pipeline.signing import strip_signature
 
 Json = Mapping[str, Any]
 
-POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
-"""All that Sentinel-1 has, in the order in which a record holds them."""
 MTD: Final = "MTD"
 """Our name of the product metadata of Sentinel-2."""
 DESCRIBED_BY: Final = ("annotation", "calibration", "noise")
@@ -75,6 +75,79 @@ TILE: Final = re.compile(r"^(\d\d)([C-X])[A-Z]{2}$")
 """MGRS square: zone and latitude band; bands from N on lie north of the equator."""
 
 
+_Number = Annotated[float, Field(strict=True)]
+"""A number, and no text that looks like one: it is calculated with as it is."""
+
+
+class _Stated(BaseModel):
+    """Base of what is checked of an item before it is read: what is stated must be of its type, and may be missing."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class _StatedBand(_Stated):
+    """An entry of `eo:bands`, `raster:bands` or `bands`."""
+
+    offset: _Number | None = None
+    """Offset of the values, STAC 1.0."""
+    raster_offset: _Number | None = Field(None, alias="raster:offset")
+    """Likewise, STAC 1.1."""
+    spatial_resolution: _Number | None = None
+    """Pixel size, metres."""
+
+
+class _StatedAsset(_Stated):
+    """An asset."""
+
+    href: str | None = None
+    """Address."""
+    gsd: _Number | None = None
+    """Ground sampling distance, metres."""
+    transform: list[_Number] | None = Field(None, alias="proj:transform")
+    """Affine coefficients."""
+    resolution: _Number | None = Field(None, alias="raster:spatial_resolution")
+    """Pixel size, metres."""
+    offset: _Number | None = Field(None, alias="raster:offset")
+    """Offset of the values."""
+    eo: list[_StatedBand] | None = Field(None, alias="eo:bands")
+    """Bands of the file, STAC 1.0."""
+    raster: list[_StatedBand] | None = Field(None, alias="raster:bands")
+    """Their values, STAC 1.0."""
+    bands: list[_StatedBand] | None = None
+    """Both, STAC 1.1."""
+
+
+class _StatedLink(_Stated):
+    """A link."""
+
+    href: str
+    """Address."""
+
+
+class _StatedProperties(_Stated):
+    """Those properties that are calculated with; the others are checked with the record, or kept as text."""
+
+    zenith: _Number | None = Field(None, alias="s2:mean_solar_zenith")
+    """Zenith angle of the sun, degrees."""
+
+
+class _StatedItem(_Stated):
+    """An item."""
+
+    id: str
+    """Unique in its collection."""
+    collection: str | None = None
+    """Id of its collection."""
+    bbox: list[_Number]
+    """Corners in degrees, with or without height."""
+    links: list[_StatedLink] = []
+    """Its own address among them."""
+    properties: _StatedProperties
+    """Facts."""
+    assets: dict[str, _StatedAsset]
+    """Files by key."""
+
+
 def to_item_record(
     item: Json, *, base_url: str = "", offset_sources: tuple[OffsetSource, ...] = PRESETS["local"].offset_sources
 ) -> ItemRecord:
@@ -93,6 +166,7 @@ def to_item_record(
     for key in ("id", "properties", "assets", "bbox"):
         if not item.get(key):
             raise DataError(f"the item {item.get('id', '')!r} states no {key}")
+    load_settings(_StatedItem, item, where="the item")
     properties, sensor = item["properties"], _sensor_of(item)
     is_optical = sensor.startswith("sentinel2")
     choices = _choose_assets(item, ASSETS_OF[sensor])
@@ -269,7 +343,7 @@ def _relative_to(base_url: str, href: str) -> str:
 def _bbox_of(item: Json) -> tuple[float, float, float, float]:
     """West, south, east, north of a box with two or three dimensions, longitudes within -180..180."""
     bbox = item["bbox"]
-    if not isinstance(bbox, Sequence) or len(bbox) not in (4, 6) or not all(isinstance(edge, int | float) for edge in bbox):
+    if len(bbox) not in (4, 6):
         raise DataError(f"its bbox {bbox} is not of four or six numbers")
     west, south, east, north = bbox[0], bbox[1], bbox[len(bbox) // 2], bbox[len(bbox) // 2 + 1]
     if not -90 <= south <= north <= 90:

@@ -11,11 +11,14 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.pairs import Status
 from sereno.pipeline.store import staged
+
+SEARCH: Final = "search"
+"""Stands for the asset in the line that says what a search took."""
 
 
 class Entry(NamedTuple):
@@ -30,7 +33,7 @@ class Entry(NamedTuple):
     item: str
     """Id of the item in its catalogue."""
     asset: str
-    """Band, or empty for the item as a whole."""
+    """Band; empty for the item as a whole; `SEARCH` where the line is about a whole search."""
     status: Status
     """What became of it."""
     reason: str = ""

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from sereno.pipeline.clouds import (
-    THRESHOLD_BANDS,
-    VERSION,
-    CloudShadow,
-    Sun,
-    describe_cover,
-    find_by_thresholds,
-    find_in_scl,
-    to_probability,
-)
+from sereno.pipeline.clouds import CLOUDY, compare_masks, describe_cover, grow_probability
 from sereno.pipeline.config import MaskSettings
-from sereno.pipeline.errors import DataError
-from sereno.pipeline.radiometry import to_reflectance
-from sereno.pipeline.scene import bands_of, geobox_of, with_grid
+from sereno.pipeline.detectors import Detection, Image, detect_clouds
+from sereno.pipeline.scene import Bool2d, geobox_of, with_grid
 from sereno.pipeline.store import open_dataset, save_dataset
 
 logger = logging.getLogger(__name__)
+
+Stored = npt.NDArray[np.uint8]
 
 IMAGES: Final = ("cloudy", "clear")
 """Input and target of a pair."""
@@ -35,11 +30,14 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     """Write the masks of the pair at `pair` as a store of kind `mask` with manifest `output`.
 
     Variables `cloud_cloudy`, `shadow_cloudy`, `cloud_clear`, `shadow_clear` (y, x) are uint8 probability x 255, 0 where the image is not
-    valid. The summary holds the shares of the valid pixels that are probably covered.
+    valid; an image without a valid pixel is not looked at. Summary and provenance say which method of which version with which weights
+    made them and, with `settings.second`, how far the other agrees; the summary also holds the shares of the valid pixels that are
+    probably covered.
 
     Raises:
-        MissingError: the pair is not there or unfinished.
-        DataError: the pair lacks what `settings.method` needs.
+        MissingError: the pair is not there or unfinished, or what a method needs is not installed.
+        DataError: the pair lacks what a method needs.
+        CatalogueError: the weights of a method cannot be fetched now.
         StoreError: the pair is damaged, or the masks cannot be written.
     """
     started = time.monotonic()
@@ -47,47 +45,56 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     logger.info("mask %s: finding clouds by %s", pair.stem, settings.method)
     variables: dict[str, Any] = {}
     shares: dict[str, float] = {}
-    for image in IMAGES:
-        valid = dataset[f"valid_{image}"].values
-        found = find_covered(dataset, image, settings, where=str(pair))
-        for kind, binary in found._asdict().items():
-            probability = to_probability(binary & valid, dilate_px=settings.dilate_px, feather_px=settings.feather_px)
-            probability[~valid] = 0
-            variables[f"{kind}_{image}"] = (("y", "x"), probability)
-            shares[f"{kind}_{image}_share"] = describe_cover(probability, valid)
-    facts = {"version": VERSION, **settings.model_dump(mode="json")}
+    facts: dict[str, Any] = {**settings.model_dump(mode="json", exclude={"weights"}), **_describe_method("", None)}
+    for role in IMAGES:
+        valid = dataset[f"valid_{role}"].values
+        first, second = _find_clouds(dataset, role, settings, where=str(pair)) if valid.any() else (None, None)
+        facts |= _describe_method("", first) if first else {}
+        if settings.second is not None:
+            facts |= _describe_method("second_", second) if second else {}
+            facts["agreement"] = {**facts.get("agreement", {}), role: _compare(first, second, valid, settings)}
+        for kind, stored in _to_stored(first, valid, settings).items():
+            variables[f"{kind}_{role}"] = (("y", "x"), stored)
+            shares[f"{kind}_{role}_share"] = describe_cover(stored, valid)
     masks = xr.Dataset(variables, attrs={"provenance": {**dataset.attrs["provenance"], "masks": facts}})
     save_dataset(with_grid(masks, geobox_of(dataset)), output, kind="mask", summary={**facts, **shares})
-    covers = ", ".join(f"{name.removesuffix('_share').replace('_', ' of ')} {share:.1%}" for name, share in shares.items())
-    logger.info("mask %s: %s, %.1f s", pair.stem, covers, time.monotonic() - started)
+    _log_end(pair.stem, shares, facts, time.monotonic() - started)
 
 
-def find_covered(dataset: xr.Dataset, image: str, settings: MaskSettings, *, where: str) -> CloudShadow:
-    """Cloud and shadow of one image of a pair by the method of `settings`; `where` names the pair in messages.
-
-    Raises:
-        DataError: the image lacks the scene classification or the bands that the method needs.
-    """
-    if settings.method == "scl":
-        if f"scl_{image}" not in dataset:
-            raise DataError(
-                f"{where}: the {image} image has no scene classification, which method 'scl' needs: "
-                "set pipeline.mask.method to 'threshold' for L1C products"
-            )
-        return find_in_scl(dataset[f"scl_{image}"].values)
-    bands = bands_of(dataset)
-    missing = [name for name in THRESHOLD_BANDS if name not in bands]
-    if missing:
-        raise DataError(
-            f"{where}: the {image} image has no band {', '.join(missing)}, which method 'threshold' needs: "
-            "set pipeline.mask.method to 'scl' for L2A products, or keep all bands in pipeline.ingest.bands"
-        )
-    reflectance = {name: to_reflectance(dataset[image].sel(band=name).values) for name in THRESHOLD_BANDS}
-    pixel_m = abs(float(geobox_of(dataset).resolution.y))
-    return find_by_thresholds(reflectance, sun=_sun_of(dataset, image), pixel_m=pixel_m)
+def _find_clouds(dataset: xr.Dataset, role: str, settings: MaskSettings, *, where: str) -> tuple[Detection, Detection | None]:
+    """What the method that decides says of one image, and what the second one says, if there is one."""
+    first = detect_clouds(Image(dataset, role, where), settings.method, settings)
+    if settings.second is None:
+        return first, None
+    return first, detect_clouds(Image(dataset, role, where, "pipeline.mask.second"), settings.second, settings)
 
 
-def _sun_of(dataset: xr.Dataset, image: str) -> Sun | None:
-    facts = dataset.attrs["provenance"].get(image, {})
-    azimuth, elevation = facts.get("sun_azimuth_deg"), facts.get("sun_elevation_deg")
-    return None if azimuth is None or elevation is None else Sun(azimuth, elevation)
+def _describe_method(prefix: str, found: Detection | None) -> dict[str, Any]:
+    """Version and weights of a method; None where no image had a valid pixel for it to look at."""
+    return {f"{prefix}version": found.version if found else None, f"{prefix}weights": found.weights if found else {}}
+
+
+def _compare(first: Detection | None, second: Detection | None, valid: Bool2d, settings: MaskSettings) -> dict[str, Any]:
+    """How far the two methods say the same of one image, before anything is grown."""
+    in_first, in_second = (found.cloud >= CLOUDY if found else np.zeros_like(valid) for found in (first, second))
+    return {"method": settings.method, "second": settings.second, **compare_masks(in_first, in_second, valid)._asdict()}
+
+
+def _to_stored(found: Detection | None, valid: Bool2d, settings: MaskSettings) -> dict[str, Stored]:
+    """Cloud and shadow of one image as they are stored, (y, x) uint8 each; nothing where `found` is None."""
+    stored = {}
+    for kind in ("cloud", "shadow"):
+        probability = np.where(valid, getattr(found, kind), 0) if found else np.zeros(valid.shape, np.float32)
+        grown = grow_probability(probability, dilate_px=settings.dilate_px, feather_px=settings.feather_px)
+        grown[~valid] = 0
+        stored[kind] = grown
+    return stored
+
+
+def _log_end(name: str, shares: Mapping[str, float], facts: Mapping[str, Any], seconds: float) -> None:
+    covers = ", ".join(f"{key.removesuffix('_share').replace('_', ' of ')} {share:.1%}" for key, share in shares.items())
+    compared = "".join(
+        f", {facts['second']} agrees on {found['both'] + found['neither']:.1%} of {role}"
+        for role, found in facts.get("agreement", {}).items()
+    )
+    logger.info("mask %s: %s%s, %.1f s", name, covers, compared, seconds)

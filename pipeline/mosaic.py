@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.pairs import ItemRecord, SceneRecord
+from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
 from sereno.pipeline.scene import Bool2d, to_scene
 
 Place = tuple[slice, slice]
@@ -25,6 +25,8 @@ Place = tuple[slice, slice]
 
 DIFFERS: Final = "differs: see items"
 """Stands where the items of a scene do not agree."""
+UNDECIDED: Final = {"offset": None, "offset_reason": None, "offset_check": None, "calibration": None, "n_clamped": 0}
+"""Facts of an item of which nothing was read."""
 
 
 class Part(NamedTuple):
@@ -80,23 +82,31 @@ PartReader = Callable[[ItemRecord, GeoBox, Bool2d], Part]
 """Reads one item on the grid; the mask (y, x) says which pixels are still wanted."""
 
 
-def to_entry(item: ItemRecord, asset: str, status: str, reason: str = "") -> Entry:
+def to_entry(item: ItemRecord, asset: str, status: Status, reason: str = "") -> Entry:
     """A line of the ledger for an asset of `item`, or for the item as a whole if `asset` is empty."""
-    return Entry("ingest", "", "", item.item, asset, status, reason)  # type: ignore[arg-type] # callers give a Status
+    return Entry("ingest", "", "", item.item, asset, status, reason)
 
 
 def lose_item(item: ItemRecord, reason: str, *, n_bands: int, dtype: npt.DTypeLike, asset: str = "") -> Part:
     """The part of an item of which nothing can be used, for example because `asset` is missing."""
-    facts = {"offset": None, "offset_reason": None, "offset_check": None, "calibration": None, "n_clamped": 0}
     entries = (to_entry(item, asset, "missing", reason),) if asset else ()
     empty = (slice(0, 0), slice(0, 0))
-    return Part(empty, np.zeros((n_bands, 0, 0), dtype), np.zeros((0, 0), bool), facts, entries, lost=((asset, reason),))
+    return Part(empty, np.zeros((n_bands, 0, 0), dtype), np.zeros((0, 0), bool), dict(UNDECIDED), entries, lost=((asset, reason),))
 
 
-def find_place(wanted: Bool2d) -> Place | None:
-    """The smallest rows and columns that hold all wanted pixels, or None if there are none."""
+def lose_incomplete(item: ItemRecord, names: Sequence[str], *, n_bands: int, dtype: npt.DTypeLike) -> Part | None:
+    """The part of an item that lacks one of the assets `names`; None if it has them all."""
+    missing = next((name for name in names if name not in item.assets), None)
+    if missing is None:
+        return None
+    reason = f"the item states no such asset (it has {', '.join(sorted(item.assets))})"
+    return lose_item(item, reason, n_bands=n_bands, dtype=dtype, asset=missing)
+
+
+def find_place(wanted: Bool2d) -> Place:
+    """The smallest rows and columns that hold all pixels `wanted` (y, x); at least one is, or the item would not be read."""
     rows, columns = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
-    return (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)) if rows.size else None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def lay_items(items: Sequence[ItemRecord], geobox: GeoBox, read_part: PartReader) -> Mosaic:
@@ -146,28 +156,24 @@ def _lay(canvas: Part | None, part: Part, geobox: GeoBox) -> tuple[Part, int]:
 
 
 def _describe(item: ItemRecord, facts: Mapping[str, Any], share: float) -> dict[str, Any]:
-    unread = {"offset": None, "offset_reason": None, "offset_check": None, "calibration": None, "n_clamped": 0}
     known = {"item": item.item, "collection": item.collection, "time": item.time, "processing_baseline": item.processing_baseline}
-    return {**known, **unread, **facts, "share": round(share, 6)}
+    return {**known, **UNDECIDED, **facts, "share": round(share, 6)}
 
 
 def _judge(item: ItemRecord, part: Part, n_laid: int) -> Entry:
     """The line of the ledger for the item as a whole."""
     worst = [entry for entry in part.entries if entry.status in ("missing", "unreadable", "refused")]
     if n_laid:
-        partly = any(entry.status != "used" for entry in part.entries)
-        reason = next((f"{entry.asset}: {entry.reason}" for entry in part.entries if entry.status != "used"), "")
-        return to_entry(item, "", "partly" if partly else "used", reason)
+        reason = f"{part.lost[0][0]}: {part.lost[0][1]}" if part.lost else ""
+        return to_entry(item, "", "partly" if part.lost else "used", reason)
     if part.lost:
         asset, reason = part.lost[0]
         return to_entry(item, "", worst[0].status if worst else "refused", f"{asset}: {reason}" if asset else reason)
     return to_entry(item, "", "refused", "holds no valid ground of the area that is not known from others")
 
 
-def to_reading(
-    record: SceneRecord, mosaic: Mosaic, geobox: GeoBox, *, data: npt.NDArray[Any], bands: tuple[str, ...], settings: IngestSettings
-) -> Reading:
-    """The scene of a mosaic with its provenance; `data` (band, y, x) is the mosaic's values in stored units.
+def to_reading(record: SceneRecord, mosaic: Mosaic, geobox: GeoBox, *, bands: tuple[str, ...], settings: IngestSettings) -> Reading:
+    """The scene of a mosaic, its values in stored units, with its provenance.
 
     With less than `settings.min_valid` of valid ground, or with an asset of every item missing, the scene is refused: all of it is
     invalid, and `provenance["refused"]` says why.
@@ -193,7 +199,7 @@ def to_reading(
         "items": [{key: value for key, value in fact.items() if key != "n_clamped"} for fact in mosaic.items],
     }
     valid = np.zeros_like(mosaic.valid) if refused else mosaic.valid
-    scene = to_scene(data, valid, bands=bands, geobox=geobox, provenance=provenance, scl=mosaic.classes)
+    scene = to_scene(mosaic.values, valid, bands=bands, geobox=geobox, provenance=provenance, scl=mosaic.classes)
     return Reading(scene, mosaic.entries)
 
 

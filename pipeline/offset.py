@@ -43,10 +43,15 @@ VISIBLE_BANDS: Final = ("B02", "B03", "B04")
 """Bands in which hardly any ground is darker than zero, water and shadow included."""
 DOUBLE_SHIFT_SHARE: Final = 0.05
 """Share of clamped pixels in every visible band above which an offset was probably removed twice."""
+CIRRUS_BAND: Final = "B10"
+"""Band of L1C that sees hardly anything of the ground: some thousandths under clear sky, and not below zero for most pixels."""
+CIRRUS_ZERO_SHARE: Final = 0.9
+"""Share of clamped pixels in that band above which an offset was probably removed twice, which haze hides in visible bands of L1C."""
 DARK_PERCENT: Final = 1.0
 """The darkest percent of the ground decides whether an offset was left in."""
-DARK_REFLECTANCE: Final = 0.1
-"""Reflectance that the darkest ground exceeds in no band, unless the offset of 0.1 was left in (or all is bright desert)."""
+DARK_REFLECTANCE: Final = 0.085
+"""Reflectance that the darkest ground exceeds in no band, unless the offset of 0.1 was left in (or all is bright desert). Less than the
+offset itself: it is there because noise and overcorrected haze put dark ground below zero."""
 MIN_DARK_PX: Final = 1000
 """With fewer pixels than this the dark-pixel check gives no verdict."""
 SAMPLED_PX: Final = 500_000
@@ -73,6 +78,8 @@ class OffsetCheck(NamedTuple):
     """Reflectance below which the darkest percent of that band lies."""
     zero_share: float | None
     """Share of pixels at zero in that visible band which has the fewest; None without a visible band."""
+    cirrus_zero_share: float | None
+    """Share of pixels at zero in the cirrus band; None without that band."""
     histogram: tuple[int, ...]
     """Pixels of the darkest band per class of HISTOGRAM_STEP_DN, the last class open; empty with too few pixels."""
 
@@ -198,34 +205,35 @@ def _to_number(text: str | None, what: str, where: str) -> float:
 # What the pixels say.
 
 
-def check_offset(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> OffsetCheck:
+def judge_offset(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> OffsetCheck:
     """What the darkest pixels say of the offset that was removed.
 
     `stored` (band, y, x) is reflectance x 10000 after the offset was removed; `usable` (y, x) marks ground free of cloud. An offset left
-    in keeps every band of every pixel above 0.1; an offset removed twice drives even visible bands of plain ground to zero. Catalogues
-    have stated both wrongly (Element84/earth-search issues 66 and 71).
+    in keeps nearly every pixel of every band above 0.085; an offset removed twice drives even visible bands of plain ground to zero.
+    Catalogues have stated both wrongly (Element84/earth-search issues 66 and 71).
     """
     step = max(1, math.ceil(math.sqrt(usable.size / SAMPLED_PX)))
     thin = stored[:, ::step, ::step][:, usable[::step, ::step]]
     pixels = thin.shape[1]
     if pixels < MIN_DARK_PX:
-        return OffsetCheck("too few pixels", pixels, None, None, None, ())
-    shares = [float(np.mean(thin[bands.index(name)] == 0)) for name in VISIBLE_BANDS if name in bands]
-    zero_share = min(shares) if shares else None
+        return OffsetCheck("too few pixels", pixels, None, None, None, None, ())
+    zero = {band: round(float(np.mean(values == 0)), 4) for band, values in zip(bands, thin, strict=True)}
+    zero_share = min((zero[band] for band in VISIBLE_BANDS if band in bands), default=None)
     dark = [float(np.percentile(values, DARK_PERCENT)) / REFLECTANCE_SCALE for values in thin]
     darkest = int(np.argmin(dark))
-    classes = np.minimum(thin[darkest] // HISTOGRAM_STEP_DN, HISTOGRAM_CLASSES)
     verdict: Verdict = "plausible"
-    if zero_share is not None and zero_share > DOUBLE_SHIFT_SHARE:
+    if (zero_share or 0) > DOUBLE_SHIFT_SHARE or zero.get(CIRRUS_BAND, 0) > CIRRUS_ZERO_SHARE:
         verdict = "removed twice"
     elif dark[darkest] > DARK_REFLECTANCE:
         verdict = "left in"
+    classes = np.minimum(thin[darkest] // HISTOGRAM_STEP_DN, HISTOGRAM_CLASSES)
     return OffsetCheck(
         verdict=verdict,
         pixels=pixels,
         darkest_band=bands[darkest],
         dark_reflectance=round(dark[darkest], 4),
-        zero_share=None if zero_share is None else round(zero_share, 4),
+        zero_share=zero_share,
+        cirrus_zero_share=zero.get(CIRRUS_BAND),
         histogram=tuple(np.bincount(classes, minlength=HISTOGRAM_CLASSES + 1).tolist()),
     )
 
@@ -233,15 +241,14 @@ def check_offset(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[st
 def describe_check(check: OffsetCheck) -> str | None:
     """Words for a probably missing or doubled offset; None if the dark pixels look right or are too few."""
     if check.verdict == "removed twice":
-        return f"{check.zero_share:.0%} of the clear ground is zero in every visible band: the offset was probably removed twice"
+        is_visible = (check.zero_share or 0) > DOUBLE_SHIFT_SHARE
+        share, where = (
+            (check.zero_share, "every visible band") if is_visible else (check.cirrus_zero_share, f"the cirrus band {CIRRUS_BAND}")
+        )
+        return f"{share:.0%} of the clear ground is zero in {where}: the offset was probably removed twice"
     if check.verdict == "left in":
         return (
             f"the darkest percent of the clear ground has reflectance {check.dark_reflectance:.3f} in its darkest band "
             f"({check.darkest_band}): the offset was probably left in"
         )
     return None
-
-
-def find_shift_fault(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> str | None:
-    """Words for a probably missing or doubled offset, or None: `describe_check` of `check_offset`."""
-    return describe_check(check_offset(stored, usable, bands))

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, role_of
-from sereno.pipeline.bands import SCL
+from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refuse_item
+from sereno.pipeline.bands import POLARISATIONS, SCL
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.pairs import ItemRecord, Pair, Role
 
@@ -37,28 +37,40 @@ class Triplet(NamedTuple):
         return abs(_gap_days(self.cloudy, self.clear)) + abs(_gap_days(self.cloudy, self.sar))
 
 
+class Roles(NamedTuple):
+    """Candidates by role, each in order of time; a scene can be both cloudy and clear."""
+
+    cloudy: list[Candidate]
+    """Inputs."""
+    clear: list[Candidate]
+    """Targets."""
+    sar: list[Candidate]
+    """SAR scenes."""
+
+
 def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
     """Why the settings refuse an item whatever its partners may be, or None: named in `exclude`, polarisation, direction, track."""
-    role = role_of(record.sensor, record.cloud_cover_pct, settings.clear_cover_pct)
     if record.item in settings.exclude:
-        return Refused((record.item,), role, "named in pipeline.query.exclude", Cause.EXCLUDED)
+        return refuse_item(record, "named in pipeline.query.exclude", Cause.EXCLUDED, clear_cover_pct=settings.clear_cover_pct)
     if not record.sensor.startswith("sentinel1"):
         return None
     lacking = [name for name in settings.polarisations if name not in record.assets]
     if lacking:
-        held = ", ".join(name for name in record.assets if "-" not in name) or "none"
+        held = ", ".join(name for name in POLARISATIONS if name in record.assets) or "none"
+        incomplete = record.properties.get("incomplete", "")
         reason = f"has no {' and no '.join(lacking)}, needed {', '.join(settings.polarisations)}; it has {held}"
-        return Refused((record.item,), role, reason, Cause.POLARISATION, "missing")
+        reason += f" ({incomplete})" if incomplete else ""
+        return Refused((record.item,), "sar", reason, Cause.POLARISATION, "missing")
     state, orbit = record.properties.get("orbit_state", ""), record.properties.get("relative_orbit", "")
     if settings.orbit_state and state.lower() != settings.orbit_state:
-        return Refused((record.item,), role, f"orbit state {state or 'not stated'}, needed {settings.orbit_state}", Cause.ORBIT)
+        return Refused((record.item,), "sar", f"orbit state {state or 'not stated'}, needed {settings.orbit_state}", Cause.ORBIT)
     if settings.relative_orbits and orbit not in [str(wanted) for wanted in settings.relative_orbits]:
         wanted = ", ".join(map(str, settings.relative_orbits))
-        return Refused((record.item,), role, f"relative orbit {orbit or 'not stated'}, needed {wanted}", Cause.ORBIT)
+        return Refused((record.item,), "sar", f"relative orbit {orbit or 'not stated'}, needed {wanted}", Cause.ORBIT)
     return None
 
 
-def find_gap(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
+def find_lacking_bands(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
     """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
     lacking = sorted(expected - record.assets.keys() - {SCL})
     if not lacking or record.sensor.startswith("sentinel1"):
@@ -93,16 +105,15 @@ def choose_triplets(optical: Iterable[Candidate], sar: Iterable[Candidate], sett
 
     With `max_pairs` the triplets with the smallest gaps stay. Equal gaps go to the earlier scene.
     """
-    (cloudy, clear), refused = _split_by_cover(optical, settings)
-    radar = _in_order(sar)
-    found = [_find_partners(one, (clear, radar), settings) for one in cloudy]
+    roles, refused = _split_by_cover(optical, sar, settings)
+    found = [_find_partners(one, roles, settings) for one in roles.cloudy]
     chosen, beyond = _keep_smallest([result for result in found if isinstance(result, Triplet)], settings.max_pairs)
     alone = [result for result in found if isinstance(result, Refused)]
-    return chosen, [*refused, *alone, *beyond, *_refuse_unused(chosen, (cloudy, clear, radar), settings)]
+    return chosen, [*refused, *alone, *beyond, *_refuse_unused(chosen, roles, settings)]
 
 
-def _split_by_cover(optical: Iterable[Candidate], settings: QuerySettings) -> tuple[tuple[list[Candidate], list[Candidate]], list[Refused]]:
-    """Inputs and targets by cloud cover, in order of time; a scene can be both. And those that are neither."""
+def _split_by_cover(optical: Iterable[Candidate], sar: Iterable[Candidate], settings: QuerySettings) -> tuple[Roles, list[Refused]]:
+    """The candidates by role, optical ones by their cloud cover, and the refusals of those that are neither input nor target."""
     (low, high), most = settings.cloudy_cover_pct, settings.clear_cover_pct
     cloudy, clear, refused = [], [], []
     for one in _in_order(optical):
@@ -120,7 +131,7 @@ def _split_by_cover(optical: Iterable[Candidate], settings: QuerySettings) -> tu
             source = SOURCES[one.scene.cover_source]
             reason = f"cloud cover {cover:.1f} % {source}, needed {low:g} to {high:g} % as input or at most {most:g} % as target"
             refused.append(refuse(one, "cloudy", reason, Cause.COVER))
-    return (cloudy, clear), refused
+    return Roles(cloudy, clear, _in_order(sar)), refused
 
 
 def _in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -131,11 +142,10 @@ def _gap_days(cloudy: Candidate, other: Candidate) -> float:
     return (other.moment - cloudy.moment).total_seconds() / DAY_S
 
 
-def _find_partners(cloudy: Candidate, others: tuple[list[Candidate], list[Candidate]], settings: QuerySettings) -> Triplet | Refused:
+def _find_partners(cloudy: Candidate, roles: Roles, settings: QuerySettings) -> Triplet | Refused:
     """The triplet of a cloudy scene with the nearest clear scene of its product and the nearest SAR scene, or why there is none."""
-    clears, radar = others
-    clear = _find_nearest(cloudy, [one for one in clears if one.scene.sensor == cloudy.scene.sensor])
-    sar = _find_nearest(cloudy, radar)
+    clear = _find_nearest(cloudy, [one for one in roles.clear if one.scene.sensor == cloudy.scene.sensor])
+    sar = _find_nearest(cloudy, roles.sar)
     if clear is None or abs(_gap_days(cloudy, clear)) > settings.max_gap_clear_days:
         return _refuse_alone(cloudy, clear, f"clear scene within {settings.max_gap_clear_days:g} days", Cause.CLEAR_GAP)
     if sar is None or abs(_gap_days(cloudy, sar)) > settings.max_gap_sar_days:
@@ -165,22 +175,18 @@ def _keep_smallest(triplets: list[Triplet], count: int | None) -> tuple[list[Tri
     return [triplet for triplet in triplets if triplet.cloudy.scene.id in kept], refused
 
 
-def _refuse_unused(
-    chosen: list[Triplet], candidates: tuple[list[Candidate], list[Candidate], list[Candidate]], settings: QuerySettings
-) -> list[Refused]:
+def _refuse_unused(chosen: list[Triplet], roles: Roles, settings: QuerySettings) -> list[Refused]:
     """Clear and SAR scenes that no pair uses."""
-    cloudy, clear, sar = candidates
     used = {part.scene.id for triplet in chosen for part in triplet}
-    judged = {one.scene.id for one in cloudy}  # a scene that is both has its line as an input
+    judged = {one.scene.id for one in roles.cloudy}  # a scene that is both has its line as an input
     kinds: tuple[tuple[Role, list[Candidate], float], ...]
-    kinds = (("clear", clear, settings.max_gap_clear_days), ("sar", sar, settings.max_gap_sar_days))
-    refused = []
-    for role, others, limit in kinds:
-        for one in others:
-            if one.scene.id in used | judged:
-                continue
-            refused.append(refuse(one, role, _explain_idle(one, cloudy, limit), Cause.UNUSED))
-    return refused
+    kinds = (("clear", roles.clear, settings.max_gap_clear_days), ("sar", roles.sar, settings.max_gap_sar_days))
+    return [
+        refuse(one, role, _explain_idle(one, roles.cloudy, limit), Cause.UNUSED)
+        for role, others, limit in kinds
+        for one in others
+        if one.scene.id not in used | judged
+    ]
 
 
 def _explain_idle(one: Candidate, cloudy: list[Candidate], limit: float) -> str:

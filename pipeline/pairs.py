@@ -98,7 +98,7 @@ class ItemRecord(Settings):
     sun_elevation_deg: float | None = None
     """Elevation of the sun, degrees."""
     properties: dict[str, str] = Field(default_factory=dict)
-    """Further facts worth keeping (orbit, pass direction, dialect), as text."""
+    """Further facts worth keeping (platform, tile, orbit, datatake, product name, time of processing), as text."""
 
 
 class SceneRecord(Settings):
@@ -146,7 +146,7 @@ class Refusal(Settings):
     """A candidate that was not used, and why."""
 
     item: str
-    """Id of the item, or of the cloudy scene that found no partner."""
+    """Id of the item; a refused scene of several items has a line for each."""
     role: Role
     """What it was a candidate for."""
     reason: str

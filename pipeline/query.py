@@ -10,11 +10,10 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from time import monotonic
+from typing import Any, Literal, NamedTuple
 
 from sereno.pipeline import store
 from sereno.pipeline.acquisitions import (
@@ -26,6 +25,7 @@ from sereno.pipeline.acquisitions import (
     drop_duplicates,
     give_unique_ids,
     refuse,
+    refuse_item,
     role_of,
     to_refusals,
 )
@@ -33,27 +33,19 @@ from sereno.pipeline.areas import Ground, cut_footprint, to_bboxes, to_ground
 from sereno.pipeline.bands import L1C_BANDS, SCL
 from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items, select_collections
 from sereno.pipeline.config import QuerySettings, parse_settings
-from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError
-from sereno.pipeline.http import Budget, hide_secrets, make_session
+from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.items import to_item_record
-from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
-from sereno.pipeline.pairing import choose_triplets, find_fault, find_gap, select_hopeful, to_pairs
-from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, SceneRecord, Status
+from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
+from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
+from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
-
-if TYPE_CHECKING:
-    import requests
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["optical", "sar"]
-
-PROBES: Final = 8
-"""Servers are asked for so many files at the same time."""
-PROBE_TRIES: Final = 2
-"""At most so many requests per file on average: what a probe tells is not worth more."""
-LONGEST_PROBE_PAUSE_S: Final = 2.0
-"""Longest pause between two tries of a probe, seconds."""
+Read = tuple[ItemRecord, dict[str, Any] | None]
+"""An item in our form, and the GeoJSON geometry of its footprint."""
 
 
 def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
@@ -74,11 +66,14 @@ def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
 
 
 def _make_lock(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
+    """The lock from where the settings say, and what the ledger tells besides."""
+    if settings.source == "lock":
+        return read_frozen_lock(area, Path(settings.catalogue)), []
     if settings.source == "sen12mscr":
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
 
         return list_pairs(Path(settings.catalogue), area), []
-    return (read_frozen_lock(area, Path(settings.catalogue)), []) if settings.source == "lock" else _search_pairs(area, settings)
+    return _search_pairs(area, settings)
 
 
 def read_frozen_lock(area: str, folder: Path) -> Lock:
@@ -127,13 +122,21 @@ class Source(NamedTuple):
         return Resolver(self.address) if self.catalogue is None else self.catalogue.resolver
 
 
-Sources = Mapping[Kind, Source]
+class Search(NamedTuple):
+    """What is searched, and where."""
+
+    ground: Ground
+    """The area as a grid with its outline."""
+    sources: Mapping[Kind, Source]
+    """Where optical and where SAR scenes are searched."""
+    settings: QuerySettings
+    """How scenes are judged and become pairs."""
 
 
 class Listed(NamedTuple):
     """What one search found, before anything is judged."""
 
-    items: list[tuple[ItemRecord, dict[str, Any] | None] | Refused]
+    items: list[Read | Refused]
     """Records with their footprints, or why an item is none."""
     collections: tuple[str, ...]
     """The collections that were searched, the preferred one first."""
@@ -153,33 +156,25 @@ class Judged(NamedTuple):
 
 
 def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
+    """The lock of one search: list items, judge them, measure clouds, choose triplets, probe their files."""
     if area not in settings.areas:
         raise ConfigError(f"area {area!r} is not in pipeline.query.areas, which has {', '.join(sorted(settings.areas))}")
-    ground = to_ground(settings.areas[area], settings.resolution_m)
     with contextlib.ExitStack() as stack:
-        sources = _open_sources(stack, settings)
-        listed = {kind: _list_items(kind, source, ground, settings) for kind, source in sources.items()}
-        optical, sar = (_judge_items(listed[kind], ground, settings) for kind in ("optical", "sar"))
-        if sources["sar"] is not sources["optical"]:
-            sar = _with_catalogue(sar, sources["sar"].address)
-        named = give_unique_ids([*optical.candidates, *sar.candidates])
-        optical, sar = (
-            optical._replace(candidates=named[: len(optical.candidates)]),
-            sar._replace(candidates=named[len(optical.candidates) :]),
-        )
-        measured = _measure_covers(optical, sar, (ground, sources["optical"].resolver, settings))
+        search = Search(to_ground(settings.areas[area], settings.resolution_m), _open_sources(stack, settings), settings)
+        listed = {kind: _list_items(search, kind) for kind in search.sources}
+        optical, sar = _judge_all(search, listed)
+        measured = _measure_covers(search, optical, sar)
         triplets, unpaired = choose_triplets(measured.candidates, sar.candidates, settings)
         refused = [*measured.refused, *sar.refused, *unpaired]
         if not triplets:
             raise MissingError(_describe_failure(area, {kind: len(found.items) for kind, found in listed.items()}, refused))
-        scenes = {part.scene.id: part.scene for triplet in triplets for part in triplet}
-        scenes, unknown = _probe_scenes(scenes, sources) if settings.probe else (scenes, [])
+        scenes, unknown = _probe_used(search, triplets)
     lock = Lock(
         area=area,
         catalogue=settings.catalogue,
-        searched=None if all(source.is_local for source in sources.values()) else _now(),
-        grid=GridRecord.from_geobox(ground.geobox),
-        outline=ground.outline_json,
+        searched=None if all(source.is_local for source in search.sources.values()) else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        grid=GridRecord.from_geobox(search.ground.geobox),
+        outline=search.ground.outline_json,
         scenes=dict(sorted(scenes.items())),
         pairs=to_pairs(triplets),
         refused=to_refusals(refused),
@@ -187,29 +182,22 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
     return lock, [*(found.note for found in listed.values()), *measured.notes, *unknown]
 
 
-def _with_catalogue(judged: Judged, address: str) -> Judged:
-    """The scenes with the place where their assets are found, since it is not that of the lock."""
-    return judged._replace(
-        candidates=[one._replace(scene=one.scene.model_copy(update={"catalogue": address})) for one in judged.candidates]
-    )
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _open_sources(stack: contextlib.ExitStack, settings: QuerySettings) -> Sources:
+def _open_sources(stack: contextlib.ExitStack, settings: QuerySettings) -> dict[Kind, Source]:
     """Where optical and where SAR scenes are searched, open as long as the stack."""
-    optical = Source(settings.catalogue, stack.enter_context(open_catalogue(settings.catalogue, max_requests=settings.max_requests)))
-    address = settings.sar_catalogue
+
+    def open_source(address: str) -> Source:
+        return Source(address, stack.enter_context(open_catalogue(address, max_requests=settings.max_requests)))
+
+    optical, address = open_source(settings.catalogue), settings.sar_catalogue
     if address is None or address == settings.catalogue:
         return {"optical": optical, "sar": optical}
-    if Path(address).is_dir() and not (Path(address) / "catalog.json").is_file():
-        return {"optical": optical, "sar": Source(address, None)}
-    return {"optical": optical, "sar": Source(address, stack.enter_context(open_catalogue(address, max_requests=settings.max_requests)))}
+    holds_products = Path(address).is_dir() and not (Path(address) / "catalog.json").is_file()
+    return {"optical": optical, "sar": Source(address, None) if holds_products else open_source(address)}
 
 
-def _list_items(kind: Kind, source: Source, ground: Ground, settings: QuerySettings) -> Listed:
+def _list_items(search: Search, kind: Kind) -> Listed:
+    """The items of one kind that a catalogue lists over the ground, or the products of a folder."""
+    source, settings = search.sources[kind], search.settings
     margin = timedelta(0) if kind == "optical" else timedelta(days=settings.max_gap_sar_days)
     period, started = to_period(settings, margin), monotonic()
     if source.catalogue is None:
@@ -221,27 +209,29 @@ def _list_items(kind: Kind, source: Source, ground: Ground, settings: QuerySetti
         else (settings.sar_collections, preset.sar_collections)
     )
     collections = select_collections(source.catalogue, asked or known)
-    found, statistics = search_items(source.catalogue, collections, to_bboxes(ground.geobox), period)
+    found, statistics = search_items(source.catalogue, collections, to_bboxes(search.ground.geobox), period)
     items = [_to_record(kind, item, source.catalogue) for item in found]
     words = f"{kind} search: {len(items)} items in {statistics.pages} pages, {statistics.repeats} repeated, {statistics.requests} requests"
     reason = "; ".join([words, *statistics.warnings])
-    note = Entry("query", "", "", "", "search", "used", reason, statistics.retries, 0, monotonic() - started)
+    note = Entry("query", "", "", "", SEARCH, "used", reason, statistics.retries, 0, monotonic() - started)
     return Listed(items, collections, note)
 
 
 def _list_products(folder: Path, period: Period) -> Listed:
-    """The Sentinel-1 products of a folder that were taken within `period`."""
-    from sereno.pipeline.sensors.sentinel1_safe import list_items  # it reads products, which a search never does
+    """The Sentinel-1 products of a folder that were taken within `period`, and those that cannot be used."""
+    from sereno.pipeline.sensors.sentinel1_safe import list_products  # it reads products, which a search never does
 
     first, last = period
-    found = list_items(folder)
-    moments = [datetime.fromisoformat(record.time) for record, _ in found]
-    chosen = [entry for entry, at in zip(found, moments, strict=True) if (first is None or first <= at) and (last is None or at <= last)]
-    words = f"sar search: {len(chosen)} of {len(found)} products of {folder} were taken within start..end"
-    return Listed(list(chosen), (), Entry("query", "", "", "", "search", "used", words))
+    listing = list_products(folder)
+    moments = [datetime.fromisoformat(record.time) for record, _ in listing.items]
+    inside = [(first is None or first <= moment) and (last is None or moment <= last) for moment in moments]
+    chosen = [entry for entry, is_inside in zip(listing.items, inside, strict=True) if is_inside]
+    refused = [Refused((name,), "sar", reason, Cause.ITEM) for name, reason in listing.refused]
+    words = f"sar search: {len(chosen)} of {len(listing.items)} usable products of {folder} were taken within start..end"
+    return Listed([*chosen, *refused], (), Entry("query", "", "", "", SEARCH, "used", words))
 
 
-def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> tuple[ItemRecord, dict[str, Any] | None] | Refused:
+def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read | Refused:
     try:
         record = to_item_record(item, base_url=catalogue.base_url, offset_sources=catalogue.preset.offset_sources)
     except (ConfigError, DataError, MissingError) as error:
@@ -263,23 +253,47 @@ def to_period(settings: QuerySettings, margin: timedelta) -> Period:
     return start and start - margin, end and end + margin
 
 
-def _judge_items(listed: Listed, ground: Ground, settings: QuerySettings) -> Judged:
+def _judge_all(search: Search, listed: Mapping[Kind, Listed]) -> tuple[Judged, Judged]:
+    """The optical and the SAR acquisitions under ids that no two of them share, and what is refused of each."""
+    optical, sar = _judge_items(search, listed["optical"]), _judge_items(search, listed["sar"])
+    place = search.sources["sar"].address
+    if search.sources["sar"] is not search.sources["optical"]:  # the lock names only the optical place, so each SAR scene names its own
+        sar = sar._replace(candidates=[_change_scene(one, {"catalogue": place}) for one in sar.candidates])
+    named, count = give_unique_ids([*optical.candidates, *sar.candidates]), len(optical.candidates)
+    return optical._replace(candidates=named[:count]), sar._replace(candidates=named[count:])
+
+
+def _change_scene(candidate: Candidate, facts: Mapping[str, Any]) -> Candidate:
+    return candidate._replace(scene=candidate.scene.model_copy(update=facts))
+
+
+def _judge_items(search: Search, listed: Listed) -> Judged:
     """The acquisitions that the items make and that cover enough of the area, and the refusals of all other items."""
+    settings = search.settings
     read = [entry for entry in listed.items if not isinstance(entry, Refused)]
     refused = [entry for entry in listed.items if isinstance(entry, Refused)]
     expected = _list_bands([record for record, _ in read])
-    found: list[Found] = []
-    for record, footprint in read:
-        fault = find_fault(record, settings) or find_gap(record, expected[record.sensor])
-        try:
-            found += [] if fault else [Found(record, cut_footprint(footprint, ground))]
-        except DataError as error:
-            fault = _refuse_item(record, str(error), Cause.ITEM, settings)
-        refused += [fault] if fault else []
-    unique, repeated = drop_duplicates(found, listed.collections)
-    duplicates = [_refuse_item(one.record, reason, Cause.DUPLICATE, settings)._replace(status="duplicate") for one, reason in repeated]
-    candidates, apart = assemble_scenes(unique, ground, min_overlap=settings.min_overlap, clear_cover_pct=settings.clear_cover_pct)
-    return Judged(candidates, [*refused, *duplicates, *apart])
+    judged = [_judge_item(search, entry, expected[entry[0].sensor]) for entry in read]
+    unfit = [one for one in judged if isinstance(one, Refused)]
+    unique, repeated = drop_duplicates([one for one in judged if isinstance(one, Found)], listed.collections)
+    limit = settings.clear_cover_pct
+    duplicates = [
+        refuse_item(one.record, reason, Cause.DUPLICATE, clear_cover_pct=limit)._replace(status="duplicate") for one, reason in repeated
+    ]
+    candidates, apart = assemble_scenes(unique, search.ground, min_overlap=settings.min_overlap, clear_cover_pct=limit)
+    return Judged(candidates, [*refused, *unfit, *duplicates, *apart])
+
+
+def _judge_item(search: Search, entry: Read, expected: frozenset[str]) -> Found | Refused:
+    """The part of the ground that an item covers, or why the item is refused whatever its partners may be."""
+    record, footprint = entry
+    fault = find_fault(record, search.settings) or find_lacking_bands(record, expected)
+    if fault:
+        return fault
+    try:
+        return Found(record, cut_footprint(footprint, search.ground))
+    except DataError as error:
+        return refuse_item(record, str(error), Cause.ITEM, clear_cover_pct=search.settings.clear_cover_pct)
 
 
 def _list_bands(records: Iterable[ItemRecord]) -> dict[str, frozenset[str]]:
@@ -290,23 +304,19 @@ def _list_bands(records: Iterable[ItemRecord]) -> dict[str, frozenset[str]]:
     return held
 
 
-def _refuse_item(record: ItemRecord, reason: str, cause: Cause, settings: QuerySettings) -> Refused:
-    return Refused((record.item,), role_of(record.sensor, record.cloud_cover_pct, settings.clear_cover_pct), reason, cause)
-
-
-def _measure_covers(optical: Judged, sar: Judged, how: tuple[Ground, Resolver, QuerySettings]) -> Judged:
+def _measure_covers(search: Search, optical: Judged, sar: Judged) -> Judged:
     """The optical scenes with their cloud cover over the area, and without those that have too little data there.
 
     Measured are those that can still take part, whatever their cover. Where the classification is lost the catalogue's word stays.
     """
     from sereno.pipeline.cover import measure_covers  # it reads images, which a search without it never does
 
-    ground, resolver, settings = how
+    settings, resolver = search.settings, search.sources["optical"].resolver
     if settings.cover_from == "catalogue":
         return optical
     hopeful = select_hopeful(optical.candidates, sar.candidates, settings)
-    check_credentials(resolver, [item.assets[SCL].href for one in hopeful for item in one.scene.items if SCL in item.assets])
-    covers = measure_covers([one.scene for one in hopeful], ground, resolver, settings.cover_pixel_m)
+    _check_readable(resolver, hopeful)
+    covers = measure_covers([one.scene for one in hopeful], search.ground, resolver, settings.cover_pixel_m)
     measured = {one.scene.id: cover for one, cover in zip(hopeful, covers, strict=True)}
     candidates, refused = [], list(optical.refused)
     for one in optical.candidates:
@@ -317,11 +327,17 @@ def _measure_covers(optical: Judged, sar: Judged, how: tuple[Ground, Resolver, Q
             reason = f"has data on {cover.valid_share:.1%} of the area by SCL, needed {settings.min_overlap:.1%}"
             refused.append(refuse(one, role_of(one.scene.sensor, cover.cloud_pct, settings.clear_cover_pct), reason, Cause.OVERLAP))
         else:
-            facts = {"cloud_cover_pct": cover.cloud_pct, "cover_source": "scl"}
-            candidates.append(one._replace(scene=one.scene.model_copy(update=facts)))
+            candidates.append(_change_scene(one, {"cloud_cover_pct": cover.cloud_pct, "cover_source": "scl"}))
     known = sum(cover.valid_share is not None for cover in covers)
-    logger.info("query: cloud cover of %d scenes measured over the area, of %d others not readable", known, len(covers) - known)
+    logger.info("cloud cover of %d scenes measured over the area, of %d others not readable", known, len(covers) - known)
     return Judged(candidates, refused, tuple(_to_note(name, entry) for name, cover in measured.items() for entry in cover.entries))
+
+
+def _check_readable(resolver: Resolver, candidates: Iterable[Candidate]) -> None:
+    try:
+        check_credentials(resolver, [item.assets[SCL].href for one in candidates for item in one.scene.items if SCL in item.assets])
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or set pipeline.query.cover_from to catalogue, which searches without reading") from None
 
 
 def _to_note(scene: str, entry: Entry) -> Entry:
@@ -330,73 +346,22 @@ def _to_note(scene: str, entry: Entry) -> Entry:
     return entry._replace(scene=scene, reason=entry.reason if entry.status == "used" else instead)
 
 
-class Probe(NamedTuple):
-    """What a server says of a file."""
-
-    etag: str | None
-    """Its ETag; None if it states none."""
-    size_bytes: int | None
-    """Its size; None if it states none."""
-    fault: str = ""
-    """Why nothing is known."""
-
-
-def _probe_scenes(scenes: Mapping[str, SceneRecord], sources: Sources) -> tuple[dict[str, SceneRecord], list[Entry]]:
-    """The scenes with size and ETag of the files on web servers that have no checksum, and lines on the files that do not tell."""
-    asked: dict[str, str] = {}
-    for scene in scenes.values():
-        source = sources["sar" if scene.sensor.startswith("sentinel1") else "optical"]
-        assets = [] if source.is_local else [asset for item in scene.items for asset in item.assets.values() if asset.checksum is None]
-        webs = [asset.href for asset in assets if not source.resolver(asset.href).startswith("/")]
-        asked |= {href: source.resolver.to_web(href, method="HEAD") for href in webs}
-    budget = Budget(PROBE_TRIES * len(asked), "the rest is not asked")
-    session = make_session(budget, pause=lambda seconds: sleep(min(seconds, LONGEST_PROBE_PAUSE_S)))
-    with session, ThreadPoolExecutor(PROBES) as executor:
-        probes = dict(zip(asked, executor.map(lambda address: _probe(session, address), asked.values()), strict=True))
-    probed = {name: _with_probes(scene, probes) for name, scene in scenes.items()}
-    notes = [
-        Entry("query", "", name, item.item, band, "used", f"size and ETag are not known: {probes[asset.href].fault}")
-        for name, scene in probed.items()
-        for item in scene.items
-        for band, asset in item.assets.items()
-        if asset.href in probes and probes[asset.href].fault
-    ]
-    return probed, notes
-
-
-def _probe(session: requests.Session, address: str) -> Probe:
-    import requests
-
-    try:
-        answer = session.head(address, headers={"Accept-Encoding": "identity"}, allow_redirects=True)
-    except (requests.RequestException, CatalogueError) as error:
-        return Probe(None, None, hide_secrets(str(error))[:200])
-    if answer.status_code != requests.codes.ok:
-        return Probe(None, None, f"the server answers HTTP {answer.status_code}")
-    size = answer.headers.get("Content-Length", "")
-    return Probe(answer.headers.get("ETag"), int(size) if size.isdigit() else None)
-
-
-def _with_probes(scene: SceneRecord, probes: Mapping[str, Probe]) -> SceneRecord:
-    def complete(asset: AssetRecord) -> AssetRecord:
-        probe = probes.get(asset.href)
-        if probe is None or asset.checksum is not None:
-            return asset
-        return asset.model_copy(update={"etag": probe.etag, "size_bytes": probe.size_bytes or asset.size_bytes})
-
-    items = tuple(
-        item.model_copy(update={"assets": {name: complete(asset) for name, asset in item.assets.items()}}) for item in scene.items
-    )
-    return scene.model_copy(update={"items": items})
+def _probe_used(search: Search, triplets: Sequence[Triplet]) -> tuple[dict[str, SceneRecord], list[Entry]]:
+    """The scenes of the triplets by id, with what servers say of their files if the settings ask for that."""
+    used: dict[Kind, list[SceneRecord]] = {
+        "optical": [one.scene for triplet in triplets for one in (triplet.cloudy, triplet.clear)],
+        "sar": [triplet.sar.scene for triplet in triplets],
+    }
+    scenes = {scene.id: scene for kind in used for scene in used[kind]}
+    if not search.settings.probe:
+        return scenes, []
+    remote = {kind: source for kind, source in search.sources.items() if not source.is_local}
+    return probe_scenes(scenes, {scene.id: source.resolver for kind, source in remote.items() for scene in used[kind]})
 
 
 def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
     """The ledger: every item of the lock, used or not, and further notes."""
-    used = [
-        Entry("query", area, scene.id, item.item, "", "used", f"laid with {len(scene.items) - 1} others" if len(scene.items) > 1 else "")
-        for scene in lock.scenes.values()
-        for item in scene.items
-    ]
+    used = [Entry("query", area, scene.id, item.item, "", "used") for scene in lock.scenes.values() for item in scene.items]
     refused = [Entry("query", area, "", entry.item, "", entry.status, entry.reason) for entry in lock.refused]
     return [*used, *refused, *(note._replace(area=area) for note in notes)]
 
@@ -409,6 +374,8 @@ def _describe_failure(area: str, counts: Mapping[Kind, int], refused: Sequence[R
     # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
     causes: Counter[Cause] = Counter(entry.cause for entry in refused)
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
-    cause, count = max(causes.items(), key=lambda entry: (entry[0] is not Cause.UNUSED, entry[1], entry[0] in partner))
-    example = next(entry for entry in refused if entry.cause is cause)
-    return f"{found}; {count} refused for one cause, for example {'+'.join(example.items)}: {example.reason}; {cause.value}"
+    order = sorted(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner), reverse=True)
+    examples = {entry.cause: f"{'+'.join(entry.items)}: {entry.reason}" for entry in reversed(refused)}
+    for cause in order:
+        logger.info("query %s: %d refused, for example %s", area, causes[cause], examples[cause])
+    return f"{found}; {causes[order[0]]} refused for one cause, for example {examples[order[0]]}; {order[0].value}"

@@ -16,8 +16,6 @@ from sereno.pipeline.scene import CENTI_DB, MAX_REFLECTANCE, REFLECTANCE_SCALE
 
 FLOOR_DB: Final = -50.0
 """Weakest stored backscatter, dB: far below the noise of Sentinel-1 (noise-equivalent sigma0 about -22 dB, ESA product specification)."""
-
-
 BORDER_PX: Final = (50, 500)
 """Lines and pixels along the edges of a Sentinel-1 image in which processors before IPF 2.9 leave values that are no measurement: a wide
 cut, since how far they reach differs (described by ESA, Masking "No-value" Pixels on GRD Products, MPC-0243)."""

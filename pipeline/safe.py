@@ -41,7 +41,7 @@ GML: Final = "{http://www.opengis.net/gml}"
 POLARISATION_IN_NAME: Final = re.compile(r"[-_](vv|vh|hh|hv)[-_.]", re.IGNORECASE)
 
 
-class Part(NamedTuple):
+class ProductFile(NamedTuple):
     """One file of a product."""
 
     path: str
@@ -81,7 +81,7 @@ class Product(NamedTuple):
     """Version of the processor, for example `003.40`; empty if not stated."""
     footprint: tuple[tuple[float, float], ...]
     """Corners, longitude and latitude in degrees, not closed."""
-    parts: dict[tuple[FileKind, str], Part]
+    parts: dict[tuple[FileKind, str], ProductFile]
     """Files by kind and polarisation."""
 
 
@@ -197,8 +197,8 @@ def parse_manifest(text: str | bytes, *, where: str) -> Product:
         raise DataError(f"{where}: {error}; the file is damaged, fetch the product again") from None
 
 
-def _parse_parts(root: ET.Element) -> dict[tuple[FileKind, str], Part]:
-    parts: dict[tuple[FileKind, str], Part] = {}
+def _parse_parts(root: ET.Element) -> dict[tuple[FileKind, str], ProductFile]:
+    parts: dict[tuple[FileKind, str], ProductFile] = {}
     for entry in root.iter("dataObject"):
         kind, place, stream = PARTS.get(entry.get("repID", "")), entry.find(".//fileLocation"), entry.find("byteStream")
         if kind is None or place is None or stream is None:
@@ -206,7 +206,7 @@ def _parse_parts(root: ET.Element) -> dict[tuple[FileKind, str], Part]:
         path = place.get("href", "").removeprefix("./")
         found = POLARISATION_IN_NAME.search(PurePosixPath(path).name)
         if found:
-            parts[kind, found[1].upper()] = Part(path, int(stream.get("size", "0")), (stream.findtext("checksum") or "").strip())
+            parts[kind, found[1].upper()] = ProductFile(path, int(stream.get("size", "0")), (stream.findtext("checksum") or "").strip())
     return parts
 
 

@@ -34,8 +34,7 @@ def run_tasks(tasks: Sequence[Callable[[], T]], scheduler: str, workers: int) ->
     from dask.threaded import get
 
     graph = {index: (task,) for index, task in enumerate(tasks)}
-    results: list[T] = get(graph, list(graph), num_workers=workers)
-    return results
+    return list(get(graph, list(graph), num_workers=workers))
 
 
 def _run_on_cluster(tasks: Sequence[Callable[[], T]], address: str, workers: int) -> list[T]:

@@ -90,7 +90,7 @@ class Resolver:
         Raises:
             CatalogueError: no signature is given, or only such as have run out.
         """
-        address = self._complete(href)
+        address = self.to_address(href)
         if address.startswith("s3://"):
             return f"/vsis3/{address.removeprefix('s3://')}"
         return self._sign(address, renew=renew)
@@ -103,11 +103,11 @@ class Resolver:
         Raises:
             CatalogueError: no signature is given, or only such as have run out.
         """
-        address = self._complete(href)
+        address = self.to_address(href)
         return _presign(address, dict(self.options), method) if address.startswith("s3://") else self._sign(address, renew=renew)
 
-    def _complete(self, href: str) -> str:
-        """`href` with the place that it is relative to, and by its web address where it lies in a public bucket."""
+    def to_address(self, href: str) -> str:
+        """`href` with the place that it is relative to, not signed; by its web address where it lies in a public bucket."""
         parts = urlsplit(href)
         if parts.scheme == "s3":
             root = dict(self.public_buckets).get(parts.netloc)
@@ -343,8 +343,8 @@ def read_file(resolver: Resolver, href: str) -> bytes:
         DataError: the server refuses it as something else than missing, for good.
         CatalogueError: no answer in spite of all tries, or reading is not allowed.
     """
-    if not urlsplit(resolver._complete(href)).scheme:
-        path = Path(resolver._complete(href))
+    if not urlsplit(resolver.to_address(href)).scheme:
+        path = Path(resolver.to_address(href))
         if not path.is_file():
             raise MissingError(f"file {path} does not exist: fetch it again, or name its item in pipeline.query.exclude")
         return path.read_bytes()

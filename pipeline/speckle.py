@@ -13,13 +13,15 @@ import numpy.typing as npt
 from scipy.ndimage import convolve, uniform_filter
 
 from sereno.pipeline.config import SpeckleSettings
+from sereno.pipeline.scene import Bool2d
 
 Float = npt.NDArray[np.float64]
 Power = npt.NDArray[np.float32]
-Bool2d = npt.NDArray[np.bool_]
 
 SQUARES: Final = 3
 """The window of the refined filter is divided into so many squares along each side (Lee 1981: nine sub-windows)."""
+STRIP_ROWS: Final = 1024
+"""Rows that are filtered at a time, so that the sums of a whole scene never stand in memory."""
 DIRECTIONS: Final = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Rows and columns of a step across the edges that the refined filter knows: upright, level and the two diagonals."""
 TINY: Final = 1e-9
@@ -42,18 +44,26 @@ def reduce_speckle(power: npt.NDArray[np.floating[Any]], valid: Bool2d, settings
     """
     if power.ndim == 3:
         return np.stack([reduce_speckle(band, valid, settings) for band in power])
-    known = np.where(valid, power, 0.0).astype(np.float64)
+    filtered, halo = np.zeros(power.shape, np.float32), settings.window_px
+    for first in range(0, len(power), STRIP_ROWS):
+        last, top = min(first + STRIP_ROWS, len(power)), max(first - halo, 0)
+        known = valid[top : last + halo]
+        strip = _filter(np.where(known, power[top : last + halo], 0.0).astype(np.float64), known, settings)
+        filtered[first:last] = np.where(valid[first:last], strip[first - top : last - top], 0.0)
+    return filtered
+
+
+def _filter(power: Float, valid: Bool2d, settings: SpeckleSettings) -> Float:
+    window_px, looks = settings.window_px, settings.looks
     if settings.method == "none":
-        filtered = known
-    elif settings.method == "boxcar":
-        filtered = _measure(known, valid, settings.window_px).mean
-    elif settings.method == "lee":
-        filtered = _shrink(known, _measure(known, valid, settings.window_px), 1 / settings.looks)
-    elif settings.method == "refined-lee":
-        filtered = _shrink(known, _measure_along_edges(known, valid, settings.window_px), 1 / settings.looks)
-    else:
-        filtered = _estimate_gamma_map(known, _measure(known, valid, settings.window_px), settings.looks)
-    return np.where(valid, filtered, 0.0).astype(np.float32)
+        return power
+    if settings.method == "boxcar":
+        return _measure(power, valid, window_px).mean
+    if settings.method == "lee":
+        return _shrink(power, _measure(power, valid, window_px), 1 / looks)
+    if settings.method == "refined-lee":
+        return _shrink(power, _measure_along_edges(power, valid, window_px), 1 / looks)
+    return _estimate_gamma_map(power, _measure(power, valid, window_px), looks)
 
 
 def describe_filter(settings: SpeckleSettings) -> str | None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import xarray as xr
+import zarr
 from zarr.codecs import BloscCodec, BloscShuffle
 
 from sereno.pipeline.errors import MissingError, StoreError, describe_fault
@@ -29,10 +31,14 @@ WRITERS: Final = {"scene": "ingest", "pair": "align", "mask": "mask", "patches":
 TILE: Final = 1024
 """Rows and columns of a chunk in scene and pair stores, which hold one band each: steps read few bands, and large chunks write faster
 (measured: 0.16 against 0.23 CPU-s for 39 Mpx in chunks of 512)."""
-SCENE_CHUNK: Final = {"band": 1, "sar_band": 1, "y": TILE, "x": TILE}
-"""A chunk where the caller names none."""
+SCENE_CHUNK: Final = {"band": 1, "sar_band": 1}
+"""A chunk where the caller names none, of TILE rows and columns."""
 SCENE_CODEC: Final = ("lz4", 1)
 """Scenes and pairs are written and read once or twice: lz4 takes a third of the time of zstd for 1.4 times the size."""
+PIPELINE: Final = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
+"""Chunks are coded by zarrs, in parallel outside the interpreter: a scene is saved in 0.48 instead of 1.06 CPU-s (91 Mpx)."""
+OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
+"""How Rust words a refusal of the system."""
 SYNC_THREADS: Final = 16
 """Files synced at a time: the file system commits them together, many small files ten times faster than one by one."""
 
@@ -143,11 +149,23 @@ def save_dataset(
     plain = dataset.drop_vars([key.removeprefix("names:") for key in names]).assign_attrs(names)
     encoding: dict[Any, dict[str, Any]] = {name: _encoding(variable, chunks or SCENE_CHUNK) for name, variable in plain.data_vars.items()}
     encoding |= {name: {"_FillValue": None} for name in ("y", "x") if name in plain.coords}
-    with staged(store_of(manifest)) as partial:
+    with staged(store_of(manifest)) as partial, zarr.config.set(PIPELINE), _translate_faults():
         plain.to_zarr(partial, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
         _check_equal(plain, _open(partial), partial)
         manifest.unlink(missing_ok=True)
     write_manifest(manifest, kind=kind, summary=summary)
+
+
+@contextlib.contextmanager
+def _translate_faults() -> Iterator[None]:
+    """Give what the system refused its own type: zarrs reports it as a RuntimeError with the system's number in its words."""
+    try:
+        yield
+    except RuntimeError as error:
+        number = OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _encoding(variable: xr.DataArray, chunks: Mapping[str, int]) -> dict[str, Any]:

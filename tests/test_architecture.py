@@ -39,7 +39,7 @@ PIPELINE_LANES = (
         "noise",
         "speckle",
     },
-    {"catalogue", "detectors", "mosaic", "estimate"},
+    {"catalogue", "detectors", "mosaic", "estimate", "probes"},
     {"ground", "atmosphere"},
     {"radar", "stac", "world"},
     {"sensors"},

@@ -166,6 +166,46 @@ def test_verify_finds_a_harmed_shard(undisturbed: Path, tmp_path: Path, harm: st
     one_line(sereno(tmp_path, "verify", "pack/dataset.json"), shard.name, "rebuild it with `snakemake pack`")
 
 
+def test_a_scene_that_lost_a_band_costs_its_pair_and_nothing_else(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lossy"
+    shutil.copytree(undisturbed, folder, symlinks=True)
+    lock = json.loads((folder / "results/query/tiny.json").read_text())
+    lost, other = lock["pairs"][0], lock["pairs"][1]
+    [item] = lock["scenes"][lost["cloudy"]]["items"]
+    (folder / "results/simulate" / item["assets"]["B04"]["href"]).unlink()
+    done = run(folder, "--forcerun", f"results/ingest/tiny/{lost['cloudy']}.json")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    [left_out] = json.loads((folder / "results/pack/dataset.json").read_text())["summary"]["left_out"]
+    assert (left_out["area"], left_out["pair"]) == ("tiny", lost["id"])
+    assert "B04" in left_out["reason"]
+    told = sereno(folder, "ledger", "results")
+    assert any(line.startswith("missing: tiny") and "B04" in line for line in told.stdout.splitlines()), told.stdout
+    page = (folder / "results/report/index.html").read_text()
+    assert "Refused pairs" in page
+    assert ">not used<" in page
+    assert digests(folder, f"patch/tiny/{other['id']}.json") == digests(undisturbed, f"patch/tiny/{other['id']}.json")
+
+
+def test_the_plan_of_a_run_bounds_what_it_reads_and_makes(undisturbed: Path) -> None:
+    done = run(undisturbed, "--", "plan")
+    assert done.returncode == 0, done.stderr
+    told = next(line.split() for line in done.stdout.splitlines() if line.startswith("tiny"))
+    counts = json.loads((undisturbed / "results/pack/dataset.json").read_text())["summary"]["counts"]
+    lock = json.loads((undisturbed / "results/query/tiny.json").read_text())
+    assert told[1] == str(len(lock["scenes"]))
+    assert int(told[told.index("none") + 2]) >= sum(counts.values())
+
+
+def test_the_same_lock_differs_in_nothing_and_an_edited_one_in_that(undisturbed: Path, tmp_path: Path) -> None:
+    lock = undisturbed / "results/query/tiny.json"
+    assert sereno(tmp_path, "diff", str(lock), str(lock)).returncode == 0
+    content = json.loads(lock.read_text())
+    gone = content["pairs"].pop()["id"]
+    (tmp_path / "tiny.json").write_text(json.dumps(content))
+    done = sereno(tmp_path, "diff", str(lock), "tiny.json")
+    assert (done.returncode, done.stdout) == (1, f"- pair {gone}\n1 x pair removed\n")
+
+
 def test_killed_jobs_are_done_again_and_nothing_differs(undisturbed: Path, tmp_path: Path) -> None:
     folder = prepare(tmp_path / "killed")
     results = folder / "results"

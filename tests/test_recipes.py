@@ -11,11 +11,10 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -23,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import shapely
 import yaml
+from listening import listening
 from shapely.geometry import shape
 
 from sereno.model.config import load_config
@@ -79,31 +79,18 @@ def replaying(answers: dict[str, list[Item]]) -> Iterator[tuple[str, list[str]]]
     """A server with one STAC API per key of `answers` that gives all items of the collections asked for; and the paths asked."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            base = f"http://{self.headers['Host']}/{self.path.split('/')[1]}"
-            status, said = answer(base, answers.get(self.path.split("/")[1].partition("?")[0]), self.path)
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        base = f"http://{handler.headers['Host']}/{handler.path.split('/')[1]}"
+        status, said = answer(base, answers.get(handler.path.split("/")[1].partition("?")[0]), handler.path)
+        content = json.dumps(said).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(respond) as address:
+        yield address, asked
 
 
 def answer(base: str, items: list[Item] | None, path: str) -> tuple[int, Any]:

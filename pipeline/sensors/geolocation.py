@@ -9,9 +9,10 @@ as geometry says, and the annotation's own polynomials lead from range to pixel;
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyproj
 import rasterio
 from odc.geo.geobox import GeoBox
@@ -32,8 +33,8 @@ MIN_POINTS: Final = 60
 """Fewest points of a fit with 27 terms; products have 210."""
 LATTICE_PX: Final = 16
 """Positions are computed for every so many pixels and interpolated between, which errs by less than a thousandth of a pixel."""
-HEIGHT_STEP_M: Final = 100.0
-"""Difference of heights from which the change of position with height is taken."""
+HEIGHT_STEP_M: Final = 500.0
+"""Difference of heights from which the change of position with height is taken, which is nearly a parabola."""
 
 
 class Geolocation(NamedTuple):
@@ -116,7 +117,7 @@ def _make_terms(offsets: Float, heights_m: Float) -> tuple[Float, Float]:
     return np.stack(powers[5], axis=1), np.stack([h * term for term in powers[2]], axis=1)
 
 
-def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: Float | None = None) -> Positions:
+def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: npt.NDArray[np.floating[Any]] | None = None) -> Positions:
     """Image coordinates of the pixel centres of `geobox` (in the CRS of the geolocation).
 
     `heights_m` (y, x) are above the ellipsoid; None takes the surface through the points, which knows nothing of the relief between them.
@@ -129,10 +130,11 @@ def compute_positions(geolocation: Geolocation, geobox: GeoBox, heights_m: Float
     base = np.stack(locate(geolocation, places, surface))
     if heights_m is None:
         return Positions(*_densify(base, (rows, columns), geobox))
-    step = (np.stack(locate(geolocation, places, surface + HEIGHT_STEP_M)) - base) / HEIGHT_STEP_M
-    dense = _densify(np.concatenate([base, step, surface[None]]), (rows, columns), geobox)
-    above = heights_m - dense[4]
-    return Positions(dense[0] + above * dense[2], dense[1] + above * dense[3])
+    above, below = (np.stack(locate(geolocation, places, surface + sign * HEIGHT_STEP_M)) for sign in (1, -1))
+    slope, bend = (above - below) / (2 * HEIGHT_STEP_M), (above + below - 2 * base) / (2 * HEIGHT_STEP_M**2)
+    dense = _densify(np.concatenate([base, slope, bend, surface[None]]), (rows, columns), geobox)
+    rise = heights_m - dense[6]
+    return Positions(*(dense[axis] + rise * (dense[2 + axis] + rise * dense[4 + axis]) for axis in (0, 1)))
 
 
 def compute_surface(geolocation: Geolocation, places: Float) -> Float:
@@ -153,11 +155,11 @@ def _densify(layers: Float, lattice: tuple[Float, Float], geobox: GeoBox) -> Flo
     return np.stack([RegularGridInterpolator((rows, columns), layer)(points).reshape(geobox.shape) for layer in values])
 
 
-def read_heights(dem: str, geobox: GeoBox) -> Float:
+def read_heights(dem: str, geobox: GeoBox) -> npt.NDArray[np.float32]:
     """Heights of the GeoTIFF `dem` at the pixels of `geobox`, metres, bilinear; NaN where it has none: (y, x).
 
     Raises:
-        MissingError: there is no such file.
+        MissingError: there is no such file, or it cannot be read.
         DataError: it has no CRS, or no height in the area.
     """
     try:
@@ -176,9 +178,9 @@ def read_heights(dem: str, geobox: GeoBox) -> Float:
                 dtype="float32",
                 nodata=np.nan,
             ) as warped:
-                heights: Float = warped.read(1).astype(np.float64)
+                heights: npt.NDArray[np.float32] = warped.read(1)
     except RasterioIOError as error:
-        raise MissingError(f"pipeline.ingest.dem {dem} cannot be opened: {error}") from error
+        raise MissingError(f"pipeline.ingest.dem {dem} cannot be opened or read: {error}; name a whole GeoTIFF of heights") from error
     if not np.isfinite(heights).any():
         raise DataError(f"pipeline.ingest.dem {dem} holds no height in the area: give one that covers it and a few kilometres around")
     return heights
@@ -190,6 +192,14 @@ def find_datum(dem: str) -> str | None:
         stated = pyproj.CRS.from_user_input(source.crs)
     vertical = next((part for part in stated.sub_crs_list if part.is_vertical), None)
     return None if vertical is None or "ellipsoid" in vertical.name.lower() else str(vertical.name)
+
+
+def warn_of_datum(dem: str) -> str:
+    """What a user should know of the heights of `dem`; empty if nothing."""
+    datum = find_datum(dem)
+    if datum is None:
+        return ""
+    return f"heights of {dem} are above {datum}, expected above the ellipsoid: ground is displaced by up to 1.8 m per metre between the two"
 
 
 def _horizontal_of(crs: object) -> str:

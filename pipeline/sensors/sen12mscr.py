@@ -29,7 +29,8 @@ from sereno.pipeline.mosaic import Part, Reading, lay_items, to_reading
 from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord, Sensor
 from sereno.pipeline.radiometry import decibel_to_centi_db, to_stored_reflectance
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import SNAP_PX, Access, Asset, LossError, read_pixels, select_assets
+from sereno.pipeline.sensors.access import Access, read_pixels
+from sereno.pipeline.sensors.assets import Asset, LossError, select_assets
 from sereno.pipeline.signing import Resolver
 
 SEASON_TIMES: Final = {
@@ -41,11 +42,13 @@ SEASON_TIMES: Final = {
 """Nominal times: the files carry none, and the dataset states only the season, of 2018."""
 SENSORS: Final[Mapping[str, Sensor]] = {"s1": "sen12mscr-s1", "s2_cloudy": "sen12mscr-s2", "s2": "sen12mscr-s2"}
 COLLECTION: Final = "sen12mscr"
+STEP_SNAP_M: Final = 1e-3
+"""Windows fit one grid only if their pixel sizes are equal to this, metres."""
 WINDOW_SNAP_PX: Final = 0.01
 """Windows fit one grid if their corners lie within this many pixels of it; their origins are not round numbers of metres."""
 
 
-class Place(NamedTuple):
+class Footprint(NamedTuple):
     """Where a window file lies."""
 
     crs: str
@@ -113,7 +116,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
             f"{record.item}: L1C has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(L1C_BANDS)}"
         )
     mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
-    reading = to_reading(record, mosaic, geobox, data=mosaic.values, bands=bands, settings=settings)
+    reading = to_reading(record, mosaic, geobox, bands=bands, settings=settings)
     facts = reading.scene.attrs["provenance"]
     facts["windows"] = facts["items"][0].pop("windows", [])
     return reading
@@ -147,9 +150,9 @@ def _read_item(
     return Part(whole, data, valid & wanted, facts, joined.entries, warnings=warnings, lost=joined.lost)
 
 
-def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Place]]:
+def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Footprint]]:
     """The ROI without the windows of which a file cannot be opened, and where each remaining file lies."""
-    places: dict[str, Place] = {}
+    places: dict[str, Footprint] = {}
     windows, refused = [], list(roi.refused)
     for window in roi.windows:
         paths = [getattr(window, kind) for kind in KINDS]
@@ -165,17 +168,17 @@ def _read_places(folder: Path, roi: Roi) -> tuple[Roi, dict[str, Place]]:
     return replace(roi, windows=tuple(windows), refused=tuple(refused)), places
 
 
-def _read_place(folder: Path, area: str, path: str) -> Place:
+def _read_place(folder: Path, area: str, path: str) -> Footprint:
     asset = Asset(area, Path(path).stem, AssetRecord(href=path), Resolver(str(folder)))
     try:
         with Access(asset) as access:
             source = access.source
-            return Place(str(source.crs), source.transform, source.shape)
+            return Footprint(str(source.crs), source.transform, source.shape)
     except LossError as loss:
         raise LossError(loss.status, f"{path} cannot be opened: {loss.words}") from None
 
 
-def _join_places(area: str, places: dict[str, Place]) -> GeoBox:
+def _join_places(area: str, places: dict[str, Footprint]) -> GeoBox:
     """The smallest grid that holds every window.
 
     Raises:
@@ -185,7 +188,7 @@ def _join_places(area: str, places: dict[str, Place]) -> GeoBox:
     corners = []
     for path, place in places.items():
         row, column = _find_corner(place.transform, first.transform)
-        same_step = max(abs(place.transform.a - first.transform.a), abs(place.transform.e - first.transform.e)) < SNAP_PX
+        same_step = max(abs(place.transform.a - first.transform.a), abs(place.transform.e - first.transform.e)) < STEP_SNAP_M
         if place.crs != first.crs or not same_step or max(abs(row - round(row)), abs(column - round(column))) > WINDOW_SNAP_PX:
             raise DataError(
                 f"ROI {area}: window {path} ({_in_words(place)}) does not lie on the pixel grid of {first_path} ({_in_words(first)}): "
@@ -203,7 +206,7 @@ def _find_corner(transform: Affine, grid: Affine) -> tuple[float, float]:
     return row, column
 
 
-def _in_words(place: Place) -> str:
+def _in_words(place: Footprint) -> str:
     return f"{place.crs}, origin {place.transform.c:.3f} {place.transform.f:.3f}, step {place.transform.a:g} m"
 
 

@@ -13,21 +13,21 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
+from sereno.pipeline.bands import POLARISATIONS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import MissingError
-from sereno.pipeline.mosaic import Mosaic, Part, Reading, find_place, lay_items, lose_item, to_reading
+from sereno.pipeline.mosaic import Mosaic, Part, Reading, find_place, lay_items, lose_incomplete, to_reading
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB, power_to_centi_db
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.scheduler import run_tasks
-from sereno.pipeline.sensors.assets import Rule, find_missing, own_geobox, read_layer, select_assets
+from sereno.pipeline.sensors.assets import select_assets
+from sereno.pipeline.sensors.layers import Rule, find_own_grid, read_layer
 from sereno.pipeline.signing import Resolver
 from sereno.pipeline.speckle import describe_filter, reduce_speckle
 
 CALIBRATION: Final = f"gamma0 of the provider, terrain corrected; 10 log10(power), not below {FLOOR_DB:g} dB"
 """What the stored values mean."""
-POLARISATIONS: Final = ("VV", "VH", "HH", "HV")
-"""All that Sentinel-1 has, in the order in which scenes hold them."""
 
 
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
@@ -45,7 +45,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
     """
     bands = list_polarisations(record)
     first_assets = [select_assets(item, bands[:1], resolver, settings) for item in record.items]
-    own = (own_geobox(assets[bands[0]], geobox, settings.margin_px) for assets in first_assets if assets)
+    own = (find_own_grid(assets[bands[0]], geobox, settings.margin_px) for assets in first_assets if assets)
     grid = next((found for found in own if found is not None), None) or geobox.pad(settings.margin_px)
     mosaic = lay_items(record.items, grid, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
     return to_sar_reading(record, mosaic, grid, bands=bands, settings=settings)
@@ -67,10 +67,15 @@ def to_sar_reading(record: SceneRecord, mosaic: Mosaic, grid: GeoBox, *, bands: 
     """The scene of a mosaic of linear power: speckle reduced as the settings say, then in centi-dB."""
     power = mosaic.values if settings.speckle.method == "none" else reduce_speckle(mosaic.values, mosaic.valid, settings.speckle)
     data, n_clamped = power_to_centi_db(power, np.broadcast_to(mosaic.valid, power.shape))
-    reading = to_reading(record, mosaic, grid, data=data, bands=bands, settings=settings)
+    reading = to_reading(record, mosaic._replace(values=data), grid, bands=bands, settings=settings)
     provenance = reading.scene.attrs["provenance"]
     provenance |= {"n_clamped": n_clamped, "speckle": describe_filter(settings.speckle)}
     return reading
+
+
+def describe_power(calibration: str) -> dict[str, Any]:
+    """What is recorded of any item of backscatter; `calibration` says what its values mean."""
+    return {"offset": 0, "offset_reason": "backscatter has none", "offset_check": None, "calibration": calibration, "n_clamped": 0}
 
 
 def has_power(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
@@ -82,11 +87,9 @@ def has_power(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
 def _read_item(
     item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
 ) -> Part:
-    missing = find_missing(item, bands)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
+    if lost_part := lose_incomplete(item, bands, n_bands=len(bands), dtype=np.float32):
+        return lost_part
     place = find_place(wanted)
-    assert place is not None  # an item is only read if ground is missing
     assets = select_assets(item, bands, resolver, settings)
     tasks = [partial(read_layer, asset, grid[place], Rule(has_power)) for asset in assets.values()]
     layers = dict(zip(assets, run_tasks(tasks, settings.scheduler, settings.readers), strict=True))
@@ -94,6 +97,5 @@ def _read_item(
     for layer in layers.values():
         valid &= layer.has_data
     power = np.stack([np.where(valid, layers[band].values, 0).astype(np.float32, copy=False) for band in bands])
-    facts = {"offset": 0, "offset_reason": "backscatter has none", "offset_check": None, "calibration": CALIBRATION, "n_clamped": 0}
     lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
-    return Part(place, power, valid, facts, tuple(layer.entry for layer in layers.values()), lost=lost)
+    return Part(place, power, valid, describe_power(CALIBRATION), tuple(layer.entry for layer in layers.values()), lost=lost)

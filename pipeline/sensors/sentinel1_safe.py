@@ -18,28 +18,33 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from odc.geo.geobox import GeoBox
+from rasterio.errors import NotGeoreferencedWarning
 
 from sereno.pipeline import safe
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, to_entry
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.assets import LossError, find_missing
-from sereno.pipeline.sensors.geolocation import compute_positions, find_datum, read_heights
-from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
-from sereno.pipeline.sensors.sentinel1_grd import (
-    Band,
-    Frame,
+from sereno.pipeline.sensors.geolocation import compute_positions, read_heights, warn_of_datum
+from sereno.pipeline.sensors.ground_range import (
+    Backscatter,
+    ItemFiles,
+    NamedLossError,
     Tables,
-    read_geolocation,
+    View,
+    lose_part,
+    name_losses,
     read_image,
-    read_item,
+    read_location,
     read_tables,
     read_text,
     to_asset,
+    to_part,
 )
+from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading
+from sereno.pipeline.sensors.sentinel1_grd import read_item
 from sereno.pipeline.signing import Resolver
 
 if TYPE_CHECKING:
@@ -70,11 +75,6 @@ class Listing(NamedTuple):
     """Usable products in the order of their names, each with its footprint as GeoJSON in degrees."""
     refused: list[tuple[str, str]]
     """Names of the others, and why they cannot be used."""
-
-
-def list_items(folder: Path) -> list[tuple[ItemRecord, dict[str, Any]]]:
-    """The usable products of `list_products`."""
-    return list_products(folder).items
 
 
 def list_products(folder: Path) -> Listing:
@@ -221,82 +221,74 @@ def correct_terrain(
         DataError: it has no height in the area.
     """
     place, dem = find_place(wanted), settings.dem
-    assert place is not None  # an item is only read if ground is missing
     assert dem is not None  # checked by the caller
     names = ("manifest", *bands, *(f"{kind}-{band}" for band in bands for kind in ("annotation", "calibration")))
-    missing = find_missing(item, names)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.float32, asset=missing[0])
-    ground = grid[place].pad(DEM_MARGIN_PX)
+    if lost_part := lose_incomplete(item, names, n_bands=len(bands), dtype=np.float32):
+        return lost_part
+    ground, files = grid[place].pad(DEM_MARGIN_PX), ItemFiles(item, settings, resolver)
     heights = read_heights(dem, ground)
     try:
-        layers = [_correct_band(item, band, (ground, heights), (settings, resolver)) for band in bands]
-    except (DataError, MissingError, LossError) as error:
-        return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
+        tables = [read_tables(files, band, "betaNought") for band in bands]
+        layers = {band: _correct_band(files, band, table, grid=ground, heights=heights) for band, table in zip(bands, tables, strict=True)}
+    except NamedLossError as loss:
+        return lose_part(item, loss, len(bands))
     inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
-    valid = wanted[place] & np.isfinite(heights)[inner]
-    for layer in layers:
-        valid &= layer.valid[inner]
-    power = np.stack([np.where(valid, layer.power[inner], 0) for layer in layers])
-    datum = find_datum(dem)
-    words = (
-        f"heights of {dem} are above {datum}, expected above the ellipsoid: the scene is shifted by up to 1.7 m per metre between them",
-    )
+    layers = {name: band._replace(power=band.power[inner], valid=band.valid[inner]) for name, band in layers.items()}
+    part = to_part(layers, tables, place, wanted[place] & np.isfinite(heights)[inner])
+    about_datum = warn_of_datum(dem)
     facts = {
-        "offset": 0,
-        "offset_reason": "backscatter has none",
-        "offset_check": None,
-        "calibration": CALIBRATION,
+        **describe_power(CALIBRATION),
         "geocoding": "range-doppler",
-        "heights": f"above {datum}" if datum else "taken as above the ellipsoid",
-        "n_below_noise": sum(layer.n_floored for layer in layers),
-        "n_clamped": 0,
+        "heights": about_datum or f"{dem}, taken as above the ellipsoid",
+        **part.facts,
     }
     read = [to_entry(item, name, "used") for name in names if name not in bands]
-    lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)
-    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=words if datum else (), lost=lost)
+    return part._replace(facts=facts, entries=(*read, *part.entries), warnings=((about_datum,) if about_datum else ()) + part.warnings)
 
 
-def _correct_band(item: ItemRecord, band: str, ground: tuple[GeoBox, safe.Float], access: tuple[IngestSettings, Resolver]) -> Band:
-    """Flattened gamma0 of one polarisation on the grid of the heights."""
-    grid, heights = ground
-    geolocation, shape = read_geolocation(item, band, str(grid.crs), access)
-    tables = read_tables(item, band, access[1], "betaNought")
+def _correct_band(files: ItemFiles, band: str, tables: Tables, *, grid: GeoBox, heights: npt.NDArray[np.float32]) -> Backscatter:
+    """Flattened gamma0 of one polarisation on `grid` with its heights (y, x), NaN where not known; `tables` are those of beta0."""
+    location = read_location(files, band, str(grid.crs))
     known = np.where(np.isfinite(heights), heights, np.nanmedian(heights))
-    positions = compute_positions(geolocation, grid, known)
-    image, frame, _ = read_image(to_asset(item, band, *access), tables, positions, shape, margin_px=RELIEF_PX)
-    if frame is None:
-        return image
-    if frame.scale != (1.0, 1.0):
-        raise DataError(f"item {item.item}, {band}: the image is a reduced copy, which sarsen cannot place: give the whole product")
+    positions = compute_positions(location.geolocation, grid, known)
+    with name_losses(band):
+        view = read_image(to_asset(files, band), tables, positions, location.shape, margin_px=RELIEF_PX)
+    if view.frame is None:
+        return view.band
+    if view.frame.scale != (1.0, 1.0):
+        raise NamedLossError(band, "refused", "the image is a reduced copy, which sarsen cannot place: give the whole product")
     with tempfile.TemporaryDirectory(prefix="sereno-") as name:
-        product = _write_product(Path(name), (item, band), (image, frame, tables), access[1])
-        _write_raster(Path(name) / DEM, known.astype(np.float32), grid)
-        flattened = _run_sarsen(product, f"{item.properties.get('mode', 'IW')}/{band}")
+        with name_losses("manifest"):
+            product = _write_product(Path(name), files, band, view, tables)
+        _write_raster(Path(name) / DEM, known, grid)
+        flattened = _run_sarsen(product, f"{files.item.properties.get('mode', 'IW')}/{band}")
     valid = np.isfinite(flattened) & (flattened >= 0)
-    return image._replace(power=np.where(valid, flattened, 0).astype(np.float32), valid=valid)
+    return view.band._replace(power=np.where(valid, flattened, 0).astype(np.float32), valid=valid)
 
 
-def _write_product(folder: Path, what: tuple[ItemRecord, str], image: tuple[Band, Frame, Tables], resolver: Resolver) -> Path:
+def _write_product(folder: Path, files: ItemFiles, band: str, view: View, tables: Tables) -> Path:
     """A product of one polarisation that holds only the part of the image that was read, as floating-point amplitude with noise taken off.
 
     sarsen makes beta0 of it by the same table that is multiplied in here; tiles that are not written are read back as NaN.
     """
-    (item, band), (calibrated, frame, tables) = what, image
+    assert view.frame is not None  # checked by the caller
+    item, (window, (height, width), _) = files.item, view.frame
     root = item.assets["manifest"].href.removesuffix("manifest.safe")
     product = folder / Path(root).name
     for name in ("manifest", f"annotation-{band}", f"calibration-{band}"):
         path = product / item.assets[name].href.removeprefix(root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(read_text(item.assets[name], resolver))
+        path.write_bytes(read_text(files, name))
     path = product / item.assets[band].href.removeprefix(root)
     path.parent.mkdir()
-    (rows, columns), (height, width) = frame.window.toranges(), frame.shape
+    rows, columns = window.toranges()
     gain = safe.sample_vectors(tables.gain, np.arange(*rows, dtype=np.float64), np.arange(*columns, dtype=np.float64))
-    amplitude = np.where(calibrated.valid, np.sqrt(calibrated.power) * gain, np.nan).astype(np.float32)
+    amplitude = np.where(view.band.valid, np.sqrt(view.band.power) * gain, np.nan).astype(np.float32)
     profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": height, "width": width, "nodata": np.nan}
-    with rasterio.open(path, "w", **profile, tiled=True, blockxsize=TILE_PX, blockysize=TILE_PX, SPARSE_OK=True) as file:
-        file.write(amplitude, 1, window=frame.window)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its place is in the annotation
+        with rasterio.open(path, "w", **profile, tiled=True, blockxsize=TILE_PX, blockysize=TILE_PX, SPARSE_OK=True) as file:
+            file.write(amplitude, 1, window=window)
     return product
 
 

@@ -6,8 +6,10 @@ baselines is decided per item and removed in integers before items are laid toge
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +19,17 @@ from rasterio.enums import Resampling
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_item, to_reading
-from sereno.pipeline.offset import decide_offset, find_shift_fault
-from sereno.pipeline.pairs import ItemRecord, SceneRecord
+from sereno.pipeline.items import MTD
+from sereno.pipeline.ledger import Entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_reading
+from sereno.pipeline.offset import decide_offset, describe_check, find_contradictions, judge_offset, read_offset
+from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import to_stored_reflectance
 from sereno.pipeline.scene import MAX_REFLECTANCE, Bool2d
 from sereno.pipeline.scheduler import THREADS, run_tasks
-from sereno.pipeline.sensors.assets import Layer, Rule, find_missing, read_layer, select_assets
-from sereno.pipeline.signing import Resolver
+from sereno.pipeline.sensors.assets import LossError, check_unchanged, select_assets
+from sereno.pipeline.sensors.layers import Layer, Rule, read_layer
+from sereno.pipeline.signing import Resolver, read_file
 
 NODATA_DN: Final = 0
 """Digital number of missing pixels in every band and in SCL, where the file does not say (ESA, Sentinel-2 product specification)."""
@@ -58,7 +63,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
             f"{record.item}: {record.sensor} has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(known)}"
         )
     mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
-    return to_reading(record, mosaic, geobox, data=mosaic.values, bands=bands, settings=settings)
+    return to_reading(record, mosaic, geobox, bands=bands, settings=settings)
 
 
 def has_value(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
@@ -70,44 +75,99 @@ def has_value(values: npt.NDArray[Any], nodata: float | None) -> Bool2d:
 def _read_item(
     item: ItemRecord, geobox: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
 ) -> Part:
-    missing = find_missing(item, bands)
-    if missing:
-        return lose_item(item, missing[1], n_bands=len(bands), dtype=np.uint16, asset=missing[0])
+    if lost_part := lose_incomplete(item, bands, n_bands=len(bands), dtype=np.uint16):
+        return lost_part
     try:
-        offset_dn, reason = decide_offset(item)
+        offset = _decide_offset(item, settings, resolver)
     except DataError as error:
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16)
     place = find_place(wanted)
-    assert place is not None  # an item is only read if ground is missing
     data, layers = _read_layers(item, geobox[place], bands, settings, resolver)
-    valid = wanted[place].copy()
+    classes = _to_classes(layers[SCL]) if SCL in layers else None
     scl_is_lost = SCL in layers and layers[SCL].entry.status in ("missing", "unreadable")
+    valid = wanted[place].copy()
     for name, layer in layers.items():
         if not (name == SCL and scl_is_lost):
             valid &= layer.has_data
-    n_clamped = 0
-    for index in range(len(bands)):
-        if offset_dn or data[index].max() > MAX_REFLECTANCE:
-            data[index], clamped = to_stored_reflectance(data[index], valid, offset_dn=offset_dn)
-            n_clamped += clamped
-    classes = layers[SCL].values.astype(np.uint8, copy=False) if SCL in layers else None
-    if classes is not None and not layers[SCL].has_data.all():
-        classes = np.where(layers[SCL].has_data, classes, 0).astype(np.uint8)
-    clear = valid if classes is None or scl_is_lost else valid & np.isin(classes, CLEAR_CLASSES)
-    fault = find_shift_fault(data, clear, bands)
+    n_clamped = _remove_offset(data, valid, offset.dn)
+    check = judge_offset(data, valid if classes is None or scl_is_lost else valid & np.isin(classes, CLEAR_CLASSES), bands)
     facts = {
-        "offset": offset_dn,
-        "offset_reason": reason,
-        "offset_check": fault,
+        "offset": offset.dn,
+        "offset_reason": offset.reason,
+        "offset_check": {**check._asdict(), "histogram": list(check.histogram)},
         "calibration": CALIBRATIONS[item.sensor],
         "n_clamped": n_clamped,
     }
-    warnings = [f"item {item.item}: {fault}"] if fault else []
-    if scl_is_lost:
-        warnings.append(f"item {item.item}: SCL is lost, its classes are 0 and validity is decided by the bands alone")
+    about_scl = "SCL is lost, its classes are 0 and validity is decided by the bands alone" if scl_is_lost else None
+    about_item = (describe_coarser(item, layers), describe_check(check), about_scl)
+    warnings = (*offset.warnings, *(f"item {item.item}: {words}" for words in about_item if words))
     lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
-    entries = tuple(layer.entry for layer in layers.values())
-    return Part(place, data, valid, facts, entries, classes, tuple(warnings), lost)
+    return Part(place, data, valid, facts, (*offset.entries, *(layer.entry for layer in layers.values())), classes, warnings, lost)
+
+
+def describe_coarser(item: ItemRecord, names: Iterable[str]) -> str | None:
+    """Which of the assets `names` the item has only coarser than native, in words; None if there is no such one."""
+    entries = item.properties.get("coarser", "").split(", ")
+    coarser = [entry for entry in entries if entry.split(" ")[0] in set(names)]
+    return f"{', '.join(coarser)}: coarser than the product's own sampling, which the catalogue does not have" if coarser else None
+
+
+def _remove_offset(data: npt.NDArray[np.uint16], valid: Bool2d, offset_dn: int) -> int:
+    """Turn digital numbers (band, y, x) into stored reflectance where they lie; how many valid values were clamped."""
+    n_clamped = 0
+    for values in data:  # one band at a time: no second array of all of them
+        if offset_dn or values.max() > MAX_REFLECTANCE:
+            values[...], clamped = to_stored_reflectance(values, valid, offset_dn=offset_dn)
+            n_clamped += clamped
+    return n_clamped
+
+
+def _to_classes(layer: Layer) -> npt.NDArray[np.uint8]:
+    """Scene classes, 0 where there are none."""
+    classes = layer.values.astype(np.uint8, copy=False)
+    return classes if layer.has_data.all() else np.where(layer.has_data, classes, 0).astype(np.uint8)
+
+
+class Offset(NamedTuple):
+    """What is added to an item's digital numbers."""
+
+    dn: int
+    """The number."""
+    reason: str
+    """Who says so, in words."""
+    warnings: tuple[str, ...]
+    """Who says otherwise, and what could not be asked."""
+    entries: tuple[Entry, ...]
+    """The ledger's line of the product metadata, if it was read."""
+
+
+def _decide_offset(item: ItemRecord, settings: IngestSettings, resolver: Resolver) -> Offset:
+    """The offset of `item`, the product's own metadata asked if it may be believed; if that is lost, the other sources decide.
+
+    Raises:
+        DataError: nothing that may be believed decides it.
+        CatalogueError: the metadata cannot be read now.
+    """
+    asset = select_assets(item, (MTD,), resolver, settings).get(MTD)
+    if asset is None or "metadata" not in item.offset_sources:
+        return Offset(*decide_offset(item), find_contradictions(item), ())
+    started, stated, n_bytes = time.monotonic(), None, 0
+    status: Status = "used"
+    reason = ""
+    try:
+        check_unchanged(asset)
+        text = read_file(resolver, asset.record.href)
+        n_bytes = len(text)
+        stated = read_offset(text, where=asset.place)
+    except LossError as loss:
+        status, reason = loss.status, loss.words
+    except MissingError as error:
+        status, reason = "missing", str(error)
+    except DataError as error:
+        status, reason = "unreadable", str(error)
+    entry = Entry("ingest", "", "", item.item, MTD, status, reason, bytes_read=n_bytes, seconds=time.monotonic() - started)
+    lost = (f"item {item.item}: its metadata cannot say which offset it has: {reason}",) if reason else ()
+    return Offset(*decide_offset(item, stated), (*lost, *find_contradictions(item, stated)), (entry,))
 
 
 def _read_layers(

@@ -123,11 +123,12 @@ def test_only_what_a_server_may_give_later_is_tried_again(tmp_path: Path) -> Non
         "url": with_query(catalogue="https://example.org/stac", areas=areas),
         "preset": with_query(catalogue="earth-search", areas=areas),
         "folder": with_query(catalogue=str(tmp_path), areas=areas),
+        "both": with_query(catalogue=str(tmp_path), sar_catalogue="planetary-computer", areas=areas),
         "locks": with_query(source="lock", catalogue=str(tmp_path)),
         "world": Flow({"pipeline": {"simulate": {}, "query": {"areas": areas}}}, results="r"),
     }
     found = {name: (flow.retries("query"), flow.retries("ingest")) for name, flow in tries.items()}
-    assert found == {"url": (2, 2), "preset": (2, 2), "folder": (0, 0), "locks": (0, 2), "world": (0, 0)}
+    assert found == {"url": (2, 2), "preset": (2, 2), "folder": (0, 0), "both": (2, 2), "locks": (0, 2), "world": (0, 0)}
 
 
 def test_a_fault_in_a_run_is_named() -> None:

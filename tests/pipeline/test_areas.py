@@ -303,6 +303,7 @@ def test_other_files_get_the_command_that_converts_them(tmp_path: Path) -> None:
     ("area", "words"),
     [
         ({"bbox": (5, 45, 9, 46)}, "the area is 31. x 1.. km, at most 200 km fit one grid: split it"),
+        ({"bbox": (0, -5, 180, 5)}, "cannot be drawn in EPSG:32646: split it"),
         ({"bbox": (9, 45, 9.1, 45.1), "epsg": 32635}, "from the central meridian of EPSG:32635.*leave 'epsg' out"),
         ({"bbox": (9, 85, 9.1, 85.1)}, "no UTM zones: give 'epsg', for example 3413"),
         ({"bbox": (9, -81, 9.1, -80.5)}, "for example 3031"),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +18,7 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from listening import listening
 
 from sereno.pipeline import http
 from sereno.pipeline.catalogue import (
@@ -66,34 +66,21 @@ def answering(answer: Answer) -> Iterator[tuple[str, list[str]]]:
     """A server on this machine that answers with `answer(base, path, number of the request)`; and the paths asked."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked.append(self.path + sent.decode())
-            status, value = answer(f"http://{self.headers['Host']}", asked[-1], len(asked))
-            content = value if isinstance(value, bytes) else json.dumps(value).encode()
-            self.send_response(status)
-            if not isinstance(value, Unannounced):
-                self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.close_connection = isinstance(value, Cut | Unannounced)
-            with suppress(BrokenPipeError):  # the client of a slow answer has gone
-                self.wfile.write(content[: len(content) // 2] if self.close_connection else content)
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        sent = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        asked.append(handler.path + sent.decode())
+        status, value = answer(f"http://{handler.headers['Host']}", asked[-1], len(asked))
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
+        handler.send_response(status)
+        if not isinstance(value, Unannounced):
+            handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.close_connection = isinstance(value, Cut | Unannounced)
+        with suppress(BrokenPipeError):  # the client of a slow answer has gone
+            handler.wfile.write(content[: len(content) // 2] if handler.close_connection else content)
 
-        do_POST = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(respond) as address:
+        yield address, asked
 
 
 def to_landing(base: str) -> Json:
@@ -333,6 +320,19 @@ def test_features_that_are_no_items_are_named(features: Any) -> None:
         pytest.raises(CatalogueError, match="no item with an id"),
     ):
         search(base)
+
+
+@pytest.mark.parametrize("version", ["v1.0.0", "v1.0.0-rc.2", "v1.1.0"])
+def test_an_api_may_state_any_minor_version_of_item_search(version: str) -> None:
+    def answer(base: str, path: str, _: int) -> tuple[int, Any]:
+        landing = to_landing(base)
+        landing["conformsTo"] = [name.replace("v1.0.0", version) for name in landing["conformsTo"]]
+        if path.startswith("/collections"):
+            return 200, to_collections("sentinel-2-l2a")
+        return 200, {"type": "FeatureCollection", "features": [to_item("a")], "links": []} if path.startswith("/search") else landing
+
+    with answering(answer) as (base, _):
+        assert names_of(search(base)) == "a"
 
 
 def test_a_dead_address_is_reported_soon() -> None:

@@ -19,9 +19,12 @@ from sereno.pipeline.clouds import (
     CloudShadow,
     Sun,
     cast_shadow,
+    compare_masks,
     describe_cover,
     find_by_thresholds,
     find_in_scl,
+    find_shadow,
+    grow_probability,
     to_probability,
 )
 
@@ -90,6 +93,54 @@ def test_an_image_without_clouds_has_probability_zero() -> None:
     assert not to_probability(np.zeros((5, 5), bool), dilate_px=3, feather_px=3.0).any()
 
 
+@given(st.integers(0, 4), st.just(0.0) | st.floats(0.1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_growing_probabilities_of_zero_and_one_is_growing_a_mask(radius: int, feather: float, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((25, 31)) > 0.97
+    mask[0, 0] = False
+    almost = mask * np.float32(1)
+    almost[0, 0] = np.float32(1e-6)  # one value between 0 and 1, so that the way for probabilities is taken
+    expected = to_probability(mask, dilate_px=radius, feather_px=feather).astype(int)
+    found = grow_probability(almost, dilate_px=radius, feather_px=feather)
+    assert abs(found.astype(int) - expected).max() <= 1
+    np.testing.assert_array_equal(grow_probability(mask * np.float32(1), dilate_px=radius, feather_px=feather), expected)
+
+
+@given(st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.5]), st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_grown_probability_is_the_largest_that_a_neighbour_hands_on(radius: int, feather: float, seed: int) -> None:
+    probability = np.random.default_rng(seed).random((9, 12)).astype(np.float32)
+    rows, columns = np.indices(probability.shape)
+    expected = probability.copy()
+    for (row, column), value in np.ndenumerate(probability):
+        if value >= 0.5:
+            beyond = np.maximum(np.hypot(rows - row, columns - column) - radius, 0)
+            share = np.maximum(1 - beyond / feather, 0) if feather else beyond == 0
+            expected = np.maximum(expected, value * share)
+    np.testing.assert_allclose(grow_probability(probability, dilate_px=radius, feather_px=feather), expected * 255, atol=0.501)
+
+
+def test_doubt_that_is_less_than_half_is_kept_and_not_handed_on() -> None:
+    probability = np.full((5, 5), 0.1, np.float32)
+    probability[2, 2] = 0.4
+    grown = grow_probability(probability, dilate_px=2, feather_px=2.0)
+    np.testing.assert_array_equal(grown, np.rint(probability * 255))
+
+
+def test_agreement_counts_valid_pixels_once_each() -> None:
+    first = np.array([[1, 1, 1, 0, 0, 1]], bool)
+    second = np.array([[1, 1, 0, 1, 0, 0]], bool)
+    valid = np.array([[1, 1, 1, 1, 1, 0]], bool)
+    found = compare_masks(first, second, valid)
+    assert (found.both, found.only_first, found.only_second, found.neither, found.iou) == (0.4, 0.2, 0.2, 0.2, 0.5)
+
+
+def test_where_no_cloud_or_no_valid_pixel_is_there_is_no_overlap_to_state() -> None:
+    nothing, everything = np.zeros((3, 3), bool), np.ones((3, 3), bool)
+    assert compare_masks(nothing, nothing, everything) == (0.0, 0.0, 0.0, 1.0, None)
+    assert compare_masks(everything, everything, nothing) == (0.0, 0.0, 0.0, 0.0, None)
+
+
 def test_cover_counts_probable_pixels_among_the_valid_ones() -> None:
     probability = np.array([[255, 128, 127, 0, 255]], np.uint8)
     assert describe_cover(probability, np.array([[True, True, True, True, False]])) == 0.5
@@ -141,6 +192,14 @@ def test_with_the_sun_known_dark_ground_on_its_side_of_the_cloud_is_no_shadow() 
     image = paint(thick_cloud=(slice(25, 35), slice(25, 35)), shaded_forest=(slice(5, 20), slice(25, 35)))
     assert find(image, Sun(180, 60)).shadow.any()
     assert not find(image, Sun(0, 60)).shadow.any()
+
+
+def test_shadows_belong_to_clouds_whoever_found_them() -> None:
+    image = paint(shaded_forest=(slice(30, 40), slice(30, 40)))
+    cloud = np.zeros((60, 60), bool)
+    cloud[5:20, 5:20] = True
+    assert find_shadow(image, cloud, sun=None, pixel_m=10.0)[32:38, 32:38].all()
+    assert not find_shadow(image, np.zeros_like(cloud), sun=None, pixel_m=10.0).any()
 
 
 def cut(image: dict[str, Any], place: tuple[slice, slice]) -> dict[str, Any]:

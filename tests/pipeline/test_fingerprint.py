@@ -26,12 +26,12 @@ def measure(installed: Path, module: str) -> str:
 
 
 def test_a_change_in_an_imported_module_changes_the_fingerprint(installed: Path) -> None:
-    before = measure(installed, "sereno.pipeline.mask"), measure(installed, "sereno.pipeline.query")
+    before = measure(installed, "sereno.pipeline.mask"), measure(installed, "sereno.pipeline.ingest")
     clouds = installed / "sereno/pipeline/clouds.py"
     clouds.write_text(clouds.read_text() + "\nEDITED = 1\n")
-    after = measure(installed, "sereno.pipeline.mask"), measure(installed, "sereno.pipeline.query")
+    after = measure(installed, "sereno.pipeline.mask"), measure(installed, "sereno.pipeline.ingest")
     assert before[0] != after[0]
-    assert before[1] == after[1], "query does not import clouds"
+    assert before[1] == after[1], "ingest does not import clouds"
 
 
 def test_comments_docstrings_and_settings_classes_do_not_count(installed: Path) -> None:

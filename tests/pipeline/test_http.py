@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
 
 import pytest
 import requests
+from listening import listening
 
 from sereno.pipeline import http as nouns
 from sereno.pipeline.errors import CatalogueError
@@ -38,34 +39,23 @@ def serving(moods: list[Mood]) -> Iterator[str]:
     """A server that answers with one mood after the other, and with the last one from then on."""
     left = list(moods)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            mood = left.pop(0) if len(left) > 1 else left[0]
-            time.sleep(mood.delay_s)
-            self.send_response(mood.status)
-            for name, value in {"Content-Length": str(len(mood.body)), **mood.headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            broken = mood.cut or mood.reset
-            with suppress(BrokenPipeError):  # the client of a slow answer has gone
-                self.wfile.write(mood.body[: len(mood.body) // 2] if broken else mood.body)
-            if mood.reset:  # an RST instead of an orderly end
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            if broken:
-                self.close_connection = True
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        mood = left.pop(0) if len(left) > 1 else left[0]
+        time.sleep(mood.delay_s)
+        handler.send_response(mood.status)
+        for name, value in {"Content-Length": str(len(mood.body)), **mood.headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        broken = mood.cut or mood.reset
+        with suppress(BrokenPipeError):  # the client of a slow answer has gone
+            handler.wfile.write(mood.body[: len(mood.body) // 2] if broken else mood.body)
+        if mood.reset:  # an RST instead of an orderly end
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if broken:
+            handler.close_connection = True
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/thing"
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(respond) as address:
+        yield f"{address}/thing"
 
 
 def ask(address: str, *, limit: int | None = None, pause: Callable[[float], None] = lambda _: None) -> tuple[requests.Response, Budget]:

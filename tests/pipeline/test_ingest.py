@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,12 +14,13 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.bands import SENTINEL2_BANDS
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import MissingError
-from sereno.pipeline.ingest import READERS, ingest_scene
+from sereno.pipeline.errors import ConfigError, MissingError
+from sereno.pipeline.ingest import find_reader, ingest_scene, to_resolver
 from sereno.pipeline.ledger import ledger_of, read_ledger
 from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, SceneRecord, Sensor
 from sereno.pipeline.scene import geobox_of
 from sereno.pipeline.sensors.sen12mscr import list_pairs
+from sereno.pipeline.signing import Resolver
 from sereno.pipeline.store import open_dataset, read_manifest, verify_store
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
@@ -64,8 +66,9 @@ def make_lock(folder: Path) -> Path:
     return folder / "lock.json"
 
 
-def test_every_sensor_of_the_lock_has_a_reader() -> None:
-    assert set(READERS) == set(get_args(Sensor))
+@pytest.mark.parametrize("sensor", get_args(Sensor))
+def test_every_sensor_of_the_lock_has_a_reader(sensor: Sensor) -> None:
+    assert find_reader(sensor).__module__.rpartition(".")[2].startswith(sensor.partition("-")[0])
 
 
 def test_an_optical_scene_is_stored_with_its_provenance(tmp_path: Path) -> None:
@@ -141,6 +144,77 @@ def test_a_file_that_is_gone_is_in_the_ledger_and_the_run_goes_on(tmp_path: Path
     assert {(entry.step, entry.area, entry.scene, entry.item) for entry in entries.values()} == {("ingest", "west", "S2", "S2A_X")}
     assert entries["B02"].bytes_read > 0.9 * (tmp_path / "B02.tif").stat().st_size - 2000
     assert read_manifest(tmp_path / "S2.json")["summary"]["refused"]
+
+
+def change_lock(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_scene_of_two_items_has_a_line_for_each_of_their_assets(tmp_path: Path) -> None:
+    values = np.full((64, 64), 2000, np.uint16)
+    values[:, 30:] = 0
+
+    def add_item(content: dict[str, Any]) -> None:
+        items = content["scenes"]["S2"]["items"]
+        first = json.loads(json.dumps(items[0])) | {"item": "S2A_W"}
+        first["assets"]["B02"]["href"] = "west.tif"
+        items.insert(0, first)
+
+    lock = change_lock(make_lock(tmp_path), add_item)
+    write(tmp_path / "west.tif", values, 10)
+    ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS)
+    lines = [(entry.item, entry.asset, entry.status) for entry in read_ledger(ledger_of(tmp_path / "S2.json"))]
+    assert lines == [(item, asset, "used") for item in ("S2A_W", "S2A_X") for asset in ("", "B02", "B05")]
+    scene, summary = open_dataset(tmp_path / "S2.json"), read_manifest(tmp_path / "S2.json")["summary"]
+    assert summary["item"] == "S2A_W+S2A_X"
+    assert [item["share"] for item in summary["items"]] == [30 / 64, 34 / 64]
+    assert (scene["data"].sel(band="B02").values[:, :30] == 1000).all()
+    assert scene["valid"].values.all()
+
+
+def test_a_scene_is_read_from_its_own_catalogue(tmp_path: Path) -> None:
+    lock = make_lock(tmp_path)
+    (tmp_path / "other").mkdir()
+    for name in ("VV", "VH"):
+        (tmp_path / f"{name}.tif").rename(tmp_path / "other" / f"{name}.tif")
+    change_lock(lock, lambda content: content["scenes"]["S1"].update(catalogue=str(tmp_path / "other")))
+    ingest_scene(lock, "S1", tmp_path / "S1.json", SETTINGS)
+    assert read_manifest(tmp_path / "S1.json")["summary"]["refused"] is None
+
+
+def test_a_file_that_is_not_that_of_the_lock_is_not_used(tmp_path: Path) -> None:
+    lock = change_lock(make_lock(tmp_path), lambda content: content["scenes"]["S2"]["items"][0]["assets"]["B02"].update(checksum="0" * 32))
+    ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS)
+    summary = read_manifest(tmp_path / "S2.json")["summary"]
+    assert "B02: checksum differs from the lock: md5" in summary["refused"]
+    ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS.model_copy(update={"check": "size"}))
+    assert read_manifest(tmp_path / "S2.json")["summary"]["refused"] is None
+
+
+def test_where_addresses_are_completed_and_signed() -> None:
+    record = make_scene("S2", "S2A_X", "sentinel2-l2a", ("B02",))
+    planetary = to_resolver("planetary-computer", record)
+    assert planetary.base_url == "https://planetarycomputer.microsoft.com/api/stac/v1"
+    assert planetary.token_service
+    assert to_resolver("https://stac.example/v1/", record) == Resolver("https://stac.example/v1")
+    with pytest.raises(MissingError, match=r"folder nowhere of c does not exist: correct pipeline\.query\.catalogue"):
+        to_resolver("nowhere", record)
+
+
+def test_a_missing_key_is_named_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+
+    def move(content: dict[str, Any]) -> None:
+        content["catalogue"] = "cdse"
+        content["scenes"]["S2"]["items"][0]["assets"]["B02"]["href"] = "s3://eodata/B02.jp2"
+
+    lock = change_lock(make_lock(tmp_path), move)
+    with pytest.raises(ConfigError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS)
 
 
 @pytest.mark.real

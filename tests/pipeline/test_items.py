@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -304,6 +305,24 @@ def test_ground_range_holds_its_polarisations_each_with_what_describes_it(polari
     }
 
 
+def test_ground_range_of_cdse_keeps_its_own_names_and_lacks_a_crs() -> None:
+    name, folder = "s1c-iw-grd-vv-20260728t150953-20260728t151018-003932-007d3b-001-cog", "s3://eodata/S1C_COG.SAFE"
+    properties = {"datetime": "2026-07-28T15:10:05Z", "platform": "sentinel-1c", "product:type": "IW_GRDH_1S", "sar:instrument_mode": "IW"}
+    assets = {
+        "vv": {"href": f"{folder}/measurement/{name}.tiff", "proj:code": None, "file:size": 9},
+        "schema-calibration-vv": {"href": f"{folder}/annotation/calibration/calibration-{name}.xml", "file:size": 8},
+        "safe_manifest": {"href": f"{folder}/manifest.safe"},
+        "Product": {"href": "https://download.example/odata/v1/Products(1)/$value"},
+    }
+    record = to_item_record(to_item(f"{SLICE}_COG", properties, assets, stac_version="1.1.0", collection="sentinel-1-grd"))
+    assert (record.sensor, record.crs, record.properties["platform"]) == ("sentinel1-grd", "", "sentinel-1c")
+    assert {key: (asset.href.removeprefix(folder), asset.size_bytes) for key, asset in record.assets.items()} == {
+        "VV": (f"/measurement/{name}.tiff", 9),
+        "annotation-VV": (f"/annotation/{name}.xml", None),
+        "calibration-VV": (f"/annotation/calibration/calibration-{name}.xml", 8),
+    }
+
+
 def test_an_annotation_that_is_not_listed_lies_beside_the_calibration() -> None:
     record = to_item_record(change(grd_item("VV"), "assets/schema-product-vv"))
     assert record.assets["annotation-VV"].href == "s3://sentinel-s1-l1c/a/annotation/iw-vv.xml"
@@ -343,6 +362,29 @@ def test_an_item_that_cannot_be_read_says_why(item: dict[str, Any], error: type[
     with pytest.raises(error, match=words) as caught:
         to_item_record(item)
     assert "\n" not in str(caught.value)
+
+
+def list_places(part: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in nested mappings and lists, the outermost left out."""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    return [*([place] if place else []), *(found for key, value in inner for found in list_places(value, (*place, key)))]
+
+
+@pytest.mark.parametrize("make", [c1_item, planetary_item, cdse_item, sar_item, lambda: grd_item("HH")])
+@pytest.mark.parametrize(
+    "junk", [None, "x", "7", -1, 3.5, float("nan"), [], [None], ["7"], {}, {"a": 1}, True, 10**400], ids=lambda junk: repr(junk)[:9]
+)
+def test_whatever_stands_anywhere_in_an_item_gives_a_record_or_a_refusal(make: Any, junk: Any) -> None:
+    whole = make()
+    for place in list_places(whole):
+        *outer, last = place
+        holder = whole
+        for key in outer:
+            holder = holder[key]
+        before, holder[last] = holder[last], junk
+        with contextlib.suppress(ConfigError, DataError, MissingError):
+            to_item_record(whole)
+        holder[last] = before
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from sereno.pipeline import mask
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS
+from sereno.pipeline.clouds import VERSION
 from sereno.pipeline.config import MaskSettings
+from sereno.pipeline.detectors import Detection
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.mask import mask_pair
 from sereno.pipeline.scene import geobox_of, with_grid
@@ -71,7 +74,82 @@ def test_the_summary_names_method_version_and_covered_shares(tmp_path: Path) -> 
     assert summary["cloud_cloudy_share"] == pytest.approx(100 / (40 * 46), abs=1e-6)
     assert summary["cloud_clear_share"] == 0.0
     facts = open_dataset(tmp_path / "mask.json").attrs["provenance"]["masks"]
-    assert facts == {"method": "scl", "version": 1, "dilate_px": 0, "feather_px": 0}
+    assert facts == {"method": "scl", "version": str(VERSION), "weights": {}, "second": None, "dilate_px": 0, "feather_px": 0}
+    assert facts.items() <= summary.items()
+
+
+def test_the_agreement_of_two_methods_is_stated_and_decides_nothing(tmp_path: Path) -> None:
+    pair = save_pair(tmp_path, L1C_BANDS, with_scl=True)
+    mask_pair(pair, tmp_path / "one.json", MaskSettings(method="scl"))
+    mask_pair(pair, tmp_path / "two.json", MaskSettings(method="scl", second="threshold"))
+    alone, compared = open_dataset(tmp_path / "one.json"), open_dataset(tmp_path / "two.json")
+    for name in alone.data_vars:
+        np.testing.assert_array_equal(alone[name], compared[name])
+    summary = read_manifest(tmp_path / "two.json")["summary"]
+    share = 100 / (40 * 46)  # the cloud, which both find; shadow is not compared, and the invalid edge does not count
+    assert summary["agreement"] == {
+        "cloudy": facts_of_agreement(both=share, neither=1 - share, iou=1.0),
+        "clear": facts_of_agreement(both=0.0, neither=1.0, iou=None),
+    }
+    assert compared.attrs["provenance"]["masks"]["agreement"] == summary["agreement"]
+    assert (summary["second"], summary["second_version"], summary["second_weights"]) == ("threshold", str(VERSION), {})
+    assert "agreement" not in read_manifest(tmp_path / "one.json")["summary"]
+
+
+def facts_of_agreement(**shares: Any) -> dict[str, Any]:
+    expected = {"only_first": 0.0, "only_second": 0.0} | shares
+    return {"method": "scl", "second": "threshold"} | {key: value and pytest.approx(value, abs=1e-6) for key, value in expected.items()}
+
+
+def test_a_second_method_that_cannot_work_is_named_by_its_setting(tmp_path: Path) -> None:
+    pair = save_pair(tmp_path, L2A_BANDS, with_scl=True)
+    with pytest.raises(DataError, match=r"no band B10.*pipeline.mask.second"):
+        mask_pair(pair, tmp_path / "mask.json", MaskSettings(method="scl", second="threshold"))
+    assert not (tmp_path / "mask.json").exists()
+
+
+@pytest.mark.parametrize("method", ["scl", "threshold", "s2cloudless", "omnicloudmask"])
+def test_a_pair_with_a_refused_scene_gets_empty_masks(tmp_path: Path, method: Any) -> None:
+    path = save_pair(tmp_path, ("B03", "B04"), with_scl=False)
+    refused = open_dataset(path).load()
+    for role in ("cloudy", "clear"):
+        refused[f"valid_{role}"][:] = False
+    save_dataset(refused, tmp_path / "refused.json", kind="pair", summary={})
+    second = "scl" if method != "scl" else "threshold"
+    mask_pair(tmp_path / "refused.json", tmp_path / "mask.json", MaskSettings(method=method, second=second))
+    masks = open_dataset(tmp_path / "mask.json", kind="mask")
+    assert len(masks.data_vars) == 4
+    assert not any(variable.values.any() for variable in masks.data_vars.values())
+    summary = read_manifest(tmp_path / "mask.json")["summary"]
+    assert (summary["method"], summary["version"], summary["cloud_cloudy_share"]) == (method, None, 0.0)
+    assert summary["agreement"]["cloudy"] == {"method": method, "second": second} | {
+        "both": 0.0,
+        "only_first": 0.0,
+        "only_second": 0.0,
+        "neither": 0.0,
+        "iou": None,
+    }
+
+
+def test_probabilities_are_kept_and_cloudy_ones_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = np.full(tuple(GRID.shape), 0.2, np.float32)
+    cloud[10, 10] = 0.8
+    cloud[EDGE] = 1.0
+    shadow = np.zeros_like(cloud)
+    monkeypatch.setattr(mask, "detect_clouds", lambda *_: Detection(cloud, shadow, "1.2; shadow by threshold 1", {"model.txt": "ab" * 32}))
+    mask_pair(save_pair(tmp_path, L1C_BANDS, with_scl=False), tmp_path / "mask.json", MaskSettings(dilate_px=1, feather_px=2.0))
+    masks = open_dataset(tmp_path / "mask.json")
+    assert masks["cloud_cloudy"].values[10, 7:13].tolist() == [51, 102, 204, 204, 204, 102]
+    assert masks["cloud_cloudy"].values[10, 43:].tolist() == [51, 51, 51, 0, 0, 0, 0]  # what is not valid hands nothing on
+    assert masks.attrs["provenance"]["masks"]["version"] == "1.2; shadow by threshold 1"
+    assert masks.attrs["provenance"]["masks"]["weights"] == {"model.txt": "ab" * 32}
+
+
+def test_where_weights_lie_leaves_no_trace_in_the_result(tmp_path: Path) -> None:
+    pair = save_pair(tmp_path, L2A_BANDS, with_scl=True)
+    for name in ("a", "b"):
+        mask_pair(pair, tmp_path / name / "mask.json", MaskSettings(weights=tmp_path / name))
+    assert (tmp_path / "a" / "mask.json").read_bytes() == (tmp_path / "b" / "mask.json").read_bytes()
 
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:

@@ -38,7 +38,6 @@ def make_reader(valid: dict[str, Array], offsets: dict[str, int] | None = None) 
 
     def read(item: ItemRecord, geobox: GeoBox, wanted: Array) -> Part:
         place = find_place(wanted)
-        assert place is not None
         values = np.stack([np.full((40, 50), int(item.item[1:]), np.uint16), numbers])[:, *place]
         facts = {"offset": (offsets or {}).get(item.item, 0), "offset_reason": "r", "calibration": "c", "n_clamped": 1}
         return Part(place, values, (valid[item.item] & wanted)[place], facts, (to_entry(item, "B02", "used"),), values[1].astype(np.uint8))
@@ -84,7 +83,7 @@ def test_what_the_items_do_not_agree_on_is_said_per_item() -> None:
     items = make_record("i1", processing_baseline="03.00"), make_record("i2", processing_baseline="04.00")
     for offsets, offset, reason in (({"i2": -1000}, None, DIFFERS), ({}, 0, "r")):
         mosaic = lay_items(items, GRID, make_reader({"i1": half, "i2": ~half}, offsets))
-        reading = to_reading(make_scene(*items), mosaic, GRID, data=mosaic.values, bands=("B02", "B03"), settings=IngestSettings())
+        reading = to_reading(make_scene(*items), mosaic, GRID, bands=("B02", "B03"), settings=IngestSettings())
         facts = reading.scene.attrs["provenance"]
         assert (facts["item"], facts["offset"], facts["offset_reason"], facts["processing_baseline"]) == ("i1+i2", offset, reason, None)
         assert [item["offset"] for item in facts["items"]] == [0, offsets.get("i2", 0)]
@@ -111,7 +110,7 @@ def test_a_lost_item_leaves_the_ground_to_the_next_one_and_a_scene_of_lost_ones_
         ("i2", "", "used"),
     ]
     mosaic = lay_items((lost,), GRID, read)
-    reading = to_reading(make_scene(lost), mosaic, GRID, data=mosaic.values, bands=("B02", "B03"), settings=IngestSettings(min_valid=0))
+    reading = to_reading(make_scene(lost), mosaic, GRID, bands=("B02", "B03"), settings=IngestSettings(min_valid=0))
     assert reading.scene.attrs["provenance"]["refused"].endswith("the first: item i1, B03: gone")
 
 

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sereno.pipeline.bands import L1C_BANDS
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.offset import (
     HISTOGRAM_CLASSES,
     OFFSET_DN,
-    check_offset,
     decide_offset,
     describe_check,
     find_contradictions,
-    find_shift_fault,
+    judge_offset,
     read_offset,
 )
 from sereno.pipeline.pairs import ItemRecord
@@ -164,19 +165,46 @@ def ground(seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(("error_dn", "verdict"), [(0, "plausible"), (1000, "left in"), (-1000, "removed twice")])
 def test_dark_pixels_tell_a_missing_and_a_doubled_shift(error_dn: int, verdict: str) -> None:
     stored = np.clip(ground() + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
-    check = check_offset(stored, np.ones((100, 100), bool), BANDS)
+    check = judge_offset(stored, np.ones((100, 100), bool), BANDS)
     assert check.verdict == verdict
-    fault = find_shift_fault(stored, np.ones((100, 100), bool), BANDS)
-    assert fault == describe_check(check)
+    fault = describe_check(check)
     assert (fault is None) == (verdict == "plausible")
     assert fault is None or verdict in fault
+
+
+@pytest.mark.parametrize(
+    ("applied", "is_shifted", "verdict"),
+    [
+        (True, True, "plausible"),
+        (False, True, "removed twice"),  # Element84/earth-search issues 66 and 71
+        (True, False, "left in"),
+        (False, False, "plausible"),
+    ],
+)
+def test_pixels_tell_a_flag_that_is_wrong(applied: bool, is_shifted: bool, verdict: str) -> None:
+    dn = ground().astype(np.uint16) + np.uint16(0 if is_shifted else 1000)
+    offset_dn, _ = decide_offset(item(offset_applied=applied, declared_offset=-0.1, processing_baseline="05.09"), -1000)
+    stored, _ = to_stored_reflectance(dn, np.ones(dn.shape, bool), offset_dn=offset_dn)
+    assert judge_offset(stored, np.ones((100, 100), bool), BANDS).verdict == verdict
+
+
+@pytest.mark.parametrize(("error_dn", "verdict"), [(0, "plausible"), (1000, "left in"), (-1000, "removed twice")])
+def test_the_cirrus_band_tells_what_haze_hides_in_visible_bands(error_dn: int, verdict: str) -> None:
+    cirrus = np.random.default_rng(1).normal(15, 10, (1, 100, 100)).astype(np.int32)  # the noise goes below zero
+    toa = np.concatenate([ground() + 1100, cirrus])
+    stored = np.clip(toa + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
+    check = judge_offset(stored, np.ones((100, 100), bool), (*BANDS, "B10"))
+    assert check.verdict == verdict
+    fault = describe_check(check)
+    assert verdict == "plausible" or verdict in str(fault)
+    assert (verdict == "removed twice") == ("100% of the clear ground is zero in the cirrus band B10" in str(fault))
 
 
 def test_the_numbers_of_a_check_are_those_of_the_darkest_band() -> None:
     stored = ground().astype(np.uint16)
     usable = np.zeros((100, 100), bool)
     usable[:50] = True
-    check = check_offset(stored, usable, BANDS)
+    check = judge_offset(stored, usable, BANDS)
     blue = stored[0, :50].ravel()
     assert (check.darkest_band, check.pixels, check.zero_share) == ("B02", 5000, 0.0)
     assert check.dark_reflectance == pytest.approx(np.percentile(blue, 1) / 10000, abs=5e-5)
@@ -190,17 +218,17 @@ def test_cloud_and_what_is_not_valid_are_not_asked() -> None:
     stored[:, 50:] = 0
     usable = np.zeros((100, 100), bool)
     usable[:50] = True
-    assert check_offset(stored, usable, BANDS).verdict == "left in"
+    assert judge_offset(stored, usable, BANDS).verdict == "left in"
 
 
 def test_dark_pixels_give_no_verdict_where_too_little_ground_is_clear() -> None:
-    check = check_offset((ground() + 1000).astype(np.uint16), np.eye(100, dtype=bool), BANDS)
-    assert check == ("too few pixels", 100, None, None, None, ())
+    check = judge_offset((ground() + 1000).astype(np.uint16), np.eye(100, dtype=bool), BANDS)
+    assert check == ("too few pixels", 100, None, None, None, None, ())
     assert describe_check(check) is None
 
 
 def test_large_scenes_are_looked_at_in_part() -> None:
-    check = check_offset(np.full((1, 1000, 1500), 500, np.uint16), np.ones((1000, 1500), bool), ("B04",))
+    check = judge_offset(np.full((1, 1000, 1500), 500, np.uint16), np.ones((1000, 1500), bool), ("B04",))
     assert 300_000 < check.pixels <= 500_000
     assert check.histogram[5] == check.pixels
 
@@ -211,7 +239,7 @@ def test_digital_numbers_below_the_offset_stay_valid_and_are_counted() -> None:
     stored, n_clamped = to_stored_reflectance(dn, np.ones(dn.shape, bool), offset_dn=OFFSET_DN)
     assert n_clamped == 3 * 199  # 1000 becomes 0 by itself
     assert (stored[3:, :2] == 0).all()
-    check = check_offset(stored, np.ones((100, 100), bool), BANDS)
+    check = judge_offset(stored, np.ones((100, 100), bool), BANDS)
     assert (check.verdict, check.pixels) == ("plausible", 10_000)  # zeros are ground: all of it is looked at
 
 
@@ -243,3 +271,26 @@ def test_what_stactools_lists_agrees_with_metadata_and_baseline(baseline: str, o
     for sources in (("metadata", "declared"), ("declared",), ("baseline",)):
         assert decide_offset(record.model_copy(update={"offset_sources": sources}), stated)[0] == offset_dn
     assert find_contradictions(record, stated) == ()
+
+
+MOUNTAINS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+CLEAR = {
+    "s2/sen2r/S2A2A_20170703_022_Barbellino_BOA_10.tif": MOUNTAINS,
+    "s2/sen2r/S2A2A_20190723_022_Barbellino_BOA_10.tif": MOUNTAINS,
+    "s2/sen2r/S2A1C_20170703_022_Barbellino_TOA_10.tif": (*MOUNTAINS[:9], "B09", *MOUNTAINS[9:]),
+    "s2/sen2r/S2A1C_20190723_022_Barbellino_TOA_10.tif": (*MOUNTAINS[:9], "B09", *MOUNTAINS[9:]),
+    "sen12mscr/glfcr/s2_cloudfree/ROIs1970_fall_139_p839.tif": L1C_BANDS,
+}
+"""Real images without cloud, from before baseline 04.00, and their bands."""
+
+
+@real
+@needs_samples
+@pytest.mark.parametrize(("error_dn", "verdict"), [(0, "plausible"), (1000, "left in"), (-1000, "removed twice")])
+@pytest.mark.parametrize("name", CLEAR)
+def test_a_shift_of_real_images_is_told_and_a_right_one_is_not(name: str, error_dn: int, verdict: str) -> None:
+    with rasterio.open(Path(str(SAMPLES)) / name) as file:
+        values = file.read()
+    usable = (values != 65535).all(axis=0)
+    stored = np.clip(values.astype(np.int32) + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
+    assert judge_offset(stored, usable, CLEAR[name]).verdict == verdict

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sereno.pipeline.acquisitions import Candidate, Cause
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_gap, select_hopeful, to_pairs
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 
 DAY_ZERO = datetime(2021, 6, 1, 10, tzinfo=UTC)
@@ -171,11 +171,11 @@ def test_an_item_that_has_what_is_asked_for_passes(facts: dict[str, Any], change
 
 def test_an_item_that_lacks_a_band_which_others_have_is_refused() -> None:
     item = to_item("S2", sensor="sentinel2-l2a", assets={"B02": AssetRecord(href="b")})
-    fault = find_gap(item, frozenset({"B02", "B03", "B04", "SCL"}))
+    fault = find_lacking_bands(item, frozenset({"B02", "B03", "B04", "SCL"}))
     assert fault is not None
     assert (fault.reason, fault.status) == ("has no B03, B04, which other items have", "missing")
-    assert find_gap(item, frozenset({"B02", "SCL"})) is None
-    assert find_gap(to_item("s1"), frozenset({"B02"})) is None
+    assert find_lacking_bands(item, frozenset({"B02", "SCL"})) is None
+    assert find_lacking_bands(to_item("s1"), frozenset({"B02"})) is None
 
 
 def test_only_scenes_that_can_still_take_part_are_measured() -> None:

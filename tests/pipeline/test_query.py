@@ -11,15 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import shapely
+from affine import Affine
 from pyproj import Transformer
 
 from sereno.pipeline.areas import to_geobox
 from sereno.pipeline.bands import L2A_BANDS
 from sereno.pipeline.config import Area, QuerySettings
 from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError
+from sereno.pipeline.items import to_item_record
+from sereno.pipeline.ledger import read_ledger
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.query import query_pairs, to_period
+from sereno.pipeline.sensors.sentinel1_safe import Listing
 from sereno.pipeline.server import running_server
 
 AREA = {"epsg": 32632, "bounds_m": (500_000, 5_000_000, 510_000, 5_005_000)}
@@ -200,6 +205,15 @@ def test_no_pair_is_one_line_with_counts_reason_and_remedy(url: str, tmp_path: P
     assert not (tmp_path / "west.json").exists()
 
 
+def test_every_cause_of_a_failure_is_logged(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with pytest.raises(MissingError):
+        query_pairs("west", tmp_path / "west.json", to_settings(url, max_gap_sar_days=0.1))
+    lines = [record.getMessage() for record in caplog.records if "refused, for example" in record.getMessage()]
+    assert lines[0].startswith("query west: 3 refused, for example cloudy-8: needs a SAR scene")
+    assert any("1 refused, for example cloudy-13-old: duplicate of cloudy-13" in line for line in lines)
+
+
 def test_faults_of_the_settings_are_named(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"area 'north' is not in pipeline\.query\.areas, which has west"):
         query_pairs("north", tmp_path / "x.json", to_settings(url))
@@ -207,6 +221,227 @@ def test_faults_of_the_settings_are_named(url: str, tmp_path: Path) -> None:
         query_pairs("west", tmp_path / "x.json", to_settings(url, optical_collections=["sentinel-2-l1c"]))
     with pytest.raises(MissingError, match=r"neither a preset .*, a URL nor a folder"):
         query_pairs("west", tmp_path / "x.json", to_settings(tmp_path / "none"))
+
+
+def test_the_ledger_names_every_item_once(lock_file: Path) -> None:
+    lock, entries = Lock.read(lock_file), read_ledger(lock_file.with_name("west.ledger.csv"))
+    items = sorted(item["id"] for items in WORLD.values() for item in items)
+    whole = {entry.item: entry for entry in entries if not entry.asset}
+    assert sorted(entry.item for entry in entries if not entry.asset) == items
+    assert {item: entry.scene for item, entry in whole.items() if entry.status == "used"} == {s.item: s.id for s in lock.scenes.values()}
+    assert {item: (entry.status, entry.reason) for item, entry in whole.items() if entry.status != "used"} == {
+        line.item: (line.status, line.reason) for line in lock.refused
+    }
+    assert whole["cloudy-13-old"].status == "duplicate"
+    searches = [entry.reason for entry in entries if entry.asset == "search"]
+    assert [words.split(",")[0] for words in searches] == ["optical search: 9 items in 1 pages", "sar search: 4 items in 1 pages"]
+
+
+def write_scl(folder: Path, item: str, left: int, right: int) -> None:
+    """A classification of the area's ground: one class on its left half, another on its right."""
+    classes = np.full((1, 250, 500), left, np.uint8)
+    classes[:, :, 250:] = right
+    path = folder / "sentinel-2-l2a" / item / "SCL.tif"
+    path.parent.mkdir(parents=True)
+    place = {"crs": "EPSG:32632", "transform": Affine(20, 0, 500_000, 0, -20, 5_005_000)}
+    with rasterio.open(path, "w", driver="GTiff", width=500, height=250, count=1, dtype="uint8", **place) as file:
+        file.write(classes)
+
+
+def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_is_lost(tmp_path: Path) -> None:
+    items = [
+        optical_item("half", 8, 0.0),  # the catalogue is wrong about all of them: it speaks of whole tiles
+        optical_item("free", 9, 90.0),
+        optical_item("lost", 10, 3.0),
+        optical_item("empty", 10, 3.0, platform="sentinel-2b"),
+        optical_item("far", 28, 42.0),
+    ]
+    folder = write_world(tmp_path / "world", {"sentinel-2-l2a": items, "sentinel-1-rtc": [sar_item("sar", 8)]})
+    for item, classes in {"half": (4, 9), "free": (4, 5), "empty": (0, 4), "far": (9, 9)}.items():
+        write_scl(folder, item, *classes)
+    query_pairs("west", tmp_path / "west.json", to_settings(folder, cover_from="scl", max_gap_clear_days=5))
+    lock = Lock.read(tmp_path / "west.json")
+    assert [(pair.cloudy, pair.clear) for pair in lock.pairs] == [("half", "free")]
+    assert {key: (s.cloud_cover_pct, s.cover_source) for key, s in lock.scenes.items()} == {
+        "half": (pytest.approx(50, abs=1), "scl"),
+        "free": (0, "scl"),
+        "sar": (None, None),
+    }
+    reasons = {line.item: line.reason for line in lock.refused}
+    assert reasons["empty"] == "has data on 50.8% of the area by SCL, needed 60.0%"  # 32 of 63 places across
+    assert reasons["far"].startswith("needs a clear scene within 5 days")
+    lines = {entry.item: (entry.status, entry.reason) for entry in read_ledger(tmp_path / "west.ledger.csv") if entry.asset == "SCL"}
+    assert "far" not in lines  # no partner, so not measured
+    assert lines["half"] == ("used", "")
+    assert lines["lost"][0] == "missing"
+    assert lines["lost"][1].endswith("; the catalogue's cloud cover is taken")
+
+
+def test_a_missing_key_is_said_before_anything_is_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object, hrefs: list[str]) -> None:
+        raise ConfigError(f"no key for {len(hrefs)} files")
+
+    monkeypatch.setattr("sereno.pipeline.query.check_credentials", refuse)
+    with pytest.raises(ConfigError, match=r"no key for \d files; or set pipeline\.query\.cover_from to catalogue"):
+        query_pairs("west", tmp_path / "west.json", to_settings(url, cover_from="scl"))
+
+
+SLICES = [f"S1A_IW_GRDH_1SDV_20210608T05{start}_20210608T05{end}_038335_0475BF_rtc" for start, end in (("0000", "0025"), ("0025", "0050"))]
+
+
+def tile_item(name: str, day: int, cover: float, box: tuple[float, float, float, float], epsg: int) -> dict[str, Any]:
+    """A Sentinel-2 tile over a box in degrees."""
+    item = optical_item(name, day, cover, **{"proj:code": f"EPSG:{epsg}", "grid:code": f"MGRS-{epsg % 100}T{name[-2:].upper()}"})
+    outline = shapely.box(*box)
+    return {**item, "geometry": json.loads(shapely.to_geojson(outline)), "bbox": list(box)}
+
+
+def test_an_area_across_two_zones_is_one_grid_with_the_items_of_both(tmp_path: Path) -> None:
+    area = (11.9, 45.0, 12.1, 45.1)
+    tiles = {"qr": ((11.0, 44.5, 12.0, 45.5), 32632), "ul": ((12.0, 44.5, 13.0, 45.5), 32633)}
+    optical = [tile_item(f"{day}-{key}", day, cover, *tile) for day, cover in ((8, 50), (13, 1)) for key, tile in tiles.items()]
+    slices = [
+        {**sar_item(name, 8), "geometry": item["geometry"], "bbox": item["bbox"]} for name, item in zip(SLICES, optical, strict=False)
+    ]
+    folder = write_world(tmp_path / "world", {"sentinel-2-l2a": optical, "sentinel-1-rtc": slices})
+    settings = to_settings(folder, areas={"border": {"bbox": area}}, min_overlap=0.99)
+    query_pairs("border", tmp_path / "border.json", settings)
+    lock = Lock.read(tmp_path / "border.json")
+    [pair] = lock.pairs
+    assert lock.grid.crs == "EPSG:32633"
+    assert [item.item for item in lock.scenes[pair.cloudy].items] == ["8-ul", "8-qr"]  # those of the grid's zone first
+    assert [item.item for item in lock.scenes[pair.clear].items] == ["13-ul", "13-qr"]
+    assert sorted(item.item for item in lock.scenes[pair.sar].items) == SLICES
+    assert pair.cloudy == "8-ul.2-items"
+    assert not lock.refused
+    # Either tile alone covers half.
+    half = write_world(tmp_path / "half", {"sentinel-2-l2a": optical[::2], "sentinel-1-rtc": slices})
+    with pytest.raises(MissingError, match=r"covers (49|50)\.\d% of the area, needed 99\.0%"):
+        query_pairs("border", tmp_path / "none.json", settings.model_copy(update={"catalogue": str(half)}))
+
+
+def test_an_area_across_180_degrees_is_one_grid_with_the_items_of_both_sides(tmp_path: Path) -> None:
+    east, west = (179.0, -18.0, 180.0, -16.0), (-180.0, -18.0, -179.0, -16.0)
+    optical = [
+        tile_item("8-kk", 8, 50, east, 32760),
+        tile_item("8-aa", 8, 50, west, 32701),
+        tile_item("13-kk", 13, 1, east, 32760),
+    ]
+    whole = sar_item("sar", 8)
+    whole["geometry"] = {"type": "MultiPolygon", "coordinates": [one["geometry"]["coordinates"] for one in optical[:2]]}
+    whole["bbox"] = [179.0, -18.0, -179.0, -16.0]
+    beyond = {**optical[2], "geometry": json.loads(shapely.to_geojson(shapely.box(179, -18, 181, -16)))}  # as some catalogues write it
+    folder = write_world(tmp_path / "world", {"sentinel-2-l2a": [*optical[:2], beyond], "sentinel-1-rtc": [whole]})
+    settings = to_settings(folder, areas={"fiji": {"bbox": (179.9, -17.0, -179.9, -16.9)}}, min_overlap=0.99)
+    query_pairs("fiji", tmp_path / "fiji.json", settings)
+    lock = Lock.read(tmp_path / "fiji.json")
+    [pair] = lock.pairs
+    assert sorted(item.item for item in lock.scenes[pair.cloudy].items) == ["8-aa", "8-kk"]
+    assert (pair.clear, pair.sar) == ("13-kk", "sar")
+    assert lock.grid.shape[1] * 10 == pytest.approx(21_300, rel=0.03)
+    assert not lock.refused
+
+
+def test_an_outline_goes_into_the_lock_in_metres(tmp_path: Path, lock_file: Path) -> None:
+    left = to_footprint(0.5)
+    query_pairs("west", tmp_path / "west.json", to_settings(Lock.read(lock_file).catalogue, areas={"west": {"geojson": left}}))
+    lock = Lock.read(tmp_path / "west.json")
+    assert lock.outline is not None
+    bounds = shapely.from_geojson(json.dumps(lock.outline)).bounds
+    assert bounds == pytest.approx((499_000, 4_999_000, 505_000, 5_006_000), abs=1)
+    assert lock.grid.to_geobox().boundingbox.bbox == pytest.approx(bounds, abs=10)
+
+
+def test_sar_may_come_from_another_catalogue(tmp_path: Path, lock_file: Path) -> None:
+    optical = write_world(tmp_path / "optical", {"sentinel-2-l2a": WORLD["sentinel-2-l2a"]})
+    sar = write_world(tmp_path / "sar", {"sentinel-1-rtc": WORLD["sentinel-1-rtc"]})
+    query_pairs("west", tmp_path / "west.json", to_settings(optical, sar_catalogue=str(sar)))
+    lock, one = Lock.read(tmp_path / "west.json"), Lock.read(lock_file)
+    assert lock.pairs == one.pairs
+    assert {key: scene.catalogue for key, scene in lock.scenes.items()} == {
+        key: str(sar) if scene.sensor == "sentinel1-rtc" else "" for key, scene in one.scenes.items()
+    }
+
+
+def test_sar_may_come_from_a_folder_of_products(tmp_path: Path, lock_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [{**item, "collection": "sentinel-1-rtc"} for item in WORLD["sentinel-1-rtc"]]
+    changes = [{"sensor": "sentinel1-safe", "item": f"{item['id']}.SAFE"} for item in items]
+    records = [to_item_record(item).model_copy(update=change) for item, change in zip(items, changes, strict=True)]
+    found = [(record, item["geometry"]) for record, item in zip(records, items, strict=True)]
+    listing = Listing(found, [("S1A_torn.zip", "its copy may be unfinished")])
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1_safe.list_products", lambda _: listing)
+    folder = Lock.read(lock_file).catalogue
+    (tmp_path / "products").mkdir()
+    settings = to_settings(folder, sar_catalogue=str(tmp_path / "products"), start="2021-06-01", end="2021-06-20")
+    query_pairs("west", tmp_path / "west.json", settings)
+    lock = Lock.read(tmp_path / "west.json")
+    assert [pair.sar for pair in lock.pairs] == ["sar-8.SAFE", "sar-13.SAFE"]
+    assert lock.scenes["sar-8.SAFE"].catalogue == str(tmp_path / "products")
+    refused = {line.item: line.reason for line in lock.refused}
+    assert "sar-28.SAFE" not in refused  # outside start..end, as in a search
+    assert refused["S1A_torn.zip"] == "its copy may be unfinished"
+    with pytest.raises(MissingError, match="neither a preset"):
+        query_pairs("west", tmp_path / "west.json", to_settings(folder, sar_catalogue=str(tmp_path / "absent")))
+
+
+def test_used_files_on_a_server_are_noted_with_size_and_etag(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "world")
+    for name in ("vv.tif", "vh.tif"):
+        path = folder / "sentinel-1-rtc" / "sar-8" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+    with running_server(folder) as address:
+        for output in ("first", "second"):
+            query_pairs("west", tmp_path / f"{output}.json", to_settings(address))
+        query_pairs("west", tmp_path / "bare.json", to_settings(address, probe=False))
+    lock, again, bare = (Lock.read(tmp_path / f"{name}.json") for name in ("first", "second", "bare"))
+    assets = lock.scenes["sar-8"].items[0].assets
+    assert {name: (asset.size_bytes, bool(asset.etag)) for name, asset in assets.items()} == {"VV": (6, True), "VH": (6, True)}
+    assert bare.scenes["sar-8"].items[0].assets["VV"].etag is None
+    lost = [entry for entry in read_ledger(tmp_path / "first.ledger.csv") if entry.reason.startswith("size and ETag are not known")]
+    assert {(entry.item, entry.asset) for entry in lost} >= {("sar-13", "VV"), ("cloudy-8", "B04")}
+    assert lost[0].reason.endswith("HTTP 404")
+    assert lock.searched is not None
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(lock.searched)) < timedelta(minutes=5)
+    assert lock.model_copy(update={"searched": None}) == again.model_copy(update={"searched": None})
+
+
+def test_a_run_from_a_lock_makes_no_request(
+    lock_file: Path, tmp_path: Path, socket_disabled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sereno.pipeline.query.open_catalogue", None)
+    query_pairs("west", tmp_path / "west.json", QuerySettings(source="lock", catalogue=str(lock_file.parent)))
+    assert (tmp_path / "west.json").read_bytes() == lock_file.read_bytes()
+    entries, searched = (read_ledger(path.with_name("west.ledger.csv")) for path in (tmp_path / "west.json", lock_file))
+    assert entries == [entry for entry in searched if entry.asset != "search"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"area": "east"}, "is of area 'east', expected 'west'"),
+        ({"format": "sereno-lock/1"}, "frozen lock .*west.json .*'format'"),
+        ({"scenes": {}}, "damaged: 2 pairs, scenes lost: clear-18, clear-3, cloudy-13, cloudy-8, sar-13, sar-8"),
+        ({"pairs": []}, "damaged: 0 pairs"),
+        ({"grid": None}, "'grid'"),
+    ],
+)
+def test_a_frozen_lock_that_does_not_fit_is_refused(lock_file: Path, tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    (tmp_path / "west.json").write_text(json.dumps({**json.loads(lock_file.read_text()), **change}))
+    with pytest.raises(ConfigError, match=words) as caught:
+        query_pairs("west", tmp_path / "out" / "west.json", QuerySettings(source="lock", catalogue=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "west.json").exists()
+
+
+def test_a_frozen_lock_that_is_torn_or_absent_is_refused(lock_file: Path, tmp_path: Path) -> None:
+    settings = QuerySettings(source="lock", catalogue=str(tmp_path))
+    with pytest.raises(MissingError, match=r"there is no lock .*west\.json"):
+        query_pairs("west", tmp_path / "x.json", settings)
+    for content in (lock_file.read_bytes()[:-100], b"\xff\xfe\x00"):
+        (tmp_path / "west.json").write_bytes(content)
+        with pytest.raises(ConfigError, match="frozen lock"):
+            query_pairs("west", tmp_path / "x.json", settings)
 
 
 def test_a_dataset_folder_is_left_to_its_reader(lock_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,6 @@ def test_the_digital_numbers_of_the_chip_give_its_published_reflectance_exactly(
 
 def test_the_chip_read_as_a_scene_has_its_published_reflectance_where_all_bands_have_data(folder: Path) -> None:
     item = to_item_record(to_chip_item())
-    item = item.model_copy(update={"processing_baseline": "02.09"})
     scene = SceneRecord(id="chip", sensor=item.sensor, time=item.time, items=(item,))
     with rasterio.open(folder / f"{CHIP}_toa.tif") as answer:
         published, grid = answer.read(), GeoBox(answer.shape, answer.transform, str(answer.crs))
@@ -67,4 +66,5 @@ def test_the_chip_read_as_a_scene_has_its_published_reflectance_where_all_bands_
     np.testing.assert_array_equal(read["valid"], has_data)
     np.testing.assert_array_equal(to_reflectance(read["data"].values), published * has_data)
     facts = read.attrs["provenance"]
-    assert (facts["offset"], facts["n_clamped"], facts["lost"], facts["refused"]) == (0, 0, [], None)
+    assert (facts["offset"], facts["offset_reason"]) == (0, "product metadata: 0 in every band")
+    assert (facts["n_clamped"], facts["lost"], facts["refused"], facts["warnings"]) == (0, [], None, [])

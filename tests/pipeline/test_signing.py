@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 import rasterio
+from listening import listening
 from rasterio.io import MemoryFile
 
 from sereno.pipeline import http, signing
@@ -46,31 +47,18 @@ def serving(answer: Callable[[str, int], Answer]) -> Iterator[tuple[str, list[As
     """A server that answers with `answer(path, number of the request)`; and what it saw."""
     asked: list[Asked] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
-            status, said = answer(self.path, len(asked))
-            content = said if isinstance(said, bytes) else json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(Asked(handler.command, handler.path, {name.lower(): value for name, value in handler.headers.items()}))
+        status, said = answer(handler.path, len(asked))
+        content = said if isinstance(said, bytes) else json.dumps(said).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(content)
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(respond) as address:
+        yield address, asked
 
 
 class Clock:

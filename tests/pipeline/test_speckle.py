@@ -110,6 +110,15 @@ def test_filters_are_of_power_so_a_scale_goes_through_them(method: str) -> None:
     np.testing.assert_allclose(scaled, 64 * once, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", FILTERS)
+def test_strips_leave_no_seam(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    power, settings = make_speckle(make_step(np.indices((200, 200))[0] - 101)), SpeckleSettings(method=method)
+    valid = np.random.default_rng(4).random(power.shape) > 0.1
+    whole_scene = reduce_speckle(power, valid, settings)
+    monkeypatch.setattr("sereno.pipeline.speckle.STRIP_ROWS", 33)
+    np.testing.assert_allclose(reduce_speckle(power, valid, settings), whole_scene, rtol=1e-5)
+
+
 def test_bands_are_filtered_apart() -> None:
     power, settings = np.stack([make_speckle(0.1, seed=1), make_speckle(0.02, seed=2)]), SpeckleSettings(method="lee")
     together = reduce_speckle(power, whole(power), settings)

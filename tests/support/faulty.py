@@ -39,7 +39,7 @@ class Reply:
     status: int
     """HTTP status."""
     headers: dict[str, str]
-    """Headers."""
+    """Headers; names in small letters."""
     body: bytes
     """What `Content-Length` counts."""
     sent: int | None = None
@@ -58,7 +58,7 @@ class Fault:
     """What is spoiled, how, and how often."""
 
     path: str
-    """Regular expression; requests whose path and query hold it are meant."""
+    """Regular expression; requests are meant whose address, followed by a blank and the range of bytes, holds it."""
     spoil: Spoil
     """Makes the bad answer of the good one."""
     times: int | None = None
@@ -85,8 +85,8 @@ class Fault:
 
 def answer(status: int, **headers: str) -> Spoil:
     """A short answer with that status and further headers, underscores in their names as hyphens."""
-    more = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda _: Reply(status, {"Content-Type": "text/plain", **more}, http.client.responses[status].encode())
+    more = {name.replace("_", "-").lower(): value for name, value in headers.items()}
+    return lambda _: Reply(status, {"content-type": "text/plain", **more}, http.client.responses[status].encode())
 
 
 def tear(reply: Reply) -> Reply:
@@ -113,12 +113,27 @@ def rot(first: int, last: int) -> Spoil:
     """Bytes `first` to `last` of the file are others, whichever range is asked for."""
 
     def spoil(reply: Reply) -> Reply:
-        stated = re.match(r"bytes (\d+)-", reply.headers.get("Content-Range", ""))
+        stated = re.match(r"bytes (\d+)-", reply.headers.get("content-range", ""))
         start = int(stated[1]) if stated else 0
         body = bytearray(reply.body)
         for place in range(max(first, start), min(last + 1, start + len(body))):
             body[place - start] ^= 0xFF
         return dataclasses.replace(reply, body=bytes(body))
+
+    return spoil
+
+
+def end_at(size: int) -> Spoil:
+    """The file has only its first `size` bytes, as after an upload that broke off."""
+
+    def spoil(reply: Reply) -> Reply:
+        stated = re.match(r"bytes (\d+)-", reply.headers.get("content-range", ""))
+        start = int(stated[1]) if stated else 0
+        if start >= size:
+            return Reply(416, {"content-range": f"bytes */{size}"}, b"")
+        body = reply.body[: size - start]
+        ranged = {"content-range": f"bytes {start}-{start + len(body) - 1}/{size}"} if stated else {"content-length": str(size)}
+        return dataclasses.replace(reply, body=body, headers=reply.headers | ranged)
 
     return spoil
 
@@ -148,7 +163,7 @@ class Gate:
         self.given += 1
         self.left[f"s{self.given}"] = self.uses
         said = {"msft:expiry": "2099-01-01T00:00:00Z", "token": f"sv=1&sig=s{self.given}"}
-        return Reply(200, {"Content-Type": "application/json"}, json.dumps(said).encode())
+        return Reply(200, {"content-type": "application/json"}, json.dumps(said).encode())
 
     def admits(self, path: str) -> bool:
         """Whether that address may be read; counts."""
@@ -218,14 +233,14 @@ class FaultyServer:
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
-        content = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        content = handler.rfile.read(int(handler.headers.get("content-length") or 0))
         with self._lock:
             self.asked.append(f"{handler.command} {handler.path}")
             reply = self._guard(handler.path)
         reply = reply or self._fetch(handler, content)
         with self._lock:
             for fault in self.faults:
-                reply = fault.apply(handler.command, handler.path, reply)
+                reply = fault.apply(handler.command, f"{handler.path} {handler.headers.get('range', '')}".strip(), reply)
         self._send(handler, reply)
 
     def _guard(self, path: str) -> Reply | None:
@@ -252,7 +267,7 @@ class FaultyServer:
         with contextlib.suppress(OSError):  # the other side may have gone
             handler.send_response(reply.status)
             stated = reply.headers if handler.command == "HEAD" else {**reply.headers, "content-length": str(len(reply.body))}
-            for name, value in {**{name.lower(): value for name, value in stated.items()}, "connection": "close"}.items():
+            for name, value in {**stated, "connection": "close"}.items():
                 handler.send_header(name, value)
             handler.end_headers()
             if handler.command != "HEAD":

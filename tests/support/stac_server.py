@@ -12,6 +12,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -29,8 +30,8 @@ ROOT: Final = Path(__file__).parent.parent.parent
 VARIABLE: Final = "SERENO_STAC_VENV"
 """Environment variable with the folder of the virtual environment that holds stac-fastapi-pgstac and pypgstac."""
 DEFAULT_VENV: Final = ROOT / ".venv-stac"
-INSTALL_POSTGRES: Final = "apt-get install postgresql postgresql-15-postgis-3 (Debian 12; elsewhere the PostGIS package of its PostgreSQL)"
-INSTALL_VENV: Final = "python3 -m venv .venv-stac && .venv-stac/bin/pip install stac-fastapi-pgstac 'pypgstac[psycopg]' uvicorn"
+INSTALL_POSTGRES: Final = "apt-get install postgresql postgresql-postgis"
+INSTALL_VENV: Final = "python3 -m venv .venv-stac && .venv-stac/bin/pip install -r tests/support/stac_server.txt"
 USER: Final = "postgres"
 """System user that runs PostgreSQL where we are root: it refuses to run as root."""
 START_S: Final = 60.0
@@ -178,14 +179,19 @@ def _find_port() -> int:
 
 @contextlib.contextmanager
 def _running(command: Sequence[str], environment: dict[str, str], log: Path, user: str | None) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process as long as the block lasts; interrupted at its end, which PostgreSQL and uvicorn both take as a quick stop."""
+    """A child process as long as the block lasts; interrupted at its end, which PostgreSQL and uvicorn both take as a quick stop.
+
+    Where the system can, it is interrupted as well if this process is killed.
+    """
+    setpriv = shutil.which("setpriv")
+    command = [setpriv, "--pdeathsig", "INT", *command] if setpriv else command
     with log.open("wb") as output, subprocess.Popen(
         command, env=environment, user=user, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
     ) as process:  # fmt: skip
         try:
             yield process
         finally:
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

@@ -57,6 +57,16 @@ def make_world(folder: Path, *squares: Square, cloudy_dates: int = 1) -> Path:
     return folder
 
 
+def drop_checksums(folder: Path) -> None:
+    """Let the items of a world state no checksums and sizes, like those of most catalogues."""
+    for path in folder.glob("items/*/*.json"):
+        item = json.loads(path.read_text())
+        for asset in item.get("assets", {}).values():
+            for key in ("file:size", "file:checksum"):
+                asset.pop(key, None)
+        path.write_text(json.dumps(item))
+
+
 def to_query(catalogue: str, *squares: Square, **changes: Any) -> QuerySettings:
     """Settings of a search for the squares."""
     return QuerySettings.model_validate({"catalogue": catalogue, "areas": {s.name: s.area for s in squares}, **changes})
@@ -97,12 +107,14 @@ def insist(job: Callable[[], None]) -> int:
     return JOB_ATTEMPTS - 1
 
 
-def read_outcome(folder: Path) -> dict[str, Json]:
-    """Every lock and manifest below `folder` by relative path, with checksums of all stores; the time of the search is left out."""
-    found = {
-        str(path.relative_to(folder)): json.loads(path.read_text()) for path in sorted(folder.rglob("*.json")) if ".zarr" not in str(path)
-    }
-    return {name: value if value is None else {**value, "searched": None} for name, value in found.items() if not name.startswith(".")}
+def read_outcome(folder: Path, address: str) -> dict[str, Json]:
+    """Every lock and manifest below `folder` by relative path, with checksums of all stores.
+
+    Left out is what differs between two servers of one catalogue: the address and the time of the search.
+    """
+    paths = [path for path in sorted(folder.rglob("*.json")) if ".zarr" not in str(path)]
+    found = {str(path.relative_to(folder)): json.loads(path.read_text().replace(address, "SERVER")) for path in paths}
+    return {name: {**value, "searched": None} if "searched" in value else value for name, value in found.items()}
 
 
 def read_entries(folder: Path) -> list[Entry]:

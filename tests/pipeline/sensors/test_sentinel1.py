@@ -11,7 +11,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 
-from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.config import IngestSettings, SpeckleSettings
+from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.scene import geobox_of
@@ -42,7 +43,7 @@ def read_all(*items: ItemRecord, area: GeoBox = AREA, settings: IngestSettings =
     return read_scene(record, area, settings, Resolver("/"))
 
 
-def read(folder: Path, item: ItemRecord, area: GeoBox = AREA) -> Any:
+def read(item: ItemRecord, area: GeoBox = AREA) -> Any:
     return read_all(item, area=area).scene
 
 
@@ -52,7 +53,7 @@ def speckle() -> npt.NDArray[np.float32]:
 
 def test_values_are_those_of_the_file_in_centi_db_on_its_own_grid(tmp_path: Path) -> None:
     power = speckle()
-    scene = read(tmp_path, make_item(tmp_path, power))
+    scene = read(make_item(tmp_path, power))
     own = geobox_of(scene)
     row, column = round((NORTH - own.transform.f) / 10), round((own.transform.c - WEST) / 10)
     expected = power[row : row + own.shape.y, column : column + own.shape.x]
@@ -62,7 +63,7 @@ def test_values_are_those_of_the_file_in_centi_db_on_its_own_grid(tmp_path: Path
 
 
 def test_the_scene_covers_the_area_and_its_margin(tmp_path: Path) -> None:
-    scene = read(tmp_path, make_item(tmp_path, speckle()))
+    scene = read(make_item(tmp_path, speckle()))
     wanted, own = AREA.pad(4).boundingbox, geobox_of(scene).boundingbox
     assert own.left <= wanted.left
     assert own.right >= wanted.right
@@ -74,7 +75,7 @@ def test_the_scene_covers_the_area_and_its_margin(tmp_path: Path) -> None:
 def test_zero_fill_negative_nan_and_nodata_are_invalid(tmp_path: Path, hole: float) -> None:
     power = speckle()
     power[40:50, 30:45] = hole
-    scene = read(tmp_path, make_item(tmp_path, power, nodata=-32768.0))
+    scene = read(make_item(tmp_path, power, nodata=-32768.0))
     own = geobox_of(scene)
     row, column = round((NORTH - own.transform.f) / 10), round((own.transform.c - WEST) / 10)
     expected = np.ones((100, 100), bool)
@@ -84,7 +85,7 @@ def test_zero_fill_negative_nan_and_nodata_are_invalid(tmp_path: Path, hole: flo
 
 
 def test_ground_beyond_the_item_is_invalid(tmp_path: Path) -> None:
-    scene = read(tmp_path, make_item(tmp_path, speckle()[:40]))
+    scene = read(make_item(tmp_path, speckle()[:40]))
     bottom = NORTH - 400
     below = scene["y"].values < bottom
     assert below.any()
@@ -97,7 +98,7 @@ def test_another_zone_is_warped_in_power_and_a_zero_fill_does_not_darken_its_nei
     record = make_item(tmp_path, power)
     (x,), (y,) = transform(UTM32, "EPSG:32633", [WEST + 2000], [NORTH - 2000])
     area = GeoBox((100, 200), Affine(10, 0, round(x) - 1000, 0, -10, round(y) + 500), "EPSG:32633")
-    scene = read(tmp_path, record, area)
+    scene = read(record, area)
     valid = scene["valid"].values
     assert geobox_of(scene) == area.pad(4)
     assert 0.1 < valid.mean() < 0.9
@@ -107,7 +108,7 @@ def test_another_zone_is_warped_in_power_and_a_zero_fill_does_not_darken_its_nei
 def test_warping_averages_power_and_not_decibels(tmp_path: Path) -> None:
     power = np.where(np.indices((100, 100)).sum(axis=0) % 2, 0.001, 1.0).astype(np.float32)
     area = GeoBox((20, 20), Affine(20, 0, WEST + 200, 0, -20, NORTH - 200), UTM32)
-    scene = read(tmp_path, make_item(tmp_path, power), area)
+    scene = read(make_item(tmp_path, power), area)
     middle = scene["data"].sel(sar_band="VV").values[5:-5, 5:-5] / 100
     assert np.abs(middle - 10 * np.log10(0.5005)).max() < 0.5  # the mean of the decibels would be -15
 
@@ -125,3 +126,42 @@ def test_an_item_without_one_polarisation_of_the_scene_is_lost_and_named(tmp_pat
 def make_folder(path: Path) -> Path:
     path.mkdir()
     return path
+
+
+def test_speckle_is_reduced_in_power_and_the_filter_is_named(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    plain = read_all(item).scene
+    filtered = read_all(item, settings=SETTINGS.model_copy(update={"speckle": SpeckleSettings(method="boxcar", window_px=5)})).scene
+    before, after = (10 ** (scene["data"].sel(sar_band="VV").values / 1000) for scene in (plain, filtered))
+    inner = (slice(2, -2), slice(2, -2))
+    assert after[inner].mean() == pytest.approx(before.mean(), rel=0.02)
+    assert after[inner].std() < before[inner].std() / 3
+    assert (plain.attrs["provenance"]["speckle"], filtered.attrs["provenance"]["speckle"]) == (None, "boxcar, window 5 px, in power")
+
+
+def test_a_scene_of_one_polarisation_holds_that_one(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    scene = read(item.model_copy(update={"assets": {"HH": item.assets["VV"]}}))
+    assert scene["sar_band"].values.tolist() == ["HH"]
+    assert scene["valid"].values.all()
+
+
+def test_a_scene_without_any_polarisation_is_a_fault_of_the_lock(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    with pytest.raises(MissingError, match=r"has no asset of a polarisation \(VV, VH, HH, HV\): run the query step again"):
+        read(item.model_copy(update={"assets": {}}))
+
+
+def test_a_lost_band_costs_its_item_and_the_other_one_is_used(tmp_path: Path) -> None:
+    first, second = (make_item(make_folder(tmp_path / name), speckle()) for name in ("a", "b"))
+    (tmp_path / "a" / "VH.tif").write_bytes(b"no image")
+    reading = read_all(first, second)
+    assert reading.scene["valid"].values.all()
+    assert {(entry.item, entry.asset): entry.status for entry in reading.entries} == {
+        ("a", "VV"): "used",
+        ("a", "VH"): "unreadable",
+        ("a", ""): "unreadable",
+        ("b", "VV"): "used",
+        ("b", "VH"): "used",
+        ("b", ""): "used",
+    }

@@ -12,8 +12,9 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline import offset
-from sereno.pipeline.bands import L2A_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.sensors.sentinel2 import read_scene
@@ -117,6 +118,13 @@ def test_an_offset_left_in_by_a_wrong_flag_is_noted(tmp_path: Path, monkeypatch:
     assert read(make_item(tmp_path)).attrs["provenance"]["warnings"] == []
 
 
+def test_a_wanted_band_that_is_only_there_coarser_is_a_warning(tmp_path: Path) -> None:
+    record = make_item(tmp_path, properties={"coarser": "B02 from B02_20m, B03 from B03_60m"})
+    (warning,) = read(record, bands=("B03", "B04")).attrs["provenance"]["warnings"]
+    assert warning == "item S2A_X: B03 from B03_60m: coarser than the product's own sampling, which the catalogue does not have"
+    assert read(record, bands=("B04",)).attrs["provenance"]["warnings"] == []
+
+
 def test_ground_beyond_the_footprint_is_invalid(tmp_path: Path) -> None:
     record = make_item(tmp_path)
     area = GeoBox((20, 40), Affine(10, 0, WEST + 400, 0, -10, NORTH), "EPSG:32632")
@@ -148,6 +156,140 @@ def test_an_asset_that_cannot_be_opened_refuses_the_scene(tmp_path: Path, conten
     assert reading.scene.attrs["provenance"]["refused"]
     assert {entry.asset: entry.status for entry in reading.entries}["B8A"] == status
     assert (reading.scene["data"].values == 0).all()
+
+
+def test_scl_that_is_lost_leaves_validity_to_the_bands_and_says_so(tmp_path: Path) -> None:
+    record = make_item(tmp_path)
+    change(tmp_path / "B04.tif", (slice(10, 11), slice(10, 12)), 0)
+    (tmp_path / "SCL.tif").unlink()
+    reading = read_all(record)
+    invalid = np.zeros((48, 36), bool)
+    invalid[3, 5:7] = True
+    np.testing.assert_array_equal(reading.scene["valid"], ~invalid)
+    assert not reading.scene["scl"].values.any()
+    facts = reading.scene.attrs["provenance"]
+    assert "SCL is lost, its classes are 0" in facts["warnings"][-1]
+    assert [loss["asset"] for loss in facts["lost"]] == ["SCL"]
+    assert {entry.asset: entry.status for entry in reading.entries}[""] == "partly"
+
+
+def test_a_product_without_scl_has_none(tmp_path: Path) -> None:
+    record = make_item(tmp_path)
+    del record.assets[SCL]
+    scene = read(record)
+    assert "scl" not in scene
+    assert scene["valid"].values.all()
+
+
+def test_offsets_are_removed_before_items_are_laid_together(tmp_path: Path) -> None:
+    """Two processings of one ground, the older without offset: together they are as one."""
+    new, old = make_folder(tmp_path / "new"), make_folder(tmp_path / "old")
+    items = [make_item(new, item="new"), make_item(old, item="old", processing_baseline="02.14")]
+    for name in L2A_BANDS:
+        with rasterio.open(old / f"{name}.tif", "r+") as file:
+            file.write(file.read(1) - 1000, 1)
+        change(new / f"{name}.tif", (slice(None), slice(0, 300 // GSD_M[name])), 0)
+    reading = read_all(*items)
+    alone = read(make_item(tmp_path))
+    np.testing.assert_array_equal(reading.scene["data"], alone["data"])
+    facts = reading.scene.attrs["provenance"]
+    assert (facts["offset"], facts["offset_reason"]) == (None, "differs: see items")
+    assert [item["offset"] for item in facts["items"]] == [-1000, 0]
+    assert [item["share"] > 0 for item in facts["items"]] == [True, True]
+    assert facts["processing_baseline"] is None
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+MTD_XML = """<?xml version="1.0"?>
+<n1:Level-{level}_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/User_Product_Level-{level}.xsd">
+ <n1:General_Info><PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE>
+ <{quantification}>10000</{quantification}>{offsets}</n1:General_Info>
+</n1:Level-{level}_User_Product>"""
+
+
+def write_metadata(path: Path, level: str, offset: int | None, baseline: str) -> AssetRecord:
+    tag = "RADIO_ADD_OFFSET" if level == "1C" else "BOA_ADD_OFFSET"
+    offsets = "" if offset is None else "".join(f'<{tag} band_id="{band}">{offset}</{tag}>' for band in range(13))
+    quantification = "QUANTIFICATION_VALUE" if level == "1C" else "BOA_QUANTIFICATION_VALUE"
+    path.write_text(MTD_XML.format(level=level, baseline=baseline, quantification=quantification, offsets=offsets))
+    return AssetRecord(href=str(path))
+
+
+def test_the_products_own_metadata_decides_where_it_may_be_believed(tmp_path: Path) -> None:
+    record = make_item(tmp_path, offset_sources=("metadata", "baseline"), processing_baseline="02.14")
+    record.assets["MTD"] = write_metadata(tmp_path / "MTD_MSIL2A.xml", "2A", -1000, "05.00")
+    reading = read_all(record)
+    facts = reading.scene.attrs["provenance"]
+    assert (facts["offset"], facts["offset_reason"]) == (-1000, "product metadata: -1000 in every band")
+    assert "but processing baseline 02.14" in facts["warnings"][0]
+    entry = next(entry for entry in reading.entries if entry.asset == "MTD")
+    assert (entry.status, entry.bytes_read) == ("used", (tmp_path / "MTD_MSIL2A.xml").stat().st_size)
+    doubted = record.model_copy(update={"offset_sources": ("baseline",)})
+    assert read(doubted).attrs["provenance"]["offset"] == 0
+
+
+@pytest.mark.parametrize(("content", "status"), [("<html/>", "unreadable"), (None, "missing")])
+def test_metadata_that_is_lost_leaves_the_offset_to_the_other_sources(tmp_path: Path, content: str | None, status: str) -> None:
+    record = make_item(tmp_path, offset_sources=("metadata", "baseline"))
+    record.assets["MTD"] = AssetRecord(href=str(tmp_path / "MTD.xml"))
+    if content:
+        (tmp_path / "MTD.xml").write_text(content)
+    reading = read_all(record)
+    facts = reading.scene.attrs["provenance"]
+    assert (facts["offset"], facts["offset_reason"]) == (-1000, "processing baseline 05.09 (04.00 or later)")
+    assert "its metadata cannot say which offset it has" in facts["warnings"][0]
+    assert {entry.asset: entry.status for entry in reading.entries}["MTD"] == status
+    assert facts["lost"] == []
+
+
+def test_an_item_of_which_nothing_tells_the_offset_is_refused_in_words(tmp_path: Path) -> None:
+    reading = read_all(make_item(tmp_path, processing_baseline=None))
+    assert not reading.scene["valid"].values.any()
+    assert "cannot tell whether its values carry the reflectance offset" in reading.scene.attrs["provenance"]["refused"]
+    (entry,) = reading.entries
+    assert (entry.asset, entry.status) == ("", "refused")
+
+
+@pytest.mark.parametrize("offset_dn", [None, -1000])
+def test_top_of_atmosphere_has_thirteen_bands_and_its_own_offset(tmp_path: Path, offset_dn: int | None) -> None:
+    baseline = "05.09" if offset_dn else "02.09"
+    rng = np.random.default_rng(6)
+    files = {name: write(tmp_path / f"{name}.tif", _values(name, rng), GSD_M[name]) for name in L1C_BANDS}
+    assets = {name: AssetRecord(href=str(path)) for name, path in files.items()}
+    assets["MTD"] = write_metadata(tmp_path / "MTD_MSIL1C.xml", "1C", offset_dn, baseline)
+    facts = {"item": "S2A_T", "collection": "c", "time": "2021-06-03T10:00:00Z", "crs": "EPSG:32632", "bbox": (8, 45, 9, 46)}
+    record = ItemRecord(sensor="sentinel2-l1c", assets=assets, processing_baseline=baseline, offset_sources=("metadata",), **facts)
+    scene = read(record)
+    assert tuple(scene["band"].values) == L1C_BANDS
+    assert "scl" not in scene
+    for band in ("B10", "B04"):
+        with rasterio.open(files[band]) as file:
+            values = file.read(1)
+        rows, columns = (70 + 10 * np.arange(48)) // GSD_M[band], (50 + 10 * np.arange(36)) // GSD_M[band]
+        np.testing.assert_array_equal(scene["data"].sel(band=band), values[rows][:, columns] - (1000 if offset_dn else 0))
+    assert scene.attrs["provenance"]["calibration"] == "top-of-atmosphere reflectance = (DN + offset) / 10000"
+
+
+def test_a_band_that_the_product_never_has_is_a_fault_of_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"sentinel2-l2a has no band B10; correct pipeline\.ingest\.bands"):
+        read(make_item(tmp_path), bands=("B10",))
+
+
+def test_all_bands_in_one_file_are_told_apart_by_their_index(tmp_path: Path) -> None:
+    stack = np.random.default_rng(8).integers(1100, 9000, (3, 60, 60)).astype(np.uint16)
+    profile = {"driver": "GTiff", "dtype": "uint16", "width": 60, "height": 60, "count": 3, "crs": "EPSG:32632"}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile, transform=Affine(10, 0, WEST, 0, -10, NORTH)) as file:
+        file.write(stack)
+    bands = {"B02": 3, "B03": 1, "B04": 2}
+    record = make_item(make_folder(tmp_path / "x"))
+    record = record.model_copy(update={"assets": {name: AssetRecord(href=str(tmp_path / "a.tif"), index=i) for name, i in bands.items()}})
+    scene = read(record, bands=tuple(bands))
+    for band, index in bands.items():
+        np.testing.assert_array_equal(scene["data"].sel(band=band), stack[index - 1, 7:55, 5:41] - 1000)
 
 
 @pytest.mark.real

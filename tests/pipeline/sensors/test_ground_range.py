@@ -1,0 +1,52 @@
+"""Power on a grid is the mean of the image pixels under it, of the part that is needed only, and a lost table is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safe_product
+
+from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.sensors.ground_range import ItemFiles, NamedLossError, find_window, read_tables, sample_power
+from sereno.pipeline.sensors.sentinel1_safe import read_product
+from sereno.pipeline.signing import Resolver
+
+
+def test_a_coarser_grid_holds_means_of_power() -> None:
+    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (300, 300)).astype(np.float32)
+    rows, columns = np.meshgrid(np.arange(20.0, 260, 6) + 2.5, np.arange(20.0, 260, 6) + 2.5, indexing="ij")
+    sampled, inside = sample_power(power, np.ones(power.shape, bool), (rows, columns))
+    assert inside.all()
+    assert sampled.mean() == pytest.approx(0.1, rel=0.02)
+    assert sampled.std() < 0.35 * power.std()  # bilinear alone would leave half of it
+
+
+def test_on_its_own_pixels_nothing_is_interpolated() -> None:
+    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (30, 40)).astype(np.float32)
+    rows, columns = np.meshgrid(np.arange(5.0, 25), np.arange(3.0, 33), indexing="ij")
+    valid = np.ones(power.shape, bool)
+    valid[10, 10] = False
+    sampled, inside = sample_power(power, valid, (rows, columns))
+    np.testing.assert_allclose(sampled[inside], power[5:25, 3:33][inside], rtol=1e-5)
+    assert np.argwhere(~inside).tolist() == [[5, 7]]
+
+
+def test_only_the_part_of_an_image_under_the_area_is_read() -> None:
+    rows, columns = np.array([[100.2, 140.0]]), np.array([[-30.0, 50.5]])
+    window = find_window((rows, columns), (1000, 2000), (2, 3))
+    assert window is not None
+    assert window.toslices() == (slice(98, 143), slice(0, 55))
+    assert find_window((rows + 5000, columns), (1000, 2000), (2, 3)) is None
+    assert find_window((rows * np.nan, columns), (1000, 2000), (2, 3)) is None
+
+
+def test_a_damaged_table_is_a_loss_under_its_own_name(tmp_path: Path) -> None:
+    root = safe_product.write_product(tmp_path)
+    item, _ = read_product(root)
+    path = tmp_path / item.assets["calibration-VH"].href
+    path.write_text(path.read_text()[:500])
+    files = ItemFiles(item, IngestSettings(attempts=1), Resolver(str(tmp_path)))
+    assert read_tables(files, "VV").noise is not None
+    with pytest.raises(NamedLossError, match="not valid XML") as loss:
+        read_tables(files, "VH")
+    assert (loss.value.name, loss.value.status) == ("calibration-VH", "unreadable")

@@ -1,0 +1,312 @@
+"""The methods that find clouds: what goes into them, what comes out, and one line that mends whatever is missing."""
+
+import csv
+import inspect
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from safetensors.numpy import save_file
+
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS
+from sereno.pipeline.config import CloudMethod, MaskSettings
+from sereno.pipeline.detectors import (
+    DETECTORS,
+    OMNICLOUDMASK_BANDS,
+    S2CLOUDLESS_BANDS,
+    Detection,
+    Image,
+    detect_clouds,
+    import_extra,
+    is_whole,
+    list_download_faults,
+)
+from sereno.pipeline.errors import CatalogueError, DataError, MissingError
+from sereno.pipeline.scene import with_grid
+
+SIZE = 40
+NAMES = ["newest_a.safetensors", "newest_b.safetensors"]
+
+
+def make_pair(bands: tuple[str, ...] = L1C_BANDS, *, sensor: str = "sentinel2-l1c", size: int = SIZE) -> xr.Dataset:
+    """An input whose every pixel and band differ, with an invalid first row."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(200, 6000, (len(bands), size, size), dtype=np.uint16)
+    valid = np.ones((size, size), bool)
+    valid[0] = False
+    values[:, ~valid] = 0
+    pair = xr.Dataset(
+        {"cloudy": (("band", "y", "x"), values), "valid_cloudy": (("y", "x"), valid)},
+        coords={"band": list(bands)},
+        attrs={"provenance": {"cloudy": {"sensor": sensor, "sun_azimuth_deg": 160.0, "sun_elevation_deg": 40.0}}},
+    )
+    return with_grid(pair, GeoBox((size, size), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632"))
+
+
+def detect(pair: xr.Dataset, method: CloudMethod, settings: MaskSettings | None = None) -> Detection:
+    return detect_clouds(Image(pair, "cloudy", "pair.json"), method, settings or MaskSettings(method=method))
+
+
+def values_of(pair: xr.Dataset, *bands: str) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = pair["cloudy"].sel(band=list(bands)).values
+    return values
+
+
+def test_every_method_of_the_settings_has_its_detector() -> None:
+    assert set(DETECTORS) == set(CloudMethod.__args__)
+
+
+def test_s2cloudless_gives_the_probability_of_the_package_where_pixels_are_valid() -> None:
+    package = pytest.importorskip("s2cloudless", reason="install the extra s2cloudless")
+    pair = make_pair(size=270)  # more than one block of rows
+    image = values_of(pair, *L1C_BANDS).transpose(1, 2, 0)[None] / np.float32(10_000)
+    expected = package.S2PixelCloudDetector(all_bands=True).get_cloud_probability_maps(image)[0]
+    expected[0] = 0
+    found = detect(pair, "s2cloudless")
+    np.testing.assert_array_equal(found.cloud, expected)
+    assert 0 < len(np.unique(found.cloud[found.cloud < 1]))  # a probability, not a mask
+    assert found.version.startswith(package.__version__)
+    assert all(len(digest) == 64 for digest in found.weights.values())
+    assert len(found.weights) == 1
+
+
+def test_the_order_of_bands_in_the_pair_does_not_matter_to_s2cloudless() -> None:
+    pytest.importorskip("s2cloudless", reason="install the extra s2cloudless")
+    pair = make_pair()
+    turned = pair.isel(band=slice(None, None, -1))
+    np.testing.assert_array_equal(detect(pair, "s2cloudless").cloud, detect(turned, "s2cloudless").cloud)
+
+
+def test_s2cloudless_refuses_l2a_with_the_reason_and_a_way_out() -> None:
+    with pytest.raises(DataError, match=r"pair.json: the cloudy image is sentinel2-l2a.*won't work on L2A.*pipeline.mask.method to 'scl'"):
+        detect(make_pair(sensor="sentinel2-l2a"), "s2cloudless")
+
+
+def test_s2cloudless_without_one_of_its_bands_names_it() -> None:
+    with pytest.raises(DataError, match=r"no band B01, B10, which method 's2cloudless' needs"):
+        detect(make_pair(tuple(name for name in L1C_BANDS if name not in ("B01", "B10"))), "s2cloudless")
+
+
+def test_the_bands_of_s2cloudless_are_those_of_its_model() -> None:
+    utils = pytest.importorskip("s2cloudless.utils", reason="install the extra s2cloudless")
+    assert list(S2CLOUDLESS_BANDS) == utils.MODEL_BANDS
+
+
+@pytest.mark.parametrize("method", ["s2cloudless", "omnicloudmask"])
+def test_an_extra_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, method: CloudMethod) -> None:
+    monkeypatch.setitem(sys.modules, method, None)
+    with pytest.raises(MissingError, match=rf"pipeline.mask.method asks for '{method}'.*pip install 'sereno\[{method}\]'"):
+        detect(make_pair(), method)
+
+
+def test_an_extra_without_one_of_its_own_packages_names_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "omnicloudmask.py").write_text("import a_package_that_is_nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingError, match=r"a_package_that_is_nowhere is not installed in .*pip install"):
+        import_extra("omnicloudmask", "pipeline.mask.second")
+
+
+def test_an_extra_that_breaks_when_imported_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "omnicloudmask.py").write_text("raise RuntimeError('operator torchvision::nms does not exist\\nmore')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingError, match=r"^[^\n]*cannot be imported \(operator torchvision::nms does not exist\)[^\n]*$"):
+        import_extra("omnicloudmask", "pipeline.mask.second")
+
+
+def to_signature(*names: str) -> inspect.Signature:
+    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+
+PREDICT = to_signature(
+    *("input_array", "patch_size", "patch_overlap", "batch_size", "inference_device", "mosaic_device", "inference_dtype"),
+    *("export_confidence", "softmax_output", "no_data_value", "apply_no_data_mask", "custom_models", "pred_classes"),
+    *("destination_model_dir", "model_download_source", "compile_models", "compile_mode", "model_version"),
+)
+"""Parameters of `predict_from_array` of omnicloudmask 1.8.1."""
+GET_MODELS = to_signature("force_download", "model_dir", "source", "model_version")
+"""Those of its `download_models.get_models`."""
+
+
+class Recorder:
+    """A stand-in for omnicloudmask 1.8.1, which needs torchvision, and that must not be installed here: it takes no other arguments than
+    the package does, gives a written answer, and keeps what it was asked."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.array: npt.NDArray[Any] = np.zeros(0)
+        self.asked: dict[str, Any] = {}
+        self.fetched: list[Path] = []
+        self.fault: Exception | None = None
+
+    def predict_from_array(self, *positional: Any, **named: Any) -> npt.NDArray[np.float32]:
+        """Confidence of clear, thick, thin and shadow as the package clips it: cloud where red is high, shadow elsewhere."""
+        self.asked = PREDICT.bind_partial(*positional, **named).arguments
+        self.array = self.asked["input_array"]
+        assert min(self.array.shape[1:]) >= 32  # the package refuses less
+        bright = self.array[0] > 3000
+        answer = np.stack(
+            [np.full(bright.shape, 0.05), np.where(bright, 0.6, 0.05), np.where(bright, 0.25, 0.1), np.where(bright, 0.1, 0.8)]
+        )
+        answer = np.clip(answer + 0.001, 0.001, 0.999)
+        return (answer * (self.array != 0).any(axis=0)).astype(np.float32)
+
+    def get_models(self, *positional: Any, **named: Any) -> list[dict[str, Any]]:
+        if self.fault:
+            raise self.fault
+        folder = GET_MODELS.bind_partial(*positional, **named).arguments.get("model_dir") or self.cache
+        self.fetched = [write_weights(folder / name) for name in NAMES]
+        return [{"Path": path} for path in self.fetched]
+
+
+def write_weights(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": np.full(300_000, seed, np.float32)}, path)
+    return path
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder(tmp_path / "cache")
+    index = tmp_path / "links.csv"
+    with index.open("w", newline="") as stream:
+        rows = csv.DictWriter(stream, ["file_name", "timm_model_name", "google_drive_id", "version", "model_library"])
+        rows.writeheader()
+        rows.writerow({"file_name": "older.pth", "version": 3})
+        rows.writerows({"file_name": name, "version": 4} for name in NAMES)
+    main, download = types.ModuleType("omnicloudmask"), types.ModuleType("omnicloudmask.download_models")
+    main.__dict__.update(__version__="1.8.1", predict_from_array=recorder.predict_from_array, download_models=download)
+    download.__dict__.update(
+        get_models=recorder.get_models,
+        get_model_data_dir=lambda: recorder.cache,
+        get_latest_model_version=lambda: 4.0,
+        model_index_path=index,
+    )
+    monkeypatch.setitem(sys.modules, "omnicloudmask", main)
+    monkeypatch.setitem(sys.modules, "omnicloudmask.download_models", download)
+    return recorder
+
+
+def test_omnicloudmask_gets_red_green_and_nir_and_gives_cloud_and_shadow(package: Recorder) -> None:
+    pair = make_pair()
+    found = detect(pair, "omnicloudmask")
+    np.testing.assert_array_equal(package.array, values_of(pair, *OMNICLOUDMASK_BANDS))
+    assert package.array.dtype == np.float32
+    assert package.asked["export_confidence"] is True
+    assert package.asked["inference_device"] == "cpu"
+    bright = values_of(pair, "B04")[0] > 3000
+    valid = pair["valid_cloudy"].values
+    np.testing.assert_allclose(found.cloud[valid], np.where(bright, 0.85, 0.15)[valid], atol=1e-6)
+    np.testing.assert_allclose(found.shadow[valid], np.where(bright, 0.1, 0.8)[valid], atol=1e-6)
+    assert not found.cloud[~valid].any()
+
+
+def test_omnicloudmask_works_on_any_level_and_takes_b08_where_b8a_was_not_kept(package: Recorder) -> None:
+    pair = make_pair(("B02", "B03", "B04", "B08"), sensor="sentinel2-l2a")
+    detect(pair, "omnicloudmask")
+    np.testing.assert_array_equal(package.array, values_of(pair, "B04", "B03", "B08"))
+    with pytest.raises(DataError, match=r"no band B04, which method 'omnicloudmask' needs"):
+        detect(make_pair(tuple(name for name in L2A_BANDS if name != "B04")), "omnicloudmask")
+
+
+def test_valid_ground_that_reflects_nothing_is_not_taken_for_missing(package: Recorder) -> None:
+    pair = make_pair()
+    pair["cloudy"][:, 5, 5] = 0
+    found = detect(pair, "omnicloudmask")
+    assert (package.array[:, 5, 5] == 1).all()
+    assert found.shadow[5, 5] > 0.7
+    assert not package.array[:, 0].any()
+
+
+def test_images_that_are_too_small_for_omnicloudmask_are_filled_up_with_nothing(package: Recorder) -> None:
+    found = detect(make_pair(size=20), "omnicloudmask")
+    assert package.array.shape == (3, 32, 32)
+    assert not package.array[:, 20:].any()
+    assert found.cloud.shape == found.shadow.shape == (20, 20)
+
+
+def test_weights_are_fetched_once_and_known_by_their_checksum(package: Recorder) -> None:
+    first = detect(make_pair(), "omnicloudmask")
+    assert [path.name for path in package.fetched] == NAMES
+    package.fetched = []
+    second = detect(make_pair(), "omnicloudmask")
+    assert package.fetched == []
+    assert package.asked["destination_model_dir"] == package.cache
+    assert first.weights == second.weights
+    assert sorted(first.weights) == sorted(NAMES)
+    assert first.version == "1.8.1"
+    write_weights(package.cache / NAMES[0], seed=1)
+    assert detect(make_pair(), "omnicloudmask").weights[NAMES[0]] != first.weights[NAMES[0]]
+
+
+def test_a_folder_of_weights_is_used_without_asking_the_network(package: Recorder, tmp_path: Path) -> None:
+    for name in NAMES:
+        write_weights(tmp_path / "brought" / name)
+    detect(make_pair(), "omnicloudmask", MaskSettings(method="omnicloudmask", weights=tmp_path / "brought"))
+    assert package.asked["destination_model_dir"] == tmp_path / "brought"
+    assert package.fetched == []
+
+
+@pytest.mark.parametrize("harm", ["missing", "torn", "another file", "small"])
+def test_weights_that_are_not_in_their_folder_are_named_with_the_command_that_fetches_them(
+    package: Recorder, tmp_path: Path, harm: str
+) -> None:
+    folder = tmp_path / "brought"
+    files = [write_weights(folder / name) for name in NAMES]
+    if harm == "missing":
+        files[1].unlink()
+    elif harm == "torn":
+        files[1].write_bytes(files[1].read_bytes()[:-1000])
+    elif harm == "another file":
+        files[1].write_bytes(b"<html>" * 200_000)
+    else:
+        save_file({"weight": np.zeros(10, np.float32)}, files[1])
+    with pytest.raises(MissingError) as caught:
+        detect(make_pair(), "omnicloudmask", MaskSettings(method="omnicloudmask", weights=folder))
+    message = str(caught.value)
+    assert f"are not in {folder} or not whole: {NAMES[1]};" in message
+    assert f"get_models(model_dir='{folder}')" in message
+    assert "pipeline.mask.weights" in message
+    assert package.fetched == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ConnectionError("no route to host"),
+        TimeoutError("no route to host"),
+        ValueError("Force download failed due to the above error."),
+    ],
+)
+def test_without_a_network_one_line_says_what_was_looked_for_and_what_helps(package: Recorder, fault: Exception) -> None:
+    fault.__cause__ = OSError("no route to host") if isinstance(fault, ValueError) else None
+    package.fault = fault
+    with pytest.raises(CatalogueError) as caught:
+        detect(make_pair(), "omnicloudmask")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"not in its cache {package.cache} and cannot be fetched from huggingface.co (no route to host)" in message
+    assert "get_models(model_dir=" in message
+    assert "pipeline.mask.weights" in message
+
+
+def test_a_transfer_that_breaks_off_counts_as_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    class HTTPError(Exception):
+        pass
+
+    monkeypatch.setitem(sys.modules, "httpx", types.SimpleNamespace(HTTPError=HTTPError))
+    assert issubclass(HTTPError, list_download_faults())
+    monkeypatch.delitem(sys.modules, "httpx")
+    assert not issubclass(HTTPError, list_download_faults())
+
+
+def test_only_a_readable_file_of_the_right_size_is_whole(tmp_path: Path) -> None:
+    assert is_whole(write_weights(tmp_path / "a.safetensors"))
+    assert not is_whole(tmp_path / "b.safetensors")
+    assert not is_whole(tmp_path)
