@@ -213,6 +213,7 @@ def fill_gaps_of_old_gdal() -> Iterator[None]:
 PEERS: Final[dict[str, Callable[[], Peer]]] = {
     "sereno, self-similarity": lambda: make_ours("self-similarity"),
     "sereno, orientations": lambda: make_ours("orientations"),
+    "sereno, quadratic": lambda: make_ours("self-similarity", "quadratic"),
     "sereno, one shift": lambda: make_ours("self-similarity", "shift"),
     "scikit-image phase correlation": lambda: make_phase_correlation(gradient=False),
     "scikit-image, gradients": lambda: make_phase_correlation(gradient=True),

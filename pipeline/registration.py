@@ -33,8 +33,9 @@ LOG_OFFSET: Final = 0.01
 """Reflectance added before the logarithm, so that dark water does not dominate."""
 DIRECT_PX: Final = 12
 """Widest search on the grid itself; wider ones begin on a coarser grid, whose speckle is averaged and whose chance peaks are fewer."""
-COARSE_SIDE_PX: Final = 128
-"""A coarser grid keeps at least so many pixels along its shorter side."""
+COARSE_SIDE_PX: Final = 192
+"""A coarser grid keeps at least so many pixels along its shorter side: with 128, a real scene of 256 pixels was refused that a search of 30
+pixels on the grid itself measured as surely as one of 10."""
 COARSE_VALID: Final = 0.75
 """Share of its pixels that a coarser pixel needs valid."""
 FINE_RADIUS_PX: Final = 8
@@ -43,7 +44,7 @@ MIN_GOOD: Final = 8
 """Smallest number of good windows."""
 MIN_GOOD_SHARE: Final = 0.25
 """Smallest share of good windows among all."""
-MIN_WITNESSES: Final[dict[FieldDegree, int]] = {"shift": 0, "affine": 10, "quadratic": 25}
+MIN_WITNESSES: Final[dict[FieldDegree, int]] = {"shift": 0, "affine": 10, "quadratic": 15}
 """Independent good windows (their number by their overlap) from which a field of that degree is tried."""
 MIN_GAIN: Final = 0.98
 """A freer field is taken if it lowers the distance of held-out windows at least to this share. In the simulated world a true affine part of
