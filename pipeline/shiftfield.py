@@ -17,9 +17,7 @@ from scipy import special
 from sereno.pipeline.config import FieldDegree
 
 N_TERMS: Final[dict[FieldDegree, int]] = {"shift": 1, "affine": 3, "quadratic": 6}
-"""Coefficients per axis."""
-N_SUPPORT: Final[dict[FieldDegree, int]] = {"shift": 1, "affine": 3, "quadratic": 6}
-"""Votes that fix a field, which therefore agree with it by construction."""
+"""Coefficients per axis, and so votes that fix a field, which agree with it by construction."""
 INLIER_PX: Final = 1.0
 """A vote agrees with a field within this distance."""
 N_DRAWS: Final = 500
@@ -28,6 +26,10 @@ DRAW_SEED: Final = 20120917
 """Equal votes give equal fields."""
 MAX_STRAIN: Final = 0.03
 """Largest change of the shift per pixel that a triple may ask for; errors of orbit, height and RPC stay below some 1e-3."""
+MIN_TRIANGLE: Final = 0.02
+"""Triples whose triangle is smaller (twice its area, in units of the squared scale) say nothing of slopes."""
+BEND_FACTOR: Final = 1.5
+"""Votes for a quadratic field may at first lie farther from the affine one that it grows out of."""
 MAX_ROUNDS: Final = 10
 """Rounds in which votes and field may settle; two or three are usual."""
 TRIM: Final = 3 * 1.4826
@@ -151,7 +153,7 @@ def fit_field(votes: Votes, degree: FieldDegree, shape: tuple[int, ...]) -> Fit 
     blank = ShiftField(degree, (), (), *_frame(shape))
     design = _design(blank, votes.rows, votes.cols)
     shifts = np.stack([votes.dy, votes.dx], axis=1)
-    members = _seek_members(votes, degree, design, shifts)
+    members = _seek_members(blank, design, shifts)
     for _ in range(MAX_ROUNDS):
         solved = _solve(design, shifts, votes, members)
         if solved is None:
@@ -175,28 +177,28 @@ def _design(field: ShiftField, rows: Float, cols: Float) -> Float:
     return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)[:, : N_TERMS[field.degree]]
 
 
-def _seek_members(votes: Votes, degree: FieldDegree, design: Float, shifts: Float) -> Bool:
+def _seek_members(blank: ShiftField, design: Float, shifts: Float) -> Bool:
     """Which votes belong together, by the hypothesis that most of them agree with."""
-    if degree == "shift":
+    planes = None if blank.degree == "shift" else _draw_planes(design[:, :3], shifts, MAX_STRAIN * blank.scale_px)
+    if planes is None:
         distances = np.linalg.norm(shifts[:, None] - shifts[None], axis=2)
         members: Bool = distances[int((distances <= INLIER_PX).sum(axis=1).argmax())] <= INLIER_PX
         return members
-    triples = _draw_triples(len(shifts))
-    planes = design[:, :3]
-    corners = planes[triples]
-    sound = np.abs(np.linalg.det(corners)) > 0.02  # twice the area of the triangle, in units of the scale
-    if not sound.any():
-        return _seek_members(votes, "shift", design, shifts)
-    coefficients = np.linalg.solve(corners[sound], shifts[triples[sound]])
-    scale = float(np.ptp(votes.rows) + np.ptp(votes.cols)) / max(float(np.ptp(planes[:, 1]) + np.ptp(planes[:, 2])), 1e-9)
-    gentle = np.abs(coefficients[:, 1:]).max(axis=(1, 2)) <= MAX_STRAIN * scale
-    if not gentle.any():
-        return _seek_members(votes, "shift", design, shifts)
-    distances = np.linalg.norm(shifts[None] - np.einsum("nk,hkl->hnl", planes, coefficients[gentle]), axis=2)
-    tolerance = INLIER_PX if degree == "affine" else 1.5 * INLIER_PX
+    tolerance = INLIER_PX if blank.degree == "affine" else BEND_FACTOR * INLIER_PX
+    distances = np.linalg.norm(shifts[None] - np.einsum("nk,hkl->hnl", design[:, :3], planes), axis=2)
     costs = np.minimum(distances / tolerance, 1) ** 2
     best: Bool = distances[int(costs.sum(axis=1).argmin())] <= tolerance
     return best
+
+
+def _draw_planes(design: Float, shifts: Float, max_slope_px: float) -> Float | None:
+    """Coefficients (hypotheses, 3, 2) of affine fields through triples of votes, slender and steep ones left out; None if none is left."""
+    triples = _draw_triples(len(shifts))
+    corners = design[triples]
+    sound = np.abs(np.linalg.det(corners)) > MIN_TRIANGLE
+    planes = np.linalg.solve(corners[sound], shifts[triples[sound]])
+    gentle = np.abs(planes[:, 1:]).max(axis=(1, 2)) <= max_slope_px
+    return planes[gentle] if gentle.any() else None
 
 
 def _draw_triples(count: int) -> npt.NDArray[np.int64]:
@@ -247,7 +249,7 @@ def count_false_alarms(votes: Votes, fit: Fit, reach_px: float) -> float:
     Moisan & Morel 2000). Counts are divided by the overlap, since votes from the same ground agree by construction.
     """
     chance = np.pi * INLIER_PX**2 / (2 * reach_px + 1) ** 2
-    support = N_SUPPORT[fit.field.degree]
+    support = N_TERMS[fit.field.degree]
     count, agreeing = len(votes.rows) / votes.overlap, float(fit.inlier.sum()) / votes.overlap
     hypotheses = float(len(votes.rows) * np.prod([max(count - k, 1) for k in range(1, support)]))
     if agreeing <= support:
