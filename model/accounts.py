@@ -67,11 +67,9 @@ def _count_offsets(results: Results) -> list[Block]:
     return [Heading("Reflectance offsets"), Table(("added to stored values", "because", "dark pixels", "items"), rows, n_words=3)]
 
 
-def _show_check(check: Any) -> str:
-    """What the dark pixels said: a verdict with its measures, the fault in words, or nothing."""
-    if isinstance(check, Mapping):
-        return str(check["verdict"])
-    return check or "nothing against it"
+def _show_check(check: Mapping[str, Any] | None) -> str:
+    """The verdict of the dark pixels; sensors without that check have none."""
+    return str(check["verdict"]) if check else "not asked"
 
 
 def _items_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -37,7 +37,7 @@ from sereno.model.config import PredictSettings
 from sereno.model.data import to_batch
 from sereno.pipeline.errors import DataError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS
-from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, geobox_of
+from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, find_unknown, geobox_of
 from sereno.pipeline.store import open_dataset, remove, staged, write_json
 
 logger = logging.getLogger(__name__)
@@ -167,9 +167,9 @@ class ClearedRows(NamedTuple):
 def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: Path, settings: PredictSettings) -> None:
     """Write the cleared scene to `output` (GeoTIFF) and its record beside it (`.json`); equal input gives equal bytes.
 
-    A pixel is kept where it was observed clear, and reconstructed under cloud and shadow; it stays nodata where the cloudy scene has
-    no pixel (beyond the swath nothing says what the day looked like, and users expect the footprint of the scene), and where SAR
-    is missing under a cloud for a network that uses SAR, since its answer there would be a guess.
+    A pixel is kept where it was observed clear, and reconstructed under cloud and shadow, or where nobody knows whether there are any; it
+    stays nodata where the cloudy scene has no pixel (beyond the swath nothing says what the day looked like, and users expect the
+    footprint of the scene), and where SAR is missing under a cloud for a network that uses SAR, since its answer there would be a guess.
 
     NOTE: attention over channels weighs a whole tile, so a network sees tiles larger than its training crops a little differently
     (Chu et al. 2022, "Improving image restoration by revisiting global information aggregation"). The default of 256 gives it more
@@ -207,17 +207,17 @@ def open_scene(pair: Path, masks: Path) -> Scene:
 
 
 def read_strip(scene: Scene, first: int, stop: int) -> Strip:
-    """Rows `first` to `stop` (exclusive) of the scene."""
+    """Rows `first` to `stop` (exclusive) of the scene; where nobody knows whether there is cloud, there is."""
     rows = slice(first, stop)
     pair, masks = scene.pair.isel(y=rows), scene.masks.isel(y=rows)
     stored = {
-        "cloud_input": masks["cloud_cloudy"],
-        "shadow_input": masks["shadow_cloudy"],
-        "valid_input": pair["valid_cloudy"] * np.uint8(255),
-        "valid_sar": pair["valid_sar"] * np.uint8(255),
+        "cloud_input": np.where(find_unknown(pair, masks, "cloudy"), 255, masks["cloud_cloudy"].values),
+        "shadow_input": masks["shadow_cloudy"].values,
+        "valid_input": pair["valid_cloudy"].values * np.uint8(255),
+        "valid_sar": pair["valid_sar"].values * np.uint8(255),
     }
     nothing = np.zeros((stop - first, scene.geobox.shape.x), np.uint8)
-    channels = [stored[name].values if name in stored else nothing for name in MASK_CHANNELS]
+    channels = [stored.get(name, nothing) for name in MASK_CHANNELS]
     return Strip(pair["sar"].values, pair["cloudy"].values, np.stack(channels).astype(np.uint8, copy=False))
 
 

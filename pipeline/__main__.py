@@ -1,4 +1,4 @@
-"""The data half of the command line: one sub-command per verb, each importing only what it uses."""
+"""The data half of the command line: a sub-command per verb, and those that only look; each imports only what it uses."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def plan(
     config_file: Annotated[Path | None, typer.Option("--config", help="Config of the flow, to take the settings from.")] = None,
 ) -> None:
     """Say what a run from locks will fetch, make and keep, before anything is fetched."""
+    if config_file is not None and settings != "{}":
+        raise ConfigError(f"--settings and --config {config_file} both say how to plan: give one of them")
     from sereno.pipeline.estimate import describe_plans, estimate_area
     from sereno.pipeline.pairs import Lock
 
@@ -60,7 +62,7 @@ def _read_config(path: Path) -> config.PipelineSettings:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}") from None
+        raise ConfigError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
     section = values.get("pipeline") if isinstance(values, dict) else None
     return config.load_settings(config.PipelineSettings, section, where=f"{path}, section 'pipeline'")
 

@@ -28,6 +28,7 @@ from sereno.pipeline.signing import Resolver
 
 if TYPE_CHECKING:  # pystac and requests cost a third of a second, which reading one scene does not need
     from pystac_client import Client
+    from pystac_client.stac_api_io import StacApiIO
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,9 @@ PAGE: Final = 250
 """Items asked for per page."""
 LONG_PERIOD: Final = timedelta(days=31)
 """Longer periods are searched month by month: deep pages are slow and fail more often (stac-utils/pystac-client issues 659 and 680)."""
-STALE_PAGES: Final = 3
-"""So many pages in a row without a new item: the server goes round in circles (stac-utils/pystac-client issue 629)."""
+STALE_PAGES: Final = 10
+"""After so many pages in a row without a new item paging is given up: servers may send empty pages that lead on to full ones, as those do
+that filter what their index has found, and others go round in circles (stac-utils/pystac-client issue 629)."""
 REMEDY: Final = (
     "choose a smaller area or a shorter start..end, name the collections in pipeline.query, or raise pipeline.query.max_requests"
 )
@@ -68,6 +70,11 @@ class Catalogue:
     def resolver(self) -> Resolver:
         """Makes the addresses of its assets readable."""
         return Resolver.from_preset(self.base_url, self.preset)
+
+    @functools.cached_property
+    def reader(self) -> StacApiIO:
+        """What asks for the client, and for pages by itself."""
+        return _make_reader(self)
 
     @functools.cached_property
     def client(self) -> Client:
@@ -139,16 +146,21 @@ def open_catalogue(address: str, *, max_requests: int | None = None, pause: Call
         yield Catalogue(address, base_url, preset, budget, pause)
 
 
-def _connect(catalogue: Catalogue) -> Client:
-    from pystac_client import Client
+def _make_reader(catalogue: Catalogue) -> StacApiIO:
     from pystac_client.stac_api_io import StacApiIO
 
     reader = StacApiIO(max_retries=None)
     make_patient(reader.session, catalogue.budget, catalogue.pause)
     if Path(catalogue.address).is_dir():
         reader.session.trust_env = False  # a proxy of the surroundings knows nothing of our own child
+    return reader
+
+
+def _connect(catalogue: Catalogue) -> Client:
+    from pystac_client import Client
+
     with _plain_faults(catalogue), _silent_client():
-        client: Client = Client.open(catalogue.base_url, stac_io=reader)
+        client: Client = Client.open(catalogue.base_url, stac_io=catalogue.reader)
     if not any(ITEM_SEARCH.search(name) for name in client.get_conforms_to()):
         raise CatalogueError(f"{catalogue.address} offers no item search: give the landing page of a STAC API, not of a static catalogue")
     client.add_conforms_to("ITEM_SEARCH")  # the client itself knows version 1.0 alone
@@ -201,6 +213,7 @@ def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[s
         known = ", ".join(catalogue.collections[:12]) + (", ..." if len(catalogue.collections) > 12 else "")
         raise CatalogueError(
             f"catalogue {hide_secrets(catalogue.address)} has none of the collections {', '.join(wanted)}; it has {known or 'none at all'}"
+            ": name some of them in pipeline.query.optical_collections and sar_collections"
         )
     return chosen
 
@@ -298,9 +311,10 @@ def _ask(catalogue: Catalogue, client: Client, question: _Question) -> _Answer:
         stale = stale + 1 if new.keys() <= items.keys() else 0
         items = new | items
         stated = _count_of(page) if stated is None else stated
-        link = _next_of(page)
-        if link in followed or stale >= STALE_PAGES:
-            notes.append(f"{question}: paging went round in circles and was stopped after {pages} pages with {len(items)} items")
+        link = _name_next(page)
+        if link and (link in followed or stale >= STALE_PAGES):
+            fault = "went round in circles" if link in followed else f"brought nothing new in {stale} pages one after the other"
+            notes.append(f"{question}: paging {fault} and was stopped after {pages} pages with {len(items)} items")
             break
         followed.add(link)
     if stated is not None and len(items) < stated:
@@ -309,26 +323,40 @@ def _ask(catalogue: Catalogue, client: Client, question: _Question) -> _Answer:
 
 
 def _read_pages(catalogue: Catalogue, client: Client, question: _Question) -> Iterator[Json]:
+    from pystac import Link
+
     interval = None if question.period == (None, None) else question.period
     with _plain_faults(catalogue):
         with _silent_client():  # GET: every STAC API has to know it, POST is optional
             search = client.search(method="GET", collections=list(question.collections), bbox=question.bbox, datetime=interval, limit=PAGE)
-        for page in search.pages_as_dicts():
-            _check_page(page)
+        reader, parameters = catalogue.reader, search.get_parameters()
+        page = _to_page(reader.read_json(search.url, method="GET", parameters=parameters))
+        yield page
+        while link := _find_next(page):  # NOTE: the client's own paging takes an empty page for the last one, whatever it links to
+            page = _to_page(reader.read_json(Link.from_dict(link), parameters=parameters))
             yield page
 
 
-def _check_page(page: Json) -> None:
-    """Check that every feature is an item with an id; the faults are those that `_plain_faults` knows."""
-    for item in page["features"]:
+def _to_page(answer: Json) -> Json:
+    """An answer that lists items with an id each, null for none; the faults are those that `_plain_faults` knows."""
+    features = (answer["features"] or []) if isinstance(answer, dict) else None
+    if not isinstance(features, list):
+        raise ValueError(f"a page is no list of features: {str(answer)[:80]}")
+    for item in features:
         if not isinstance(item, dict) or not item.get("id"):
             raise ValueError(f"a feature is no item with an id: {str(item)[:80]}")
+    return {**answer, "features": features}
 
 
-def _next_of(page: Json) -> str:
+def _find_next(page: Json) -> Json | None:
+    """The link to the next page; None if there is none."""
+    return next((link for link in page.get("links") or () if link.get("rel") == "next"), None)
+
+
+def _name_next(page: Json) -> str:
     """The next page's address and body as one text; empty if there is none."""
-    links = [link for link in page.get("links", []) if link.get("rel") == "next"]
-    return json.dumps([links[0].get("href"), links[0].get("body")], sort_keys=True) if links else ""
+    link = _find_next(page)
+    return json.dumps([link.get("href"), link.get("body")], sort_keys=True) if link else ""
 
 
 def _count_of(page: Json) -> int | None:

@@ -21,6 +21,8 @@ Float2d = npt.NDArray[np.floating[Any]]
 
 VERSION: Final = 1
 """Raised when the same image would get another mask."""
+SCL_NODATA: Final = 0
+"""Class of pixels without data (ESA, Sentinel-2 L2A product definition), and of ground whose classes are lost."""
 SCL_CLOUD: Final = (8, 9, 10)
 """Cloud of medium and high probability, thin cirrus (ESA, Sentinel-2 L2A product definition)."""
 SCL_SHADOW: Final = (3,)

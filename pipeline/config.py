@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import types
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, Union, get_args, get_origin
 
@@ -195,6 +195,9 @@ class QuerySettings(Settings):
     """Collections searched for optical scenes, the preferred one first; those the catalogue lacks are passed over. Empty: the preset's."""
     sar_collections: tuple[str, ...] = ()
     """Collections searched for SAR scenes, likewise."""
+    bands: tuple[str, ...] = ()
+    """Optical bands that an item must hold. Empty: all that other items of its product hold, since a scene that lacks a band is no part of
+    a pair. Where `ingest.bands` keeps fewer, name those here too: then an item is not refused for want of another one."""
     polarisations: Annotated[tuple[Literal["VV", "VH", "HH", "HV"], ...], Field(min_length=1)] = ("VV", "VH")
     """What a SAR scene must hold, in the order in which it is stored."""
     orbit_state: Literal["ascending", "descending"] | None = None
@@ -232,16 +235,29 @@ class QuerySettings(Settings):
         low, high = self.cloudy_cover_pct
         if not 0 <= low <= high <= 100:
             raise ValueError("'cloudy_cover_pct' must be two ordered percentages")
-        last = str(self.end) if isinstance(self.end, datetime) else f"{self.end} 24"  # a bare day means all of it
-        if self.start and self.end and str(self.start) > last:
+        first, last = self.period
+        if first and last and first > last:
             raise ValueError("'start' lies after 'end'")
         if self.source == "stac" and not self.areas:
             raise ValueError("'areas' is empty: name at least one area with its bbox")
         return self
 
+    @property
+    def period(self) -> tuple[datetime | None, datetime | None]:
+        """First and last moment of the optical search, UTC; a bare day as the end means all of it, None that there is no limit."""
+        return _to_moment(self.start, time.min), _to_moment(self.end, time.max)
+
     def for_area(self, name: str) -> Self:
         """These settings with that one area alone, so that another area's change does not touch it."""
         return self.model_copy(update={"areas": {key: area for key, area in self.areas.items() if key == name}})
+
+
+def _to_moment(value: date | None, at: time) -> datetime | None:
+    """A moment in UTC, which is meant where no time zone is stated; of a bare day the one `at` that time."""
+    if value is None:
+        return None
+    moment = value if isinstance(value, datetime) else datetime.combine(value, at)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class SpeckleSettings(Settings):
@@ -430,6 +446,13 @@ class PipelineSettings(Settings):
     """Cut pairs into windows."""
     pack: PackSettings = PackSettings()
     """Join patches into a dataset."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        unasked = ", ".join(sorted(set(self.ingest.bands) - set(self.query.bands))) or "all bands, which its empty list means"
+        if self.query.bands and not (self.ingest.bands and set(self.ingest.bands) <= set(self.query.bands)):
+            raise ValueError(f"'query.bands' must name what 'ingest.bands' keeps: also {unasked}")
+        return self
 
     @property
     def plan(self) -> PlanSettings:

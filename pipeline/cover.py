@@ -21,7 +21,7 @@ from rasterio.windows import Window
 
 from sereno.pipeline.areas import Ground
 from sereno.pipeline.bands import SCL
-from sereno.pipeline.clouds import SCL_CLOUD
+from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA
 from sereno.pipeline.errors import CatalogueError
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
@@ -33,8 +33,6 @@ ATTEMPTS: Final = 4
 """Tries of one file."""
 READERS: Final = 8
 """Scenes measured at the same time: nearly all of it is waiting."""
-SCL_NODATA: Final = 0
-"""Class of pixels without data (ESA, Sentinel-2 L2A product definition)."""
 COVER_DIGITS: Final = 2
 """Digits of a stated percentage."""
 
@@ -119,7 +117,7 @@ def _read_item(item: ItemRecord, samples: Samples, resolver: Resolver) -> tuple[
     access = Access(Asset(item.item, SCL, item.assets[SCL], resolver, ATTEMPTS, "none"))
     try:
         with access:
-            classes = access.insist(lambda: _read_classes(access.source, samples))
+            classes = access.insist(lambda: _read_classes(access, samples))
             return access.to_entry("used")._replace(step="query"), classes
     except LossError as error:
         return access.to_entry(error.status, error.words)._replace(step="query"), None
@@ -127,12 +125,13 @@ def _read_item(item: ItemRecord, samples: Samples, resolver: Resolver) -> tuple[
         raise CatalogueError(f"{error}; or set pipeline.query.cover_from to catalogue") from None
 
 
-def _read_classes(source: DatasetReader, samples: Samples) -> npt.NDArray[np.uint8]:
+def _read_classes(access: Access, samples: Samples) -> npt.NDArray[np.uint8]:
     """Classes (place,) at the samples; SCL_NODATA outside the file.
 
     The coarsest overview is read whose pixel is no larger than the distance of the samples, under them alone. Overviews are taken as they
     are: providers make them of single pixels, since classes have no mean.
     """
+    source = access.source
     if source.crs is None:
         raise LossError("unreadable", "the file has no CRS")
     own, x, y = CRS(source.crs.to_wkt()), samples.x, samples.y
@@ -140,7 +139,7 @@ def _read_classes(source: DatasetReader, samples: Samples) -> npt.NDArray[np.uin
         x, y = CRS(samples.crs).transformer_to_crs(own)(x, y)
     inverse = ~source.transform
     columns, rows = (a * x + b * y + c for a, b, c in ((inverse.a, inverse.b, inverse.c), (inverse.d, inverse.e, inverse.f)))
-    return _read_places(source, (np.floor(rows), np.floor(columns)), _choose_step(source, samples.pixel_m))
+    return _read_places(access, (np.floor(rows), np.floor(columns)), _choose_step(source, samples.pixel_m))
 
 
 def _choose_step(source: DatasetReader, pixel_m: float) -> int:
@@ -149,8 +148,8 @@ def _choose_step(source: DatasetReader, pixel_m: float) -> int:
     return max([1, *(factor for factor in factors if factor * abs(source.transform.a) <= pixel_m)])
 
 
-def _read_places(source: DatasetReader, places: tuple[npt.NDArray[Any], npt.NDArray[Any]], step: int) -> npt.NDArray[np.uint8]:
-    rows, columns = places
+def _read_places(access: Access, places: tuple[npt.NDArray[Any], npt.NDArray[Any]], step: int) -> npt.NDArray[np.uint8]:
+    source, (rows, columns) = access.source, places
     inside = (rows >= 0) & (rows < source.height) & (columns >= 0) & (columns < source.width)
     classes = np.full(rows.shape, SCL_NODATA, np.uint8)
     if not inside.any():
@@ -161,6 +160,8 @@ def _read_places(source: DatasetReader, places: tuple[npt.NDArray[Any], npt.NDAr
     )
     shape = (math.ceil((bottom - top) / step), math.ceil((right - left) / step))
     block = source.read(1, window=Window.from_slices((top, bottom), (left, right)), out_shape=shape)
+    level = source.overviews(1).index(step) if step > 1 else None
+    access.count(Window(left // step, top // step, shape[1], shape[0]), (1,), level=level)
     if source.nodata is not None:
         block = np.where(block == source.nodata, SCL_NODATA, block)
     row, column = ((rows[inside] - top) // step).astype(int), ((columns[inside] - left) // step).astype(int)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from sereno.pipeline.clouds import (
     CLOUDY,
+    SCL_NODATA,
     SHADOW_BANDS,
     THRESHOLD_BANDS,
     VERSION,
@@ -77,13 +78,20 @@ class Detection(NamedTuple):
     """Version of the rules, or of the package; two names if cloud and shadow come from two methods."""
     weights: dict[str, str]
     """SHA-256 of each file of weights; empty where there are none."""
+    known: Bool2d | None = None
+    """(y, x), False where the method could not decide; None = it could everywhere."""
+    unknown: str | None = None
+    """Why it could not, and the remedy; None if it could everywhere."""
 
 
 def detect_clouds(image: Image, method: CloudMethod, settings: MaskSettings) -> Detection:
     """Cloud and shadow of `image` by `method`. Pixels that are not valid get a verdict too, which means nothing.
 
+    A classification that is lost, of the whole image or of a part, is no fault of the settings: what it says there is not known.
+
     Raises:
-        DataError: the image lacks the classification or the bands that the method needs, or is of a level that it does not know.
+        DataError: the image is of a product that never has the classification, or lacks the bands, that the method needs, or is of a
+            level that it does not know.
         MissingError: the package of the method, or its weights, are not there.
         CatalogueError: weights cannot be fetched now.
     """
@@ -92,12 +100,15 @@ def detect_clouds(image: Image, method: CloudMethod, settings: MaskSettings) -> 
 
 def _detect_by_scl(image: Image, _settings: MaskSettings) -> Detection:
     name = f"scl_{image.role}"
-    if name not in image.pair:
+    if name not in image.pair and _facts_of(image).get("sensor") != L2A:
         raise DataError(
             f"{image.where}: the {image.role} image has no scene classification, which method 'scl' needs: "
             f"set {image.setting} to 'threshold' for L1C products"
         )
-    return _from_masks(*find_in_scl(image.pair[name].values))
+    shape = image.pair[f"valid_{image.role}"].shape
+    classes = image.pair[name].values if name in image.pair else np.full(shape, SCL_NODATA, np.uint8)
+    reason = f"the {image.role} image has no scene classification, so its clouds are not known: set {image.setting} to 'omnicloudmask'"
+    return _from_masks(*find_in_scl(classes))._replace(known=classes != SCL_NODATA, unknown=reason)
 
 
 def _detect_by_thresholds(image: Image, _settings: MaskSettings) -> Detection:

@@ -12,13 +12,14 @@ from typing import Final, NamedTuple
 
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.areas import Bbox, to_bboxes
+from sereno.pipeline.areas import to_bboxes
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS, SCL
 from sereno.pipeline.config import PlanSettings
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord
 from sereno.pipeline.patches import MASK_CHANNELS
+from sereno.pipeline.polygons import Bbox
 from sereno.pipeline.presets import PRESETS
 from sereno.pipeline.splits import block_windows
 

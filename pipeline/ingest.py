@@ -101,6 +101,6 @@ def to_resolver(address: str, record: SceneRecord) -> Resolver:
     if not Path(address).is_dir():
         raise MissingError(
             f"folder {address} of {record.items[0].collection} does not exist: "
-            "correct pipeline.query.catalogue and run `sereno query` again"
+            "correct pipeline.query.catalogue, or sar_catalogue, and run `sereno query` again"
         )
     return Resolver(address)

@@ -196,9 +196,6 @@ def _first_of(properties: Json, *keys: str) -> Any:
     return next((properties[key] for key in keys if properties.get(key) is not None), None)
 
 
-# What the item is.
-
-
 def _platform_of(item: Json) -> str:
     """For example `sentinel-2a`; without the letter if only the constellation is known."""
     named = PLATFORM.match(item["id"])
@@ -232,9 +229,6 @@ def _correction_of(item: Json) -> Sensor:
     if "GRD" in str(kind or f"{item['id']} {item.get('collection')}").upper():
         return "sentinel1-grd"
     raise DataError(f"product {kind or item['id']} is neither terrain-corrected gamma0 (RTC) nor ground range (GRD)")
-
-
-# Which of its files are used.
 
 
 class _Choice(NamedTuple):
@@ -335,9 +329,6 @@ def _absolute(item: Json, href: str) -> str:
 
 def _relative_to(base_url: str, href: str) -> str:
     return href.removeprefix(f"{base_url}/") if base_url else href
-
-
-# Where and when it was taken, and how it was processed.
 
 
 def _bbox_of(item: Json) -> tuple[float, float, float, float]:

@@ -58,7 +58,7 @@ class Mosaic(NamedTuple):
     valid: Bool2d
     """(y, x)."""
     classes: npt.NDArray[np.uint8] | None
-    """(y, x), or None if no item has classes."""
+    """(y, x), 0 on the ground of items that have none; None if no item has classes."""
     items: tuple[dict[str, Any], ...]
     """Per item its id, collection, time, baseline, the facts of its part, and `share`, the part of the grid that it laid down."""
     entries: tuple[Entry, ...]
@@ -99,8 +99,12 @@ def lose_incomplete(item: ItemRecord, names: Sequence[str], *, n_bands: int, dty
     missing = next((name for name in names if name not in item.assets), None)
     if missing is None:
         return None
-    reason = f"the item states no such asset (it has {', '.join(sorted(item.assets))})"
-    return lose_item(item, reason, n_bands=n_bands, dtype=dtype, asset=missing)
+    return lose_item(item, describe_absence(item), n_bands=n_bands, dtype=dtype, asset=missing)
+
+
+def describe_absence(item: ItemRecord) -> str:
+    """Why an asset is missing that `item` does not state, in words."""
+    return f"the item states no such asset (it has {', '.join(sorted(item.assets))})"
 
 
 def find_place(wanted: Bool2d) -> Place:
@@ -147,9 +151,9 @@ def _lay(canvas: Part | None, part: Part, geobox: GeoBox) -> tuple[Part, int]:
     fresh = part.valid & ~canvas.valid[part.place]
     for band, values in enumerate(part.values):
         np.copyto(canvas.values[band][part.place], values, where=fresh)
-    if part.classes is not None:
+    if part.classes is not None or canvas.classes is not None:
         classes = np.zeros(canvas.valid.shape, np.uint8) if canvas.classes is None else canvas.classes
-        np.copyto(classes[part.place], part.classes, where=fresh)
+        np.copyto(classes[part.place], 0 if part.classes is None else part.classes, where=fresh)  # 0: no other item's class stays there
         canvas = canvas._replace(classes=classes)
     canvas.valid[part.place] |= fresh
     return canvas, int(np.count_nonzero(fresh))

@@ -146,9 +146,6 @@ def _read_statements(record: ItemRecord, metadata_offset: int | None) -> dict[Of
     return stated
 
 
-# What the product's own metadata says.
-
-
 class _PlainTree(ET.TreeBuilder):
     """A tree of a document without a document type: no entities, so nothing that grows and nothing that is fetched."""
 
@@ -200,9 +197,6 @@ def _to_number(text: str | None, what: str, where: str) -> float:
         return float(text or "")
     except ValueError:
         raise DataError(f"{where}: its {what} is {text!r}, expected a number; the file is damaged") from None
-
-
-# What the pixels say.
 
 
 def judge_offset(stored: npt.NDArray[np.uint16], usable: Bool2d, bands: tuple[str, ...]) -> OffsetCheck:

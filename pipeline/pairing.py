@@ -70,12 +70,33 @@ def find_fault(record: ItemRecord, settings: QuerySettings) -> Refused | None:
     return None
 
 
-def find_lacking_bands(record: ItemRecord, expected: frozenset[str]) -> Refused | None:
-    """Why an optical item is refused that lacks bands which other items of its product have, or None; SCL may be missing."""
-    lacking = sorted(expected - record.assets.keys() - {SCL})
+def select_polarisations(record: ItemRecord, settings: QuerySettings) -> ItemRecord:
+    """A SAR item with the wanted polarisations alone, and what describes them; its facts name them in the order in which they are stored.
+
+    So items of one overflight that hold more or less than that (SDV beside SSV) agree.
+    """
+    if not record.sensor.startswith("sentinel1"):
+        return record
+    wanted = tuple(dict.fromkeys(settings.polarisations))
+    unwanted = set(POLARISATIONS) - set(wanted)
+    assets = {name: asset for name, asset in record.assets.items() if name.rpartition("-")[2] not in unwanted}
+    return record.model_copy(update={"assets": assets, "properties": {**record.properties, "polarisations": " ".join(wanted)}})
+
+
+def find_lacking_bands(record: ItemRecord, held: frozenset[str], settings: QuerySettings) -> Refused | None:
+    """Why an optical item is refused that lacks bands, or None: those of the settings, else those `held` by items of its product.
+
+    It is refused here, since ingest would refuse the scene, and its pair with it. SCL may be missing.
+    """
+    lacking = sorted((frozenset(settings.bands) or held) - record.assets.keys() - {SCL})
     if not lacking or record.sensor.startswith("sentinel1"):
         return None
-    return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, which other items have", Cause.ITEM, "missing")
+    why = (
+        "needed by pipeline.query.bands"
+        if settings.bands
+        else "which other items have; if it is not needed, name those that are in pipeline.query.bands"
+    )
+    return Refused((record.item,), "cloudy", f"has no {', '.join(lacking)}, {why}", Cause.ITEM, "missing")
 
 
 def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], settings: QuerySettings) -> list[Candidate]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 from sereno.pipeline.config import PatchSettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS, PatchRecord
-from sereno.pipeline.scene import bands_of, geobox_of
+from sereno.pipeline.scene import Bool2d, bands_of, find_unknown, geobox_of
 from sereno.pipeline.splits import Window, block_windows, guaranteed_distance_m
 from sereno.pipeline.store import open_dataset, save_dataset
 
@@ -34,7 +34,11 @@ MASK_SOURCES: Final = {
     "valid_target": "valid_clear",
     "valid_sar": "valid_sar",
 }
-"""Where each channel of a patch's mask comes from: the `valid_*` from the pair, the others from the masks."""
+"""Where each channel of a patch's mask comes from: the `valid_*` from the pair, less ground whose clouds are not known, the others from
+the masks."""
+
+ROLES: Final = ("cloudy", "clear")
+"""Images that have masks: input and target."""
 
 Mask = npt.NDArray[np.uint8]
 
@@ -63,8 +67,8 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
     """Write the patches of one pair as a store of kind `patches`; a pair of which nothing is kept gives an empty store.
 
     The summary lists `patches` (records), `refused` (every candidate window with its reason), `pair_refused` (why the whole pair is not
-    used, None if it is), `bands`, `sar_bands`, `size_px`,
-    `resolution_m`, `layout`, `block_px` and `buffer_m`, the distance that windows of different blocks are sure to keep.
+    used, None if it is), `bands`, `sar_bands`, `size_px`, `resolution_m`, `layout`, `block_px` and `buffer_m`, the distance that windows of
+    different blocks are sure to keep.
 
     Raises:
         DataError: the masks are those of another pair or grid, or the delivered windows do not fit the settings.
@@ -77,12 +81,18 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
     made_for = found.attrs["provenance"]
     if geobox_of(found) != geobox or any(made_for[key] != provenance[key] for key in ("area", "pair")):
         raise DataError(f"{masks} was not made from {pair}: run `sereno mask` on this pair")
+    unknown = {role: find_unknown(opened, found, role) for role in ROLES}
     windows = _list_windows(opened, geobox, settings)
     logger.info("patch %s: %d candidate windows of %d px", pair.stem, len(windows), settings.size_px)
-    mask = _stack_mask(opened, found)
+    mask = _stack_mask(opened, found, unknown)
     measured = [(window, _measure(_cut(mask, window, settings.size_px), settings)) for window in windows]
     failed = [(window, next((limit for limit in limits if not limit.is_met), None)) for window, limits in measured]
-    refused = [_describe_refusal(window, limit) for window, limit in failed if limit is not None]
+    unsure = np.logical_or(*unknown.values())
+    refused = [
+        _describe_refusal(window, limit, float(_cut(unsure, window, settings.size_px).mean()))
+        for window, limit in failed
+        if limit is not None
+    ]
     kept = [(window, limits) for window, limits in measured if all(limit.is_met for limit in limits)]
     records = [_to_record(window, limits, provenance, (geobox, settings.size_px)) for window, limits in kept]
     patches = _to_patches(opened, mask, [window for window, _ in kept], settings.size_px)
@@ -94,7 +104,7 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
         "sar_bands": list(bands_of(opened, "sar_band")),
         "patches": [record.model_dump(mode="json", exclude={"split", "position"}) for record in records],
         "refused": refused,
-        "pair_refused": provenance.get("refused"),
+        "pair_refused": provenance.get("refused") or _find_unknown_image(made_for["masks"]),
     }
     save_dataset(patches, output, kind="patches", summary=summary, chunks={"patch": 1})
     why = f" ({summary['pair_refused']})" if summary["pair_refused"] else ""
@@ -113,9 +123,16 @@ def _describe_cut(geobox: GeoBox, settings: PatchSettings) -> dict[str, Any]:
     }
 
 
-def _describe_refusal(window: Window, limit: Limit) -> dict[str, Any]:
+def _describe_refusal(window: Window, limit: Limit, unknown: float) -> dict[str, Any]:
+    """The reason and its numbers; `unknown` is the share of the window of which nobody knows whether there is cloud."""
+    not_known = f"; of {unknown:.4f} it is not known whether there is cloud" if unknown and limit.setting == "min_valid" else ""
     value = {"setting": limit.setting, "value": round(limit.value, 6), "limit": limit.limit}
-    return {"id": window.name, "reason": limit.describe(), **value}
+    return {"id": window.name, "reason": limit.describe() + not_known, **value}
+
+
+def _find_unknown_image(masks: Mapping[str, Any]) -> str | None:
+    """Why of an image of the pair no cloud is known, if that is so."""
+    return next(filter(None, masks.get("unknown", {}).values()), None)
 
 
 def _list_windows(pair: xr.Dataset, geobox: GeoBox, settings: PatchSettings) -> list[Window]:
@@ -140,13 +157,15 @@ def _list_windows(pair: xr.Dataset, geobox: GeoBox, settings: PatchSettings) -> 
     return windows
 
 
-def _stack_mask(pair: xr.Dataset, masks: xr.Dataset) -> Mask:
-    """All channels of the whole pair, (channel, y, x) uint8; validity becomes 0 or 255."""
+def _stack_mask(pair: xr.Dataset, masks: xr.Dataset, unknown: Mapping[str, Bool2d]) -> Mask:
+    """All channels of the whole pair, (channel, y, x) uint8; validity becomes 0 or 255, and 0 where clouds are not known."""
     rows, columns = pair.sizes["y"], pair.sizes["x"]
     stacked = np.empty((len(MASK_CHANNELS), rows, columns), np.uint8)
     for channel, name in zip(stacked, MASK_CHANNELS, strict=True):
         source = MASK_SOURCES[name]
         channel[:] = np.where(pair[source].values, 255, 0) if source.startswith("valid_") else masks[source].values
+        if source.removeprefix("valid_") in unknown:
+            channel[unknown[source.removeprefix("valid_")]] = 0
     return stacked
 
 

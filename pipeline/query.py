@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, NamedTuple
@@ -36,7 +36,7 @@ from sereno.pipeline.config import QuerySettings, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
-from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, select_polarisations, to_pairs
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
@@ -241,15 +241,8 @@ def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read |
 
 
 def to_period(settings: QuerySettings, margin: timedelta) -> Period:
-    """First and last moment of a search, UTC, widened by `margin`; a bare day as the end means all of that day."""
-
-    def to_moment(value: date | None, at: time) -> datetime | None:
-        if value is None:
-            return None
-        moment = value if isinstance(value, datetime) else datetime.combine(value, at)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-    start, end = to_moment(settings.start, time.min), to_moment(settings.end, time(23, 59, 59))
+    """First and last moment of a search, UTC, widened by `margin`."""
+    start, end = settings.period
     return start and start - margin, end and end + margin
 
 
@@ -287,9 +280,10 @@ def _judge_items(search: Search, listed: Listed) -> Judged:
 def _judge_item(search: Search, entry: Read, expected: frozenset[str]) -> Found | Refused:
     """The part of the ground that an item covers, or why the item is refused whatever its partners may be."""
     record, footprint = entry
-    fault = find_fault(record, search.settings) or find_lacking_bands(record, expected)
+    fault = find_fault(record, search.settings) or find_lacking_bands(record, expected, search.settings)
     if fault:
         return fault
+    record = select_polarisations(record, search.settings)
     try:
         return Found(record, cut_footprint(footprint, search.ground))
     except DataError as error:

@@ -45,7 +45,8 @@ def power_to_centi_db(power: npt.NDArray[np.floating[Any]], valid: npt.NDArray[n
 
     `valid` has the shape of `power` or broadcasts to it. Values that are not valid (0, negative, NaN) become 0.
     """
-    decibel = 10.0 * np.log10(power, where=valid & (power > 0), out=np.full(power.shape, FLOOR_DB, power.dtype))
+    decibel = np.log10(power, where=valid & (power > 0), out=np.full(power.shape, FLOOR_DB / 10, power.dtype))
+    decibel *= 10
     return decibel_to_centi_db(decibel, valid)
 
 
@@ -54,9 +55,12 @@ def decibel_to_centi_db(decibel: npt.NDArray[np.floating[Any]], valid: npt.NDArr
 
     `valid` has the shape of `decibel` or broadcasts to it. Values that are not valid become 0.
     """
-    scaled = np.where(valid, decibel, 0.0) * CENTI_DB
-    stored = np.clip(np.rint(scaled), FLOOR_DB * CENTI_DB, np.iinfo(np.int16).max)
-    n_clamped = int(np.count_nonzero(np.abs(stored - scaled) > 1))
+    scaled = np.where(valid, decibel, 0.0)  # from here on in place: a whole scene in floating point is large
+    scaled *= CENTI_DB
+    stored = np.rint(scaled)
+    np.clip(stored, FLOOR_DB * CENTI_DB, np.iinfo(np.int16).max, out=stored)
+    scaled -= stored
+    n_clamped = int(np.count_nonzero(np.abs(scaled, out=scaled) > 1))
     return stored.astype(np.int16), n_clamped
 
 

@@ -8,6 +8,9 @@ A scene holds one acquisition:
 
 A pair holds three acquisitions on one grid: `sar`, `cloudy`, `clear` with `valid_sar`, `valid_cloudy`, `valid_clear`
 and, where the product has them, `scl_cloudy`, `scl_clear`. Optical bands are along `band`, polarisations along `sar_band`.
+
+Masks lie on the grid of their pair: `cloud_*` and `shadow_*` (y, x) uint8, probability x 255, and `known_*` (y, x) bool, True = valid and
+the method could decide, for `cloudy` and `clear`. What is not known is never clear.
 """
 
 from __future__ import annotations
@@ -100,6 +103,18 @@ def geobox_of(dataset: xr.Dataset) -> GeoBox:
     except KeyError as error:
         raise DataError(f"dataset carries no grid: attribute {error} is missing") from None
     return GeoBox((rows, columns), Affine(*transform), crs)
+
+
+def find_unknown(pair: xr.Dataset, masks: xr.Dataset, role: str) -> Bool2d:
+    """Valid pixels (y, x) of image `role` (`cloudy` or `clear`) of which nobody can say whether there is cloud.
+
+    Raises:
+        DataError: the masks do not say it; they are of an earlier version.
+    """
+    if f"known_{role}" not in masks:
+        raise DataError(f"the masks of the pair do not say where clouds of the {role} image are known: run `sereno mask` again")
+    unknown: Bool2d = pair[f"valid_{role}"].values & ~masks[f"known_{role}"].values
+    return unknown
 
 
 def bands_of(dataset: xr.Dataset, dim: str = "band") -> tuple[str, ...]:

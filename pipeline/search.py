@@ -33,6 +33,8 @@ CRS84: Final = "http://www.opengis.net/def/crs/OGC/1.3/CRS84"
 """The one CRS in which filters are understood: longitude, latitude in degrees."""
 TIMES: Final = ("datetime", "start_datetime", "end_datetime", "created", "updated")
 """Properties that hold an instant (STAC common metadata)."""
+HALF_TURN: Final = 180.0
+"""The longitude at which east meets west, degrees."""
 ALWAYS: Final = ("type", "id", "collection")
 """Fields that an answer has in any case."""
 OPERATORS: Final = frozenset(
@@ -335,8 +337,34 @@ def _is_match(item: Json, search: Search) -> bool:
             return False
     if not all(_is_passing(item, name, tests) for name, tests in search.query.items()):
         return False
+    shown = item if search.area is None and search.filter is None else {**item, "geometry": _spread_footprint(item.get("geometry"))}
     # A property that an item lacks leaves the expression undecided, which as in SQL is no match; `matches` would raise there.
-    return all(expression is None or expression.reduce(item).to_json() is True for expression in (search.area, search.filter))
+    return all(expression is None or expression.reduce(shown).to_json() is True for expression in (search.area, search.filter))
+
+
+def _spread_footprint(geometry: Any) -> Any:
+    """The footprint, joined by copies of its polygons where it reaches beyond 180 degrees on the other side.
+
+    cql2 draws longitudes on a plane: there a ring that jumps from 180 to -180 goes round the globe the other way, and one that runs to 181
+    ends beyond the edge, so that searches on the ground that they cover would not find them.
+    """
+    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    if kind not in ("Polygon", "MultiPolygon"):
+        return geometry
+    polygons = [geometry["coordinates"]] if kind == "Polygon" else geometry["coordinates"]
+    outlines = [_straighten(polygon[0]) for polygon in polygons]
+    crossing = [ring for ring in outlines if any(abs(place[0]) > HALF_TURN for place in ring)]
+    copies = [[[[place[0] + turn, place[1]] for place in ring]] for ring in crossing for turn in (-2 * HALF_TURN, 0, 2 * HALF_TURN)]
+    return {"type": "MultiPolygon", "coordinates": [*polygons, *copies]} if copies else geometry
+
+
+def _straighten(ring: list[list[float]]) -> list[list[float]]:
+    """The ring with each longitude within 180 degrees of the one before: edges go the short way round."""
+    straight = [ring[0]]
+    for longitude, *others in ring[1:]:
+        turns = round((straight[-1][0] - longitude) / (2 * HALF_TURN))
+        straight.append([longitude + 2 * HALF_TURN * turns, *others])
+    return straight
 
 
 def _is_passing(item: Json, name: str, tests: Mapping[str, Any]) -> bool:

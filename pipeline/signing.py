@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -302,35 +302,49 @@ def _presign(href: str, options: dict[str, str], method: str) -> str:
     if key is None:
         return address
     extra = {"x-amz-request-payer": options["AWS_REQUEST_PAYER"]} if "AWS_REQUEST_PAYER" in options else {}
-    return presign(address, key, (region, method, datetime.now(UTC)), extra)
+    return presign(S3Request(address, region, method, datetime.now(UTC), extra), key)
 
 
-def presign(
-    address: str, key: S3Key, how: tuple[str, str, datetime], extra: dict[str, str] | None = None, life_s: int = PRESIGNED_S
-) -> str:
-    """`address` with a signature in its query part that S3 accepts for `life_s` seconds; `how` is region, HTTP method, moment.
+class S3Request(NamedTuple):
+    """A request that S3 shall answer for whoever knows its address."""
+
+    address: str
+    """Web address, without a query part."""
+    region: str
+    """Region of the bucket."""
+    method: str
+    """HTTP method; a signature is good for one alone."""
+    moment: datetime
+    """When it is signed, UTC."""
+    extra: Mapping[str, str] = {}
+    """Further parameters of the query part."""
+    life_s: int = PRESIGNED_S
+    """How long the signature is good, seconds."""
+
+
+def presign(request: S3Request, key: S3Key) -> str:
+    """The request's address with a signature in its query part.
 
     AWS Signature Version 4 by query parameters (AWS, Authenticating Requests: Using Query Parameters); tested on the example given there.
     """
-    region, method, moment = how
-    parts, day, stamp = urlsplit(address), f"{moment:%Y%m%d}", f"{moment:%Y%m%dT%H%M%SZ}"
-    scope = f"{day}/{region}/s3/aws4_request"
+    parts, day, stamp = urlsplit(request.address), f"{request.moment:%Y%m%d}", f"{request.moment:%Y%m%dT%H%M%SZ}"
+    scope = f"{day}/{request.region}/s3/aws4_request"
     asked = {
         "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
         "X-Amz-Credential": f"{key.name}/{scope}",
         "X-Amz-Date": stamp,
-        "X-Amz-Expires": str(life_s),
+        "X-Amz-Expires": str(request.life_s),
         "X-Amz-SignedHeaders": "host",
         **({"X-Amz-Security-Token": key.session} if key.session else {}),
-        **(extra or {}),
+        **request.extra,
     }
     query = urlencode(sorted(asked.items()), quote_via=quote, safe="")
-    request = f"{method}\n{parts.path}\n{query}\nhost:{parts.netloc}\n\nhost\nUNSIGNED-PAYLOAD"
-    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    canonical = f"{request.method}\n{parts.path}\n{query}\nhost:{parts.netloc}\n\nhost\nUNSIGNED-PAYLOAD"
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     signer = f"AWS4{key.secret}".encode()
-    for part in (day, region, "s3", "aws4_request"):
+    for part in (day, request.region, "s3", "aws4_request"):
         signer = hmac.digest(signer, part.encode(), "sha256")
-    return f"{address}?{query}&X-Amz-Signature={hmac.new(signer, text.encode(), 'sha256').hexdigest()}"
+    return f"{request.address}?{query}&X-Amz-Signature={hmac.new(signer, text.encode(), 'sha256').hexdigest()}"
 
 
 def read_file(resolver: Resolver, href: str) -> bytes:

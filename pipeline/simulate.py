@@ -122,7 +122,7 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
             areas[name], new = _write_area(site)
             items += new
             logger.info("simulate: %s, area %d of %d, %.1f s", name, number + 1, len(settings.areas), time.perf_counter() - begin)
-    _check_complete(root, items)
+    _check_complete(root, items)  # here so that the fault is named, and below since it may come while files are read
     files = _hash_files(root, ("assets", "truth"))
     _write_catalogue(root, [_state_files(root, item, files) for item in items])
     files |= _hash_files(root, ("items", "catalog.json"))

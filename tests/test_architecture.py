@@ -18,7 +18,7 @@ PIPELINE_LANES = (
     {"config"},
     {"bands", "http"},
     {"pairs", "patches", "layouts"},
-    {"presets", "signing", "areas", "items", "scheduler"},
+    {"presets", "signing", "areas", "polygons", "mgrs", "items", "scheduler"},
     {"scene"},
     {"store"},
     {"ledger", "comparison", "safe"},
@@ -160,3 +160,12 @@ def test_every_module_has_a_test_file() -> None:
 def test_nothing_configures_tools_but_pyproject() -> None:
     for name in ("setup.cfg", "tox.ini", "pytest.ini", "mypy.ini", "ruff.toml", ".flake8"):
         assert not (ROOT / name).exists(), name
+
+
+def test_no_command_in_words_for_users_lets_configfile_swallow_a_target() -> None:
+    """`--configfile` takes every word up to the next option: a target has to stand before it."""
+    texts = [(ROOT / "README.md").read_text(), *(path.read_text() for path in (ROOT / "recipes").glob("*.yaml"))]
+    given = [match for text in texts for match in re.findall(r"snakemake [^\n`]*?--configfile((?: [\w./-]+)+)", text)]
+    words = [word for words in given for word in re.split(" -", words)[0].split()]
+    assert len(words) > 8
+    assert [word for word in words if not word.endswith(".yaml")] == []

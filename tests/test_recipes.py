@@ -23,6 +23,7 @@ import pytest
 import shapely
 import yaml
 from listening import listening
+from real_files import find_samples
 from shapely.geometry import shape
 
 from sereno.model.config import load_config
@@ -220,10 +221,7 @@ def test_a_catalogue_without_a_pair_says_what_to_widen(replay: Replay) -> None:
 
 @pytest.fixture(scope="module")
 def samples() -> Path:
-    folder = os.environ.get("SERENO_SAMPLES")
-    if not folder:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    return Path(folder) / "stac"
+    return find_samples() / "stac"
 
 
 def move_sar(samples: Path, optical: list[Item]) -> list[Item]:

@@ -173,8 +173,11 @@ class Access:
         first, size = (self._source.get_tag_item(f"BLOCK_{what}_{place}", "TIFF", bidx=1) for what in ("OFFSET", "SIZE"))
         return (int(first), int(first) + int(size) - 1) if first and size else None
 
-    def count(self, window: Window, bands: tuple[int, ...]) -> None:
-        """Count the stored bytes under `window`: its tiles as a TIFF states them, else its share of the file, if the size is known."""
+    def count(self, window: Window, bands: tuple[int, ...], *, level: int | None = None) -> None:
+        """Count the stored bytes under `window`: its tiles as a TIFF states them, else its share of the file, if the size is known.
+
+        With `level` it is a window of that overview, from 0, whose tiles are as large as those of the image (so GDAL makes them).
+        """
         source, asset = self.source, self.asset
         if source.driver != "GTiff":
             path = Path(asset.resolver(asset.record.href)) if asset.is_local else None
@@ -185,10 +188,8 @@ class Access:
         rows = range(int(window.row_off) // height, -(-int(window.row_off + window.height) // height))
         columns = range(int(window.col_off) // width, -(-int(window.col_off + window.width) // width))
         planes = bands if source.interleaving is not None and source.interleaving.name == "band" else bands[:1]
-        for band in planes:
-            for row in rows:
-                for column in columns:
-                    self.bytes_read += int(source.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=band) or 0)
+        for band, row, column in itertools.product(planes, rows, columns):
+            self.bytes_read += int(source.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=band, ovr=level) or 0)
 
     def to_entry(self, status: Status, reason: str = "") -> Entry:
         """The asset's line in the ledger."""

@@ -60,7 +60,10 @@ class Asset(NamedTuple):
 
 
 class LossError(Exception):
-    """Something that will not heal: a file that is not there, no image, or changed. Never leaves the package of sensors."""
+    """Something that will not heal: a file that is not there, no image, or changed.
+
+    Whoever opens an asset turns it into a line of the ledger: no step and no user sees it.
+    """
 
     def __init__(self, status: Status, words: str) -> None:
         super().__init__(words)
@@ -82,7 +85,12 @@ def pause(attempt: int) -> None:
 
 
 def ask_bytes(asset: Asset, first: int, last: int, *, renew: bool = False) -> Any:
-    """The answer to a request for some bytes, its body not read yet."""
+    """The answer to a request for some bytes, whatever its status, its body not read yet.
+
+    Raises:
+        requests.RequestException: there is none.
+        CatalogueError: no signature is given.
+    """
     import requests
 
     headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}

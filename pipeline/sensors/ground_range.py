@@ -60,13 +60,10 @@ class Tables(NamedTuple):
     """A: backscatter is DN^2 / A^2."""
     noise: safe.Noise | None
     """Thermal noise; None if the product has no usable one."""
-    warnings: tuple[str, ...]
+    has_border: bool
+    """Whether the processor was one before IPF 2.9, which leaves values along the edges that are no measurement; True if nothing tells."""
+    warnings: tuple[str, ...] = ()
     """What a user should know of them."""
-
-    @property
-    def has_border(self) -> bool:
-        """Whether the processor was one before IPF 2.9, which leaves values along the edges that are no measurement."""
-        return self.noise is not None and not self.noise.azimuth_blocks
 
 
 class Location(NamedTuple):
@@ -198,14 +195,16 @@ def read_tables(files: ItemFiles, band: str, quantity: safe.Quantity = "gamma") 
         gain = safe.parse_calibration(read_text(files, name), quantity, where=f"item {item.item}, {name}")
     name = f"noise-{band}"
     if name not in item.assets:
-        return Tables(gain, None, (f"item {item.item}: states no noise table of {band}, so thermal noise is left in",))
+        words = f"item {item.item}: states no noise table of {band}, so thermal noise is left in and the border is cut as of old processors"
+        return Tables(gain, None, has_border=True, warnings=(words,))
     with name_losses(name):
         noise = safe.parse_noise(read_text(files, name), where=f"item {item.item}, {name}")
+    has_border = not noise.azimuth_blocks  # those came with IPF 2.9, as did clean edges
     level = _measure_noise_db(gain, noise)
     if not NOISE_DB[0] <= level <= NOISE_DB[1]:
         words = f"item {item.item}: the noise table of {band} means {level:.0f} dB, which cannot be: thermal noise is left in"
-        return Tables(gain, None, (words,))
-    return Tables(gain, noise, ())
+        return Tables(gain, None, has_border, (words,))
+    return Tables(gain, noise, has_border)
 
 
 def _measure_noise_db(gain: safe.Vectors, noise: safe.Noise) -> float:

@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from sereno.pipeline.geometry import WARP_TOLERANCE_PX, scale_options
 from sereno.pipeline.ledger import Entry
+from sereno.pipeline.mgrs import is_utm
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.sensors.access import Access, Pixels, read_pixels
 from sereno.pipeline.sensors.assets import Asset, LossError
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 SNAP_PX: Final = 1e-3
 """Two grids fit if their pixel edges lie within this many pixels of each other."""
+FALSE_NORTHING_M: Final = 10_000_000
+"""Northing of the equator in the southern half of a UTM zone, 0 in the northern one: all that differs (DMA TM 8358.2, 1989)."""
+SOUTHERN: Final = 100
+"""EPSG code of the southern half of a UTM zone less that of the northern one."""
 WARP_MARGIN_PX: Final = 4
 """Source pixels read around the area before warping, for the kernel."""
 WARPING: Final = threading.Lock()
@@ -108,16 +113,27 @@ def _blank(out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype
 def match_grid(crs: object, transform: Affine, geobox: GeoBox) -> GridMatch | None:
     """How `geobox` lies on a file with `crs` and `transform`, or None if reading it needs interpolation.
 
-    The grids fit if both are north-up in one CRS, the file's pixel is a whole multiple of the wanted one, and edges meet: then each wanted
-    pixel lies inside one pixel of the file, wherever the coarse grid begins.
+    The grids fit if both are north-up in one CRS, or in the two halves of one UTM zone, the file's pixel is a whole multiple of the wanted
+    one, and edges meet: then each wanted pixel lies inside one pixel of the file, wherever the coarse grid begins.
     """
-    wanted = geobox.transform
-    rotated = any(abs(number) > 0 for number in (transform.b, transform.d, wanted.b, wanted.d))
-    if rotated or CRS(crs) != geobox.crs or transform.a <= 0 or transform.e >= 0 or wanted.a <= 0 or wanted.e >= 0:
+    own, wanted = _move_origin(CRS(crs), transform, geobox.crs), geobox.transform
+    if own is None or any(abs(number) > 0 for number in (own.b, own.d, wanted.b, wanted.d)):
         return None
-    rows = _match_axis((transform.f, transform.e), (wanted.f, wanted.e), geobox.shape.y)
-    columns = _match_axis((transform.c, transform.a), (wanted.c, wanted.a), geobox.shape.x)
+    if own.a <= 0 or own.e >= 0 or wanted.a <= 0 or wanted.e >= 0:
+        return None
+    rows = _match_axis((own.f, own.e), (wanted.f, wanted.e), geobox.shape.y)
+    columns = _match_axis((own.c, own.a), (wanted.c, wanted.a), geobox.shape.x)
     return None if rows is None or columns is None else GridMatch(rows, columns)
+
+
+def _move_origin(crs: CRS, transform: Affine, wanted: CRS | None) -> Affine | None:
+    """`transform` of a grid in `crs` as one in `wanted`; None if that takes more than another origin."""
+    if crs == wanted:
+        return transform
+    own_code, code = (0 if one is None or one.epsg is None else one.epsg for one in (crs, wanted))
+    if abs(code - own_code) != SOUTHERN or not all(is_utm(f"EPSG:{one}") for one in (own_code, code)):
+        return None
+    return Affine.translation(0, math.copysign(FALSE_NORTHING_M, code - own_code)) * transform
 
 
 def _match_axis(source: tuple[float, float], wanted: tuple[float, float], size: int) -> npt.NDArray[np.int64] | None:
@@ -141,12 +157,13 @@ def find_own_grid(asset: Asset, geobox: GeoBox, margin_px: int) -> GeoBox | None
     wanted = geobox.pad(margin_px)
     try:
         with Access(asset._replace(check="none")) as access:
-            crs, own = access.source.crs, access.source.transform
+            crs, stated = access.source.crs, access.source.transform
     except LossError:  # reading it will say so, and whether it has changed
         return None
-    step = wanted.transform
-    same_step = max(abs(own.a - step.a), abs(own.e - step.e)) * max(wanted.shape) < SNAP_PX * abs(step.a)
-    if crs is None or CRS(crs) != wanted.crs or own.b or own.d or not same_step:
+    step, own = wanted.transform, None if crs is None else _move_origin(CRS(crs), stated, wanted.crs)
+    if own is None or own.b or own.d:
+        return None
+    if max(abs(own.a - step.a), abs(own.e - step.e)) * max(wanted.shape) >= SNAP_PX * abs(step.a):
         return None
     column, row = ~own * (step.c, step.f)
     first_column, first_row = math.floor(column + SNAP_PX), math.floor(row + SNAP_PX)

@@ -21,7 +21,7 @@ from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.items import MTD
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_reading
+from sereno.pipeline.mosaic import Part, Reading, describe_absence, find_place, lay_items, lose_incomplete, lose_item, to_entry, to_reading
 from sereno.pipeline.offset import decide_offset, describe_check, find_contradictions, judge_offset, read_offset
 from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
 from sereno.pipeline.radiometry import to_stored_reflectance
@@ -42,14 +42,16 @@ CALIBRATIONS: Final = {
     "sentinel2-l1c": "top-of-atmosphere reflectance = (DN + offset) / 10000",
 }
 """What the stored values mean."""
+WITHOUT_SCL: Final = "its ground has class 0, cloud is not known there, and the bands alone decide what is valid"
+"""What becomes of an item whose classes are lost."""
 
 
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
     """The scene on `geobox`: reflectance of `settings.bands` (all of the product if empty), validity, SCL if an item has it.
 
     A pixel is valid if every band and SCL have data there. What cannot be read is invalid and listed in `provenance["lost"]`; where SCL as
-    a whole is lost, its classes are 0 and the bands alone decide. Peak memory: twice the scene if it has several items, else the scene and
-    a byte per pixel and band.
+    a whole is lost or not stated, classes are 0, which says that cloud is not known, and the bands alone decide. Peak memory: twice the
+    scene if it has several items, else the scene and a byte per pixel and band.
 
     Raises:
         MissingError: a band is wanted that the product does not have.
@@ -84,7 +86,8 @@ def _read_item(
     place = find_place(wanted)
     data, layers = _read_layers(item, geobox[place], bands, settings, resolver)
     classes = _to_classes(layers[SCL]) if SCL in layers else None
-    scl_is_lost = SCL in layers and layers[SCL].entry.status in ("missing", "unreadable")
+    unstated = _find_unstated_scl(item)
+    scl_is_lost = bool(unstated) or (SCL in layers and layers[SCL].entry.status in ("missing", "unreadable"))
     valid = wanted[place].copy()
     for name, layer in layers.items():
         if not (name == SCL and scl_is_lost):
@@ -98,11 +101,20 @@ def _read_item(
         "calibration": CALIBRATIONS[item.sensor],
         "n_clamped": n_clamped,
     }
-    about_scl = "SCL is lost, its classes are 0 and validity is decided by the bands alone" if scl_is_lost else None
+    about_scl = f"{SCL} is lost: {WITHOUT_SCL}" if scl_is_lost else None
     about_item = (describe_coarser(item, layers), describe_check(check), about_scl)
     warnings = (*offset.warnings, *(f"item {item.item}: {words}" for words in about_item if words))
-    lost = tuple((name, words) for name, layer in layers.items() for words in layer.lost)
-    return Part(place, data, valid, facts, (*offset.entries, *(layer.entry for layer in layers.values())), classes, warnings, lost)
+    lost = (*unstated, *((name, words) for name, layer in layers.items() for words in layer.lost))
+    stated = (layer.entry for layer in layers.values())
+    entries = (*offset.entries, *stated, *(to_entry(item, name, "missing", words) for name, words in unstated))
+    return Part(place, data, valid, facts, entries, classes, warnings, lost)
+
+
+def _find_unstated_scl(item: ItemRecord) -> tuple[tuple[str, str], ...]:
+    """The loss of an L2A item that states no SCL, as asset and reason; nothing if it does, or is of a product that never has one."""
+    if item.sensor != "sentinel2-l2a" or SCL in item.assets:
+        return ()
+    return ((SCL, describe_absence(item)),)
 
 
 def describe_coarser(item: ItemRecord, names: Iterable[str]) -> str | None:

@@ -79,6 +79,7 @@ def make_masks(pair: xr.Dataset, *, cloud: tuple[slice, slice] | None = (slice(3
     masks = {name: (("y", "x"), np.zeros(shape, np.uint8)) for name in names}
     if cloud:
         masks["cloud_cloudy"][1][cloud] = 255
+    masks |= {f"known_{role}": (("y", "x"), np.ones(shape, bool)) for role in ("cloudy", "clear")}
     geobox = GeoBox(shape, Affine(*pair.attrs["spatial:transform"]), pair.attrs["proj:code"])
     made_for = {key: pair.attrs["provenance"][key] for key in ("area", "pair")}
     return with_grid(xr.Dataset(masks, attrs={"provenance": {**made_for, "masks": {"method": "scl"}}}), geobox)
@@ -187,6 +188,23 @@ def test_beyond_the_input_and_where_a_cloud_has_no_sar_there_is_nodata() -> None
     assert clearing.tally["nodata_sar"] == blind.sum() > 0
     without_sar = make_loaded(lambda optical: torch.full_like(optical, 0.3), use_sar=False)
     assert np.array_equal(clear(pair, masks, without_sar, TILES)[2] == predict.NOTHING, wedge)
+
+
+def test_ground_whose_clouds_are_not_known_is_never_passed_off_as_observed_clear() -> None:
+    pair, loaded = make_pair(), make_loaded(lambda optical: torch.full_like(optical, 0.3))
+    pair["valid_sar"].values[:, 100:] = False
+    pair["valid_cloudy"].values[:, :20] = False
+    masks = make_masks(pair, cloud=None)
+    masks["known_cloudy"].values[:60] = False
+    masks["known_cloudy"].values[:, :20] = False  # as of all that is not valid
+    _, image, provenance = clear(pair, masks, loaded, TILES)
+    expected = np.full((ROWS, COLUMNS), predict.OBSERVED)
+    expected[:60] = predict.RECONSTRUCTED
+    expected[:60, 100:] = expected[:, :20] = predict.NOTHING
+    np.testing.assert_array_equal(provenance, expected)
+    assert (image[:, :60, 20:100] == 3000).all()
+    strip = predict.read_strip(predict.Scene(pair, masks, GeoBox((ROWS, COLUMNS), Affine.identity(), "EPSG:32632")), 0, ROWS)
+    assert not strip.mask[predict.CLOUD][:, :20].any()  # the network is shown no cloud where there is no pixel, as in training
 
 
 def test_values_outside_the_stored_range_are_clamped_and_counted() -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_files import find_samples
 
 from sereno.pipeline.acquisitions import (
     Candidate,
@@ -272,10 +271,7 @@ def test_every_item_is_in_one_scene_or_refused_whatever_the_order(spans: list[tu
 
 @pytest.mark.real
 def test_the_real_slices_of_one_datatake_are_joined() -> None:
-    samples = os.environ.get("SERENO_SAMPLES")
-    if not samples:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    items = json.loads((Path(samples) / "stac/stac_geoparquet/data/sentinel-1-rtc-pc.json").read_text())[1:3]
+    items = json.loads((find_samples() / "stac/stac_geoparquet/data/sentinel-1-rtc-pc.json").read_text())[1:3]
     first, second = (shapely.from_geojson(json.dumps(item["geometry"])) for item in items)
     border = shapely.union(first, second).centroid  # neighbours of equal length meet in the middle
     west, south, east, north = border.x - 0.3, border.y - 0.3, border.x + 0.3, border.y + 0.3

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import shapely
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from pyproj import Transformer
 
-from sereno.pipeline.areas import Ground, compute_share, cut_footprint, to_bboxes, to_geobox, to_ground, to_tile
+from sereno.pipeline.areas import Ground, compute_share, cut_footprint, to_bboxes, to_ground
 from sereno.pipeline.config import Area
-from sereno.pipeline.errors import ConfigError, DataError, MissingError
+from sereno.pipeline.errors import ConfigError, DataError
 
 AREA = {"epsg": 32632, "bounds_m": (500_000, 5_000_000, 510_000, 5_005_000)}
 SEAM = Area(bbox=(179.9, -17.0, -179.9, -16.9))
@@ -42,10 +39,10 @@ def test_bounds_in_metres_are_taken_as_they_are() -> None:
     assert ground.outline is None
     assert ground.outline_json is None
     with pytest.raises(ConfigError, match=r"are 333.333 x 166.667 pixels of 30 m"):
-        to_geobox(to_area(**AREA), 30)
+        to_ground(to_area(**AREA), 30)
     for epsg, words in ((4326, "not a projected CRS in metres"), (999_999, "is not known")):
         with pytest.raises(ConfigError, match=words):
-            to_geobox(to_area(**{**AREA, "epsg": epsg}), 10)
+            to_ground(to_area(**{**AREA, "epsg": epsg}), 10)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +61,7 @@ def test_bounds_in_metres_are_taken_as_they_are() -> None:
     ],
 )
 def test_a_box_in_degrees_lies_inside_a_grid_of_its_utm_zone(bbox: tuple[float, float, float, float], epsg: int) -> None:
-    geobox = to_geobox(Area(bbox=bbox), 20)
+    geobox = to_ground(Area(bbox=bbox), 20).geobox
     assert str(geobox.crs) == f"EPSG:{epsg}"
     left, bottom, right, top = geobox.boundingbox.bbox
     assert all(edge % 20 == 0 for edge in (left, bottom, right, top))
@@ -78,12 +75,12 @@ def test_a_box_in_degrees_lies_inside_a_grid_of_its_utm_zone(bbox: tuple[float, 
 
 def test_an_area_across_two_zones_gets_the_zone_of_its_centre_or_the_one_asked_for() -> None:
     bbox = (11.8, 45.0, 12.3, 45.2)
-    assert str(to_geobox(Area(bbox=bbox), 10).crs) == "EPSG:32633"
-    assert str(to_geobox(Area(bbox=bbox, epsg=32632), 10).crs) == "EPSG:32632"
+    assert str(to_ground(Area(bbox=bbox), 10).geobox.crs) == "EPSG:32633"
+    assert str(to_ground(Area(bbox=bbox, epsg=32632), 10).geobox.crs) == "EPSG:32632"
 
 
 def test_a_box_across_180_degrees_is_one_grid_and_two_searches() -> None:
-    geobox = to_geobox(SEAM, 10)
+    geobox = to_ground(SEAM, 10).geobox
     assert str(geobox.crs) in ("EPSG:32760", "EPSG:32701")
     # 0.2 degrees at 17 S: 0.2 * 111.32 km * cos(17 deg) = 21.3 km; 0.1 degrees of latitude: 11.1 km.
     assert geobox.shape.x * 10 == pytest.approx(21_300, rel=0.03)
@@ -93,13 +90,13 @@ def test_a_box_across_180_degrees_is_one_grid_and_two_searches() -> None:
     assert (south, north) == (south_2, north_2)
     assert west == pytest.approx(179.9, abs=0.01)
     assert east_2 == pytest.approx(-179.9, abs=0.01)
-    assert len(to_bboxes(to_geobox(to_area(**AREA), 10))) == 1
+    assert len(to_bboxes(to_ground(to_area(**AREA), 10).geobox)) == 1
 
 
 @pytest.mark.parametrize("west", [179.9, -179.9])
 def test_whichever_zone_the_seam_is_seen_from_the_boxes_are_the_same(west: float) -> None:
     epsg = 32760 if west > 0 else 32701
-    first, second = to_bboxes(to_geobox(Area(bbox=SEAM.bbox, epsg=epsg), 10))
+    first, second = to_bboxes(to_ground(Area(bbox=SEAM.bbox, epsg=epsg), 10).geobox)
     assert first[0] == pytest.approx(179.9, abs=0.01)
     assert second[2] == pytest.approx(-179.9, abs=0.01)
 
@@ -172,53 +169,8 @@ def test_a_footprint_that_crosses_itself_is_mended_and_none_is_refused() -> None
             cut_footprint(faulty, ground)
 
 
-@pytest.mark.parametrize(
-    ("tile", "epsg", "corner"),
-    [
-        # Upper left corners as the products state them: squares, moved outwards to multiples of 60 m from the equator.
-        ("31TCJ", 32631, (300_000, 4_900_020)),
-        ("33UUP", 32633, (300_000, 5_400_000)),
-        ("13TDE", 32613, (399_960, 4_500_000)),
-        ("47XML", 32647, (399_960, 9_100_020)),
-        ("47XMJ", 32647, (399_960, 8_900_040)),
-        ("46XES", 32646, (499_980, 9_200_040)),
-        ("33XWJ", 32633, (499_980, 8_900_040)),
-        ("35MNM", 32735, (499_980, 9_200_020)),
-        ("22HBD", 32722, (199_980, 5_900_020)),
-    ],
-)
-def test_a_tile_is_the_ground_of_its_product(tile: str, epsg: int, corner: tuple[int, int]) -> None:
-    left, top = corner
-    assert to_tile(tile) == (epsg, (left, top - 109_800, left + 109_800, top))
-    geobox = to_geobox(Area(mgrs=tile), 10)
-    assert (geobox.shape, geobox.boundingbox.bbox) == ((10_980, 10_980), (left, top - 109_800, left + 109_800, top))
-
-
-@pytest.mark.parametrize("name", ["0TNR", "61TNR", "32TAR", "32TNA", "32XNR", "31CJA"])
-def test_a_square_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError):
-        to_ground(to_area(mgrs=name), 10)
-
-
-@settings(max_examples=60, deadline=None)
-@given(longitude=st.floats(-179.99, 179.99), latitude=st.floats(-79, 83.5))
-def test_every_place_lies_in_the_square_that_its_letters_name(longitude: float, latitude: float) -> None:
-    """The letters are written here the other way round, from the coordinates (DMA TM 8358.1), as an independent reference."""
-    assume(abs(latitude) > 1e-3)  # the equator itself belongs to both hemispheres
-    geobox = to_geobox(Area(bbox=(longitude - 5e-5, latitude - 5e-5, longitude + 5e-5, latitude + 5e-5)), 1)
-    zone, north = int(str(geobox.crs)[-2:]), str(geobox.crs)[-3] == "6"
-    x, y = (geobox.boundingbox.left + geobox.boundingbox.right) / 2, (geobox.boundingbox.bottom + geobox.boundingbox.top) / 2
-    column = "ABCDEFGHJKLMNPQRSTUVWXYZ"[(zone - 1) % 3 * 8 + int(x // 100_000) - 1]
-    row = "ABCDEFGHJKLMNPQRSTUV"[(int(y // 100_000) + (0 if zone % 2 else 5)) % 20]
-    band = "CDEFGHJKLMNPQRSTUVWX"[min(19, int((latitude + 80) // 8))]
-    epsg, (left, bottom, right, top) = to_tile(f"{zone}{band}{column}{row}")
-    assert epsg == (32_600 if north else 32_700) + zone
-    assert left <= x <= right
-    assert bottom <= y <= top
-
-
 def test_a_tile_in_another_zone_is_grown_to_a_grid_there() -> None:
-    geobox = to_geobox(Area(mgrs="32TQR", epsg=32633), 20)
+    geobox = to_ground(Area(mgrs="32TQR", epsg=32633), 20).geobox
     assert str(geobox.crs) == "EPSG:32633"
     assert geobox.shape.x * 20 > 109_800
 
@@ -265,38 +217,8 @@ def test_geojson_across_180_degrees_is_one_piece(value: dict[str, Any]) -> None:
     ground = to_ground(Area(geojson=value), 10)
     assert ground.outline is not None
     assert ground.outline.geom_type == "Polygon"
-    same_size = to_geobox(SEAM, 10)
+    same_size = to_ground(SEAM, 10).geobox
     assert abs(ground.geobox.shape.x - same_size.shape.x) <= 1
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ({"type": "Point", "coordinates": [9, 45]}, "needs polygons with some ground, seen Point"),
-        ({"type": "LineString", "coordinates": [[9, 45], [9, 46]]}, "seen LineString"),
-        ({"type": "Polygon", "coordinates": [[[9, 45], [9, 46], [9, 45]]]}, "area geojson"),
-        ({"type": "FeatureCollection", "features": []}, "seen nothing"),
-        ({"type": "Feature", "geometry": None}, "no GeoJSON polygon"),
-        ({"kind": "Polygon"}, "no GeoJSON polygon"),
-        (box(500_000, 5_000_000, 510_000, 5_010_000), r"degrees, seen 500000 5e\+06 510000 5.01e\+06: convert it with `ogr2ogr -t_srs"),
-        ({**FIELD, "crs": {"properties": {"name": "urn:ogc:def:crs:EPSG::32632"}}}, "in urn:ogc:def:crs:EPSG::32632: convert it"),
-        ({"type": "Polygon", "coordinates": [[[-120, 80], [0, 80], [120, 80], [-120, 80]]]}, "round a pole"),
-    ],
-)
-def test_geojson_that_is_no_ground_is_refused_in_one_line(value: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
-        to_ground(Area(geojson=value), 10)
-    assert "\n" not in str(caught.value)
-
-
-def test_other_files_get_the_command_that_converts_them(tmp_path: Path) -> None:
-    (tmp_path / "field.gpkg").write_bytes(b"SQLite format 3\x00\xff\xfe")
-    (tmp_path / "field.kml").write_text("<kml/>")
-    for name in ("field.gpkg", "field.kml"):
-        with pytest.raises(ConfigError, match=rf"ogr2ogr -f GeoJSON -t_srs EPSG:4326 -lco RFC7946=YES area.geojson .*{name}"):
-            to_ground(Area(file=tmp_path / name), 10)
-    with pytest.raises(MissingError, match="does not exist"):
-        to_ground(Area(file=tmp_path / "none.geojson"), 10)
 
 
 @pytest.mark.parametrize(
@@ -313,15 +235,3 @@ def test_other_files_get_the_command_that_converts_them(tmp_path: Path) -> None:
 def test_an_area_that_does_not_fit_a_grid_is_refused_with_advice(area: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         to_ground(to_area(**area), 10)
-
-
-@pytest.mark.real
-def test_tiles_of_real_items_are_where_we_put_them() -> None:
-    samples = os.environ.get("SERENO_SAMPLES")
-    if not samples:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    items = json.loads((Path(samples) / "stac/stac_geoparquet/data/sentinel-2-l2a-pc.json").read_text())
-    items += json.loads((Path(samples) / "stac/odc_stac/site2-2020_jun_jul-35MNM.geojson").read_text())["features"]
-    for item in items:
-        epsg, bounds = to_tile(item["properties"]["s2:mgrs_tile"])
-        assert (epsg, list(bounds)) == (item["properties"]["proj:epsg"], item["assets"]["B02"]["proj:bbox"])

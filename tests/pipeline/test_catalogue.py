@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from listening import listening
+from real_files import find_samples
 
 from sereno.pipeline import http
 from sereno.pipeline.catalogue import (
@@ -197,11 +197,39 @@ def test_fewer_items_than_announced_are_said_with_numbers(more: Json, words: lis
     assert [note.partition(": ")[2] for note in result.statistics.warnings] == words
 
 
-def test_an_empty_answer_is_no_item_and_no_warning() -> None:
-    with paging(lambda b: {"0": to_page(b, "", onward="1", numberMatched=0), "1": to_page(b, "")}) as (base, _):
+@pytest.mark.parametrize("more", [{"numberMatched": 0}, {"features": None}, {}])
+def test_an_empty_answer_is_no_item_and_no_warning(more: Json) -> None:
+    with paging(lambda b: {"0": to_page(b, "", **more)}) as (base, _):
         result = search(base)
     assert result.items == []
     assert result.statistics.warnings == ()
+
+
+@pytest.mark.parametrize("pages", [["a", "", "", "", "b", "cd"], ["", "abcd"], ["ab", "", "cd", ""], ["abcd", *[""] * STALE_PAGES]])
+def test_empty_pages_that_lead_on_are_followed_to_the_end(pages: list[str]) -> None:
+    onward = [*map(str, range(1, len(pages))), None]
+
+    with paging(lambda b: {str(n): to_page(b, names, onward=onward[n]) for n, names in enumerate(pages)}) as (base, _):
+        result = search(base)
+    assert names_of(result) == "abcd"
+    assert result.statistics == (len(pages) + 1, 0, len(pages), 0, ())
+
+
+def test_empty_pages_without_end_are_ended_with_a_warning() -> None:
+    count = iter(range(1, 1000))
+    with answering(
+        lambda base, path, _: (200, to_page(base, "", onward=f"x{next(count)}")) if "search" in path else answer_as_api(base, path, {})
+    ) as (base, _):
+        result = search(base)
+    assert result.statistics.pages == STALE_PAGES
+    (note,) = result.statistics.warnings
+    assert f"nothing new in {STALE_PAGES} pages one after the other and was stopped after {STALE_PAGES} pages with 0 items" in note
+
+
+@pytest.mark.parametrize("page", [{"links": []}, {"features": {"a": 1}}, [1], 1])
+def test_a_page_without_a_list_of_features_is_named(page: Any) -> None:
+    with paging(lambda _: {"0": page}) as (base, _), pytest.raises(CatalogueError, match="answers, but not as a STAC API"):
+        search(base)
 
 
 def test_a_next_link_may_be_a_post_with_a_token() -> None:
@@ -450,10 +478,7 @@ def test_a_folder_is_served_as_long_as_it_is_open(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def samples() -> Path:
-    folder = os.environ.get("SERENO_SAMPLES")
-    if not folder:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    return Path(folder) / "stac"
+    return find_samples() / "stac"
 
 
 @pytest.mark.real

@@ -1,7 +1,7 @@
 """Settings: defaults, messages, and checks across fields."""
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -109,6 +109,9 @@ def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values
         (QuerySettings, {}, "'areas' is empty"),
         (QuerySettings, {**QUERY, "cloudy_cover_pct": [90, 10]}, "two ordered percentages"),
         (QuerySettings, {**QUERY, "start": "2021-07-01", "end": "2021-06-01"}, "'start' lies after 'end'"),
+        (QuerySettings, {**QUERY, "start": "2021-06-02T01:00:00Z", "end": "2021-06-02T02:00:00+05:00"}, "'start' lies after 'end'"),
+        (PipelineSettings, {"query": {**QUERY, "bands": ["B02"]}, "ingest": {"bands": ["B02", "B03"]}}, "'ingest.bands' keeps: also B03"),
+        (PipelineSettings, {"query": {**QUERY, "bands": ["B02"]}}, "'ingest.bands' keeps: also all bands"),
         (SplitSettings, {"validation": 0.5, "test": 0.5}, "leave nothing for training"),
         (SplitSettings, {"method": "list"}, "needs 'file'"),
     ],
@@ -116,6 +119,17 @@ def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values
 def test_settings_that_contradict_each_other_are_refused(kind: type[BaseModel], values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_settings(kind, values, where="x")
+
+
+def test_moments_are_compared_as_moments_whatever_their_time_zone() -> None:
+    values = {**QUERY, "start": "2021-06-04T01:00:00+05:00", "end": "2021-06-03T22:00:00Z"}
+    settings = load_settings(QuerySettings, values, where="x")
+    assert settings.period == (datetime(2021, 6, 3, 20, tzinfo=UTC), datetime(2021, 6, 3, 22, tzinfo=UTC))
+
+
+def test_bands_that_are_asked_for_may_be_more_than_those_kept() -> None:
+    values = {"query": {**QUERY, "bands": ["B02", "B03"]}, "ingest": {"bands": ["B02"]}}
+    assert load_settings(PipelineSettings, values, where="x").ingest.bands == ("B02",)
 
 
 def test_a_box_across_180_degrees_is_no_fault() -> None:

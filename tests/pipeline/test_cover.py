@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from listening import listening
 from pyproj import Transformer
 from rasterio.enums import Resampling
 
@@ -90,6 +90,17 @@ def test_the_coarsest_overview_below_the_limit_is_read(tmp_path: Path, pixel_m: 
         with rasterio.open(tmp_path / name, "r+") as file:
             file.write(np.full((1, 160, 160), GRASS, np.uint8))
     assert measure(tmp_path, name, pixel_m=pixel_m).cloud_pct == 100
+
+
+@pytest.mark.parametrize(("pixel_m", "factor"), [(20, 1), (80, 4)])
+def test_the_ledger_counts_the_bytes_of_the_tiles_that_were_read(tmp_path: Path, pixel_m: float, factor: int) -> None:
+    """The file is not compressed: 64 x 64 bytes per tile. The area lies under 160 x 160 pixels right of and below the file's corner."""
+    classes = np.random.default_rng(1).choice([GRASS, CLOUD], (512, 512))
+    name = write_scl(tmp_path / "scl.tif", classes, corner=(WEST - 1000, TOP + 760), factors=(2, 4, 8))
+    (entry,) = measure(tmp_path, name, pixel_m=pixel_m).entries
+    columns, rows = (-(-(first + 160) // (64 * factor)) - first // (64 * factor) for first in (50, 38))
+    assert entry.bytes_read == columns * rows * 64 * 64
+    assert entry.seconds > 0
 
 
 @pytest.mark.parametrize("corner", [(WEST, TOP), (WEST - 1000, TOP + 760), (WEST - 20, TOP + 20)])
@@ -172,28 +183,18 @@ def moody_server(tmp_path: Path) -> Iterator[tuple[str, list[int]]]:
     """A server that first gives the statuses of the list, then the file asked for; its address."""
     moods: list[int] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status = moods.pop(0) if moods else 200
-            path = tmp_path / self.path.strip("/")
-            body = path.read_bytes() if status == 200 and path.is_file() else b""
-            self.send_response(status if path.is_file() else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        status = moods.pop(0) if moods else 200
+        path = tmp_path / handler.path.strip("/")
+        body = path.read_bytes() if status == 200 and path.is_file() else b""
+        handler.send_response(status if path.is_file() else 404)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", moods
-        server.shutdown()
-        thread.join()
+    with listening(respond) as address:
+        yield address, moods
 
 
 def test_what_may_heal_is_tried_again_and_then_fails_the_job(

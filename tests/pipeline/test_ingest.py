@@ -11,8 +11,9 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasters import to_geobox, write_raster
 
-from sereno.pipeline.bands import SENTINEL2_BANDS
+from sereno.pipeline.bands import SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import ConfigError, MissingError
 from sereno.pipeline.ingest import find_reader, ingest_scene, to_resolver
@@ -29,17 +30,8 @@ SETTINGS = IngestSettings(bands=("B02", "B05"), attempts=2, margin_px=4)
 
 
 def write(path: Path, values: Any, step: int) -> None:
-    profile = {
-        "driver": "GTiff",
-        "dtype": values.dtype,
-        "width": values.shape[1],
-        "height": values.shape[0],
-        "count": 1,
-        "crs": "EPSG:32632",
-    }
     tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
-    with rasterio.open(path, "w", **profile, **tiles, transform=Affine(step, 0, 500_000, 0, -step, 5_000_000)) as file:
-        file.write(values, 1)
+    write_raster(path, values, to_geobox(values, step, origin=(500_000, 5_000_000)), **tiles)
 
 
 def make_scene(name: str, item: str, sensor: Sensor, bands: tuple[str, ...], **facts: Any) -> SceneRecord:
@@ -55,10 +47,11 @@ def make_lock(folder: Path) -> Path:
     gsd_m = {band.name: band.gsd_m for band in SENTINEL2_BANDS}
     for name in SETTINGS.bands:
         write(folder / f"{name}.tif", rng.integers(1100, 9000, (64 * 10 // gsd_m[name],) * 2).astype(np.uint16), gsd_m[name])
+    write(folder / "SCL.tif", np.full((32, 32), 4, np.uint8), 20)
     for name in ("VV", "VH"):
         write(folder / f"{name}.tif", rng.gamma(4.4, 0.02, (64, 64)).astype(np.float32), 10)
     scenes = {
-        "S2": make_scene("S2", "S2A_X", "sentinel2-l2a", SETTINGS.bands, processing_baseline="05.09"),
+        "S2": make_scene("S2", "S2A_X", "sentinel2-l2a", (*SETTINGS.bands, SCL), processing_baseline="05.09"),
         "S1": make_scene("S1", "S1A_X", "sentinel1-rtc", ("VV", "VH")),
     }
     lock = Lock(area="west", catalogue=str(folder), grid=GridRecord.from_geobox(GRID), scenes=scenes, pairs=(), refused=())
@@ -140,7 +133,7 @@ def test_a_file_that_is_gone_is_in_the_ledger_and_the_run_goes_on(tmp_path: Path
     (tmp_path / "B05.tif").unlink()
     ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS)
     entries = {entry.asset: entry for entry in read_ledger(ledger_of(tmp_path / "S2.json"))}
-    assert {name: entry.status for name, entry in entries.items()} == {"B02": "used", "B05": "missing", "": "missing"}
+    assert {name: entry.status for name, entry in entries.items()} == {"B02": "used", "B05": "missing", "SCL": "used", "": "missing"}
     assert {(entry.step, entry.area, entry.scene, entry.item) for entry in entries.values()} == {("ingest", "west", "S2", "S2A_X")}
     assert entries["B02"].bytes_read > 0.9 * (tmp_path / "B02.tif").stat().st_size - 2000
     assert read_manifest(tmp_path / "S2.json")["summary"]["refused"]
@@ -167,7 +160,7 @@ def test_a_scene_of_two_items_has_a_line_for_each_of_their_assets(tmp_path: Path
     write(tmp_path / "west.tif", values, 10)
     ingest_scene(lock, "S2", tmp_path / "S2.json", SETTINGS)
     lines = [(entry.item, entry.asset, entry.status) for entry in read_ledger(ledger_of(tmp_path / "S2.json"))]
-    assert lines == [(item, asset, "used") for item in ("S2A_W", "S2A_X") for asset in ("", "B02", "B05")]
+    assert lines == [(item, asset, "used") for item in ("S2A_W", "S2A_X") for asset in ("", "B02", "B05", "SCL")]
     scene, summary = open_dataset(tmp_path / "S2.json"), read_manifest(tmp_path / "S2.json")["summary"]
     assert summary["item"] == "S2A_W+S2A_X"
     assert [item["share"] for item in summary["items"]] == [30 / 64, 34 / 64]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pystac
 import pytest
+from real_files import find_samples
 
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SENTINEL2_BANDS
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
@@ -30,6 +30,17 @@ def to_item(name: str, properties: dict[str, Any], assets: dict[str, Any], **mor
     return {**plain, "geometry": {"type": "Polygon", "coordinates": [RING]}, "properties": properties, "assets": assets, **more}
 
 
+PRODUCT = {
+    "s2:product_type": "S2MSI2A",
+    "s2:product_uri": "S2A_MSIL2A_20210603T102000_N0500_R022_T32TNR_20230101T000000.SAFE",
+    "s2:processing_baseline": "05.00",
+    "s2:generation_time": "2023-01-01T00:00:00Z",
+    "s2:datatake_id": "GS2A_20210603T102000_031068_N05.00",
+    "s2:datastrip_id": "S2A_OPER_MSI_L2A_DS_S2RP_20230101T000000_S20210603T102201_N05.00",
+}
+"""What Earth Search and Planetary Computer say of a product in the same words."""
+
+
 def c1_item() -> dict[str, Any]:
     """Earth Search, `sentinel-2-c1-l2a`."""
     properties = {
@@ -41,12 +52,7 @@ def c1_item() -> dict[str, Any]:
         "eo:cloud_cover": 12.5,
         "view:sun_azimuth": 150.0,
         "view:sun_elevation": 60.0,
-        "s2:product_type": "S2MSI2A",
-        "s2:product_uri": "S2A_MSIL2A_20210603T102000_N0500_R022_T32TNR_20230101T000000.SAFE",
-        "s2:processing_baseline": "05.00",
-        "s2:generation_time": "2023-01-01T00:00:00Z",
-        "s2:datatake_id": "GS2A_20210603T102000_031068_N05.00",
-        "s2:datastrip_id": "S2A_OPER_MSI_L2A_DS_S2RP_20230101T000000_S20210603T102201_N05.00",
+        **PRODUCT,
         "earthsearch:boa_offset_applied": False,
     }
     assets = {COMMON[name]: {"href": f"{name}.tif", "raster:bands": [{"scale": 0.0001, "offset": -0.1}]} for name in L2A_BANDS}
@@ -77,12 +83,7 @@ def planetary_item() -> dict[str, Any]:
         "eo:cloud_cover": 12.5,
         "s2:mean_solar_azimuth": 150.0,
         "s2:mean_solar_zenith": 30.0,
-        "s2:product_type": "S2MSI2A",
-        "s2:product_uri": "S2A_MSIL2A_20210603T102000_N0500_R022_T32TNR_20230101T000000.SAFE",
-        "s2:processing_baseline": "05.00",
-        "s2:generation_time": "2023-01-01T00:00:00Z",
-        "s2:datatake_id": "GS2A_20210603T102000_031068_N05.00",
-        "s2:datastrip_id": "S2A_OPER_MSI_L2A_DS_S2RP_20230101T000000_S20210603T102201_N05.00",
+        **PRODUCT,
         "sat:relative_orbit": 22,
     }
     assets = {name: {"href": f"{name}.tif"} for name in (*L2A_BANDS, "SCL")}
@@ -443,10 +444,7 @@ def test_a_signature_in_an_address_does_not_reach_the_lock() -> None:
 
 @pytest.fixture(scope="module")
 def samples() -> Path:
-    folder = os.environ.get("SERENO_SAMPLES")
-    if not folder:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    return Path(folder) / "stac"
+    return find_samples() / "stac"
 
 
 def read_items(path: Path) -> list[dict[str, Any]]:

@@ -66,6 +66,16 @@ def test_a_plan_takes_the_settings_of_a_config_file(tmp_path: Path) -> None:
         run("plan", lock, "--config", str(tmp_path / "none.yaml"))
 
 
+def test_a_plan_is_not_asked_in_two_ways_nor_from_a_file_that_is_no_yaml(tmp_path: Path) -> None:
+    lock, config = write_lock(tmp_path / "west.json", make_lock()), tmp_path / "config.yaml"
+    config.write_text("pipeline: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml cannot be read: while parsing") as caught:
+        run("plan", lock, "--config", str(config))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"--settings and --config .*: give one of them"):
+        run("plan", lock, "--config", str(config), "--settings", '{"patch": {"size_px": 128}}')
+
+
 def test_the_exit_code_says_whether_locks_differ(tmp_path: Path) -> None:
     old, new = write_lock(tmp_path / "old.json", make_lock()), write_lock(tmp_path / "new.json", make_lock(baseline="05.10"))
     same, other = run("diff", old, old), run("diff", old, new)

@@ -53,10 +53,13 @@ def test_input_and_target_get_their_own_masks(tmp_path: Path, method: Any, bands
     masks = open_dataset(tmp_path / "mask.json", kind="mask")
     expected = {name: np.zeros(tuple(GRID.shape), np.uint8) for name in ("cloud_cloudy", "shadow_cloudy", "cloud_clear", "shadow_clear")}
     expected["cloud_cloudy"][CLOUD] = expected["shadow_cloudy"][SHADOW] = 255
-    assert set(masks.data_vars) == set(expected)
+    assert set(masks.data_vars) == {*expected, "known_cloudy", "known_clear"}
     for name, values in expected.items():
         np.testing.assert_array_equal(masks[name], values)
         assert masks[name].dtype == np.uint8
+    dataset = open_dataset(pair)
+    for role in ("cloudy", "clear"):
+        np.testing.assert_array_equal(masks[f"known_{role}"], dataset[f"valid_{role}"])
     assert geobox_of(masks) == GRID
 
 
@@ -74,7 +77,9 @@ def test_the_summary_names_method_version_and_covered_shares(tmp_path: Path) -> 
     assert summary["cloud_cloudy_share"] == pytest.approx(100 / (40 * 46), abs=1e-6)
     assert summary["cloud_clear_share"] == 0.0
     facts = open_dataset(tmp_path / "mask.json").attrs["provenance"]["masks"]
-    assert facts == {"method": "scl", "version": str(VERSION), "weights": {}, "second": None, "dilate_px": 0, "feather_px": 0}
+    assert facts == {"method": "scl", "version": str(VERSION), "weights": {}, "second": None, "dilate_px": 0, "feather_px": 0} | {
+        "unknown": {"cloudy": None, "clear": None}
+    }
     assert facts.items() <= summary.items()
 
 
@@ -118,10 +123,11 @@ def test_a_pair_with_a_refused_scene_gets_empty_masks(tmp_path: Path, method: An
     second = "scl" if method != "scl" else "threshold"
     mask_pair(tmp_path / "refused.json", tmp_path / "mask.json", MaskSettings(method=method, second=second))
     masks = open_dataset(tmp_path / "mask.json", kind="mask")
-    assert len(masks.data_vars) == 4
+    assert len(masks.data_vars) == 6
     assert not any(variable.values.any() for variable in masks.data_vars.values())
     summary = read_manifest(tmp_path / "mask.json")["summary"]
     assert (summary["method"], summary["version"], summary["cloud_cloudy_share"]) == (method, None, 0.0)
+    assert summary["unknown"] == {"cloudy": None, "clear": None}  # the pair says itself why it is not to be used
     assert summary["agreement"]["cloudy"] == {"method": method, "second": second} | {
         "both": 0.0,
         "only_first": 0.0,
@@ -159,11 +165,58 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "mask.json").read_bytes() == (tmp_path / "b" / "mask.json").read_bytes()
 
 
-def test_a_pair_without_classes_names_the_setting_to_change(tmp_path: Path) -> None:
+def test_a_product_that_never_has_classes_names_the_setting_to_change(tmp_path: Path) -> None:
     pair = save_pair(tmp_path, L1C_BANDS, with_scl=False)
     with pytest.raises(DataError, match=r"cloudy image has no scene classification.*set pipeline.mask.method to 'threshold'"):
         mask_pair(pair, tmp_path / "mask.json", MaskSettings(method="scl"))
     assert not (tmp_path / "mask.json").exists()
+
+
+def lose_classes(pair: Path, role: str, place: tuple[slice, slice] | None) -> Path:
+    """The pair as of L2A products whose classes of one image are lost: at `place`, or altogether without a variable."""
+    changed = open_dataset(pair).load()
+    for facts in (changed.attrs["provenance"][name] for name in ("cloudy", "clear")):
+        facts["sensor"] = "sentinel2-l2a"
+    if place is None:
+        changed = changed.drop_vars(f"scl_{role}")
+    else:
+        changed[f"scl_{role}"].values[place] = 0
+    save_dataset(changed, pair.with_name("lost.json"), kind="pair", summary={})
+    return pair.with_name("lost.json")
+
+
+@pytest.mark.parametrize("role", ["cloudy", "clear"])
+def test_valid_pixels_of_class_zero_are_not_known_and_count_in_no_share(tmp_path: Path, role: str) -> None:
+    rows = slice(0, 10)  # half of the cloud
+    pair = lose_classes(save_pair(tmp_path, L2A_BANDS, with_scl=True), role, (rows, slice(0, 50)))
+    mask_pair(pair, tmp_path / "mask.json", MaskSettings(dilate_px=0, feather_px=0))
+    masks, summary = open_dataset(tmp_path / "mask.json"), read_manifest(tmp_path / "mask.json")["summary"]
+    for name in ("cloudy", "clear"):
+        known = open_dataset(pair)[f"valid_{name}"].values.copy()
+        known[rows] &= name != role
+        np.testing.assert_array_equal(masks[f"known_{name}"], known)
+        assert masks[f"known_{name}"].dtype == bool
+        assert summary[f"known_{name}_share"] == (0.75 if name == role else 1.0)
+    assert summary["cloud_cloudy_share"] == pytest.approx(50 / (30 * 46) if role == "cloudy" else 100 / (40 * 46), abs=1e-6)
+    assert summary["unknown"] == {"cloudy": None, "clear": None}
+
+
+@pytest.mark.parametrize("place", [None, (slice(None), slice(None))])
+@pytest.mark.parametrize("second", [None, "threshold"])
+def test_an_image_whose_classes_are_all_lost_is_unknown_with_the_reason_and_the_remedy(tmp_path: Path, place: Any, second: Any) -> None:
+    pair = lose_classes(save_pair(tmp_path, L1C_BANDS, with_scl=True), "clear", place)
+    mask_pair(pair, tmp_path / "mask.json", MaskSettings(dilate_px=0, feather_px=0, second=second))
+    masks, summary = open_dataset(tmp_path / "mask.json"), read_manifest(tmp_path / "mask.json")["summary"]
+    assert not masks["known_clear"].values.any()
+    assert masks["known_cloudy"].values[:, :46].all()
+    assert (summary["known_clear_share"], summary["cloud_clear_share"]) == (0.0, 0.0)
+    assert summary["unknown"]["cloudy"] is None
+    assert summary["unknown"]["clear"] == (
+        "the clear image has no scene classification, so its clouds are not known: set pipeline.mask.method to 'omnicloudmask'"
+    )
+    assert masks.attrs["provenance"]["masks"]["unknown"] == summary["unknown"]
+    if second:  # compared is only what both know
+        assert summary["agreement"]["clear"]["neither"] == 0.0
 
 
 def test_a_pair_without_cirrus_names_the_setting_to_change(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
+from rasters import write_raster
 
 from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.geometry import WARP_TOLERANCE_PX
 from sereno.pipeline.mosaic import DIFFERS, Part, find_place, lay_items, lose_item, to_entry, to_reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Sensor
 from sereno.pipeline.scene import geobox_of
@@ -60,6 +61,23 @@ def test_the_first_valid_pixel_stays_and_shares_add_up() -> None:
     np.testing.assert_array_equal(mosaic.classes[mosaic.valid], numbers[mosaic.valid] % 256)
     for number, item in enumerate(mosaic.items, 1):
         assert item["share"] == pytest.approx((expected == number).mean())
+
+
+@pytest.mark.parametrize("without", ["i1", "i2", "i3"])
+def test_ground_of_an_item_without_classes_has_class_zero(without: str) -> None:
+    """Even if another item has a class there: its ground is not what was laid."""
+    rng = np.random.default_rng(1)
+    valid = {f"i{number}": rng.random((40, 50)) < 0.5 for number in range(1, 4)}
+    read_known = make_reader(valid)
+
+    def read(item: ItemRecord, geobox: GeoBox, wanted: Array) -> Part:
+        part = read_known(item, geobox, wanted)
+        return part._replace(classes=None if item.item == without else np.full(part.valid.shape, 9, np.uint8))
+
+    mosaic = lay_items([make_record(name) for name in valid], GRID, read)
+    assert mosaic.classes is not None
+    expected = np.where(mosaic.values[0] == int(without[1:]), 0, 9)
+    np.testing.assert_array_equal(mosaic.classes[mosaic.valid], expected[mosaic.valid])
 
 
 def test_an_item_is_read_only_where_ground_is_missing_and_one_that_adds_nothing_not_at_all() -> None:
@@ -152,10 +170,7 @@ def around(crs: str, centre: tuple[float, float], size_m: float, step: float = 1
 
 
 def write(path: Path, geobox: GeoBox, values: Array) -> AssetRecord:
-    profile = {"driver": "GTiff", "dtype": values.dtype, "count": 1, "crs": str(geobox.crs), "transform": geobox.transform}
-    with rasterio.open(path, "w", **profile, width=geobox.shape.x, height=geobox.shape.y) as file:
-        file.write(values, 1)
-    return AssetRecord(href=str(path))
+    return AssetRecord(href=str(write_raster(path, values, geobox)))
 
 
 def make_tile(folder: Path, name: str, crs: str, where: tuple[str, float, float]) -> ItemRecord:
@@ -195,6 +210,29 @@ def test_an_area_across_zones_or_the_180th_meridian_is_one_seamless_grid(tmp_pat
     slope, curvature = 1000 / 600 + 0.1, 1000 * (1 / 600**2 + 1 / 700**2)
     assert np.abs(scene["data"].sel(band="B02") - expected).max() < 1 + 10**2 / 4 * curvature + 0.05 * slope
     assert np.abs(scene["data"].sel(band="B05") - expected).max() < 1 + 20**2 / 4 * curvature + 7.5 * slope
+
+
+def test_classes_of_the_next_zone_are_those_of_the_nearest_pixel(tmp_path: Path) -> None:
+    """Classes are names: between water (6) and thin cirrus (10) nothing is cloud (8). A board of the two must stay one of the two.
+
+    At each centre it is the class of the pixel in which that centre lies, unless an edge is nearer than the warp is exact.
+    """
+    own, other, longitude, latitude = PLACES["two zones"]
+    item = make_tile(tmp_path, "T33", other, ("east", longitude, latitude))
+    area, board = around(own, (longitude, latitude), 300), around(other, (longitude, latitude), 3000, 20)
+    classes = np.where(np.indices(board.shape).sum(axis=0) % 2, 6, 10).astype(np.uint8)
+    item.assets["SCL"] = write(tmp_path / "T33-SCL.tif", board, classes)
+    settings = IngestSettings(bands=("B02",), attempts=1, min_valid=0.01)
+    scene = sentinel2.read_scene(make_scene(item), area, settings, Resolver("/")).scene
+    x, y = centres(area)
+    there_x, there_y = (np.array(values) for values in transform(own, other, x.ravel(), y.ravel()))
+    columns, rows = (there_x - board.transform.c) / 20, (board.transform.f - there_y) / 20
+    expected = classes[rows.astype(int), columns.astype(int)].reshape(x.shape)
+    from_edge = np.minimum(*(np.abs(places - np.rint(places)) for places in (rows, columns))).reshape(x.shape)
+    sure = from_edge > WARP_TOLERANCE_PX / 2 + 1e-6
+    assert sure.mean() > 0.5
+    np.testing.assert_array_equal(scene["scl"].values[sure], expected[sure])
+    assert set(np.unique(scene["scl"])) == {6, 10}
 
 
 @pytest.mark.parametrize("place", list(PLACES))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sereno.pipeline.acquisitions import Candidate, Cause
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, to_pairs
+from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, select_polarisations, to_pairs
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 
 DAY_ZERO = datetime(2021, 6, 1, 10, tzinfo=UTC)
@@ -169,13 +169,48 @@ def test_an_item_that_has_what_is_asked_for_passes(facts: dict[str, Any], change
     assert find_fault(to_item("s1", **facts), to_settings(**changes)) is None
 
 
+DUAL = ("VV", "VH", *(f"{kind}-{name}" for kind in ("annotation", "calibration", "noise") for name in ("VV", "VH")))
+
+
+@pytest.mark.parametrize("wanted", [("VV",), ("VH", "VV"), ("VV", "VV")])
+def test_a_sar_item_keeps_the_wanted_polarisations_and_names_them_in_their_order(wanted: tuple[str, ...]) -> None:
+    item = to_item("s1", assets={name: AssetRecord(href=name) for name in (*DUAL, "manifest")}, polarisations="VV VH", mode="IW")
+    kept = select_polarisations(item, to_settings(polarisations=wanted))
+    assert set(kept.assets) == {"manifest", *(name for name in DUAL if name.rpartition("-")[2] in wanted)}
+    assert kept.properties == {"polarisations": " ".join(dict.fromkeys(wanted)), "mode": "IW"}
+
+
+def test_items_of_one_and_of_two_polarisations_agree_where_one_is_wanted() -> None:
+    dual, single = (to_item("s1", assets={name: AssetRecord(href=name) for name in names}) for names in (("VV", "VH"), ("VV",)))
+    assert select_polarisations(dual, to_settings(polarisations=("VV",))) == select_polarisations(
+        single, to_settings(polarisations=("VV",))
+    )
+
+
+def test_an_optical_item_keeps_all_its_assets() -> None:
+    item = to_item("S2", sensor="sentinel2-l2a", assets={name: AssetRecord(href=name) for name in ("B02", "SCL", "MTD")})
+    assert select_polarisations(item, to_settings(polarisations=("VV",))) == item
+
+
 def test_an_item_that_lacks_a_band_which_others_have_is_refused() -> None:
     item = to_item("S2", sensor="sentinel2-l2a", assets={"B02": AssetRecord(href="b")})
-    fault = find_lacking_bands(item, frozenset({"B02", "B03", "B04", "SCL"}))
+    fault = find_lacking_bands(item, frozenset({"B02", "B03", "B04", "SCL"}), to_settings())
     assert fault is not None
-    assert (fault.reason, fault.status) == ("has no B03, B04, which other items have", "missing")
-    assert find_lacking_bands(item, frozenset({"B02", "SCL"})) is None
-    assert find_lacking_bands(to_item("s1"), frozenset({"B02"})) is None
+    assert fault.reason.startswith(
+        "has no B03, B04, which other items have; if it is not needed, name those that are in pipeline.query.bands"
+    )
+    assert fault.status == "missing"
+    assert find_lacking_bands(item, frozenset({"B02", "SCL"}), to_settings()) is None
+    assert find_lacking_bands(to_item("s1"), frozenset({"B02"}), to_settings()) is None
+
+
+def test_an_item_is_not_refused_for_want_of_a_band_that_nobody_needs() -> None:
+    item = to_item("S2", sensor="sentinel2-l2a", assets={name: AssetRecord(href=name) for name in ("B02", "B03")})
+    held = frozenset({"B02", "B03", "B09"})
+    assert find_lacking_bands(item, held, to_settings(bands=("B03",))) is None
+    fault = find_lacking_bands(item, held, to_settings(bands=("B03", "B09")))
+    assert fault is not None
+    assert fault.reason == "has no B09, needed by pipeline.query.bands"
 
 
 def test_only_scenes_that_can_still_take_part_are_measured() -> None:

@@ -47,6 +47,7 @@ def make_pair(grid: GeoBox = GRID, windows: list[dict[str, Any]] | None = None) 
 def make_masks(grid: GeoBox = GRID) -> xr.Dataset:
     names = ("cloud_cloudy", "shadow_cloudy", "cloud_clear", "shadow_clear")
     variables = {name: (("y", "x"), np.zeros(grid.shape, np.uint8)) for name in names}
+    variables |= {f"known_{role}": (("y", "x"), np.ones(grid.shape, bool)) for role in ("cloudy", "clear")}
     return with_grid(xr.Dataset(variables, attrs={"provenance": {"area": "west", "pair": PAIR, "masks": {"method": "scl"}}}), grid)
 
 
@@ -168,6 +169,39 @@ def test_a_refused_window_says_why_with_value_and_limit(
     (refused,) = summary["refused"]
     assert (refused["id"], refused["setting"], refused["value"], refused["reason"]) == ("r8-c8", setting, 0.5, reason)
     assert len(summary["patches"]) == 35
+
+
+@pytest.mark.parametrize(("role", "channel"), [("cloudy", "valid_input"), ("clear", "valid_target")])
+def test_ground_whose_clouds_are_not_known_is_not_usable(tmp_path: Path, role: str, channel: str) -> None:
+    masks = make_masks()
+    masks[f"known_{role}"][8:24, 8:40] = False  # half of the first window
+    masks[f"known_{role}"][8:10, 40:72] = False  # a sixteenth of the second
+    manifest = run_patch(tmp_path, make_pair(), masks)
+    patches, summary = open_dataset(manifest), read_manifest(manifest)["summary"]
+    (refused,) = summary["refused"]
+    assert (refused["id"], refused["setting"], refused["value"]) == ("r8-c8", "min_valid", 0.5)
+    assert refused["reason"] == (
+        "share valid in SAR, input and target is 0.5000, below patch.min_valid 0.9; of 0.5000 it is not known whether there is cloud"
+    )
+    assert summary["patches"][0]["valid_share"] == 1 - 1 / 16
+    usable = patches["mask"].sel(mask_channel=channel).values[0] > 0
+    np.testing.assert_array_equal(usable, np.arange(32)[:, None].repeat(32, axis=1) >= 2)
+    assert summary["pair_refused"] is None
+
+
+def test_a_pair_with_an_image_of_which_nothing_is_known_is_refused_with_the_reason(tmp_path: Path) -> None:
+    masks = make_masks()
+    masks["known_clear"][:] = False
+    masks.attrs["provenance"]["masks"]["unknown"] = {"cloudy": None, "clear": "no classes: do this"}
+    summary = read_manifest(run_patch(tmp_path, make_pair(), masks))["summary"]
+    assert summary["patches"] == []
+    assert summary["pair_refused"] == "no classes: do this"
+    assert summary["refused"][0]["reason"].endswith("; of 1.0000 it is not known whether there is cloud")
+
+
+def test_masks_that_do_not_say_what_is_known_are_to_be_made_again(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"do not say where clouds of the cloudy image are known.*run `sereno mask` again"):
+        run_patch(tmp_path, make_pair(), make_masks().drop_vars("known_cloudy"))
 
 
 def test_a_pair_of_which_nothing_is_kept_gives_an_empty_store(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
+from real_files import find_samples
 
 from sereno.pipeline.pairs import OffsetSource
 from sereno.pipeline.presets import PRESETS, S3_KEYS, find_preset
@@ -57,10 +57,7 @@ def test_only_the_buckets_whose_readers_pay_are_told_so() -> None:
 
 @pytest.fixture
 def samples() -> Path:
-    folder = os.environ.get("SERENO_SAMPLES")
-    if not folder:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    return Path(folder) / "stac"
+    return find_samples() / "stac"
 
 
 @pytest.mark.real

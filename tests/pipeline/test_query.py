@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +14,9 @@ import rasterio
 import shapely
 from affine import Affine
 from pyproj import Transformer
+from real_files import find_samples
 
-from sereno.pipeline.areas import to_geobox
+from sereno.pipeline.areas import to_ground
 from sereno.pipeline.bands import L2A_BANDS
 from sereno.pipeline.config import Area, QuerySettings
 from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError
@@ -123,7 +123,7 @@ def test_the_lock_holds_pairs_and_the_scenes_they_use(lock_file: Path) -> None:
     assert [(pair.clear_gap_days, pair.sar_gap_days) for pair in lock.pairs] == [(-5, -0.208333), (5, -0.208333)]
     assert set(lock.scenes) == {"clear-3", "clear-18", "cloudy-8", "cloudy-13", "sar-8", "sar-13"}
     assert lock.scenes["cloudy-13"].items[0].processing_baseline == "05.00"
-    assert lock.grid.to_geobox() == to_geobox(Area.model_validate(AREA), 10)
+    assert lock.grid.to_geobox() == to_ground(Area.model_validate(AREA), 10).geobox
 
 
 def test_every_other_candidate_is_listed_with_its_reason(lock_file: Path) -> None:
@@ -166,7 +166,7 @@ def test_items_that_cannot_be_read_are_listed_and_do_not_stop_the_others(tmp_pat
     assert "'cloud_cover_pct'" in refused["wordy"][1]
     assert "half" in refused["wordy"][1]
     assert refused["broken"][0] == "cloudy"
-    assert refused["broken"][1] == "has no B04, which other items have"
+    assert refused["broken"][1].startswith("has no B04, which other items have; ")
     assert refused["bare"] == ("sar", "has no VH, needed VV, VH; it has VV")
 
 
@@ -342,6 +342,25 @@ def test_an_area_across_180_degrees_is_one_grid_with_the_items_of_both_sides(tmp
     assert not lock.refused
 
 
+@pytest.mark.parametrize(("wanted", "paired"), [(("VV",), True), (("VH", "VV"), False)])
+def test_the_lock_holds_the_wanted_polarisations_alone(wanted: tuple[str, ...], paired: bool, tmp_path: Path) -> None:
+    names = [f"S1A_IW_GRDH_1S{kind}_{SLICES[n][17:]}" for n, kind in enumerate(("DV", "SV"))]
+    dual, single = (sar_item(name, 8) for name in names)
+    left, right = shapely.box(8.9, 45.1, 9.06, 45.2), shapely.box(9.06, 45.1, 9.2, 45.2)
+    for item, part in ((dual, left), (single, right)):
+        item["geometry"], item["bbox"] = json.loads(shapely.to_geojson(part)), list(part.bounds)
+    del single["assets"]["vh"]
+    world = {"sentinel-2-l2a": WORLD["sentinel-2-l2a"], "sentinel-1-rtc": [dual, single, sar_item("sar-13", 13)]}
+    query_pairs("west", tmp_path / "west.json", to_settings(write_world(tmp_path / "world", world), polarisations=wanted))
+    lock = Lock.read(tmp_path / "west.json")
+    items = [item for scene in lock.scenes.values() if scene.sensor == "sentinel1-rtc" for item in scene.items]
+    assert ({"sar-13", *names} if paired else {"sar-13"}) <= {item.item for item in items}
+    assert {tuple(sorted(item.assets)) for item in items} == {tuple(sorted(wanted))}
+    assert {item.properties["polarisations"] for item in items} == {" ".join(wanted)}
+    refused = {line.item: line.reason for line in lock.refused}
+    assert refused.get(names[1]) == (None if paired else "has no VH, needed VH, VV; it has VV")
+
+
 def test_an_outline_goes_into_the_lock_in_metres(tmp_path: Path, lock_file: Path) -> None:
     left = to_footprint(0.5)
     query_pairs("west", tmp_path / "west.json", to_settings(Lock.read(lock_file).catalogue, areas={"west": {"geojson": left}}))
@@ -456,19 +475,16 @@ def test_a_dataset_folder_is_left_to_its_reader(lock_file: Path, tmp_path: Path,
 
 def test_a_bare_day_as_the_end_means_all_of_it() -> None:
     settings = to_settings("x", start="2021-06-01", end="2021-06-30")
-    assert to_period(settings, timedelta(0)) == (datetime(2021, 6, 1, tzinfo=UTC), datetime(2021, 6, 30, 23, 59, 59, tzinfo=UTC))
+    assert to_period(settings, timedelta(0)) == (datetime(2021, 6, 1, tzinfo=UTC), datetime(2021, 6, 30, 23, 59, 59, 999_999, UTC))
     again = QuerySettings.model_validate_json(settings.to_json())
-    assert to_period(again, timedelta(days=1))[1] == datetime(2021, 7, 1, 23, 59, 59, tzinfo=UTC)
+    assert to_period(again, timedelta(days=1))[1] == datetime(2021, 7, 1, 23, 59, 59, 999_999, UTC)
     exact = to_settings("x", start="2021-06-01T12:00:00+02:00")
     assert to_period(exact, timedelta(0)) == (datetime(2021, 6, 1, 10, tzinfo=UTC), None)
 
 
 @pytest.mark.real
 def test_real_items_of_one_tile_are_searched_and_judged(tmp_path: Path) -> None:
-    samples = os.environ.get("SERENO_SAMPLES")
-    if not samples:
-        pytest.skip("SERENO_SAMPLES is not set to the folder of real samples")
-    items = json.loads((Path(samples) / "stac/odc_stac/site2-2020_jun_jul-35MNM.geojson").read_text())["features"]
+    items = json.loads((find_samples() / "stac/odc_stac/site2-2020_jun_jul-35MNM.geojson").read_text())["features"]
     covers = [item["properties"]["eo:cloud_cover"] for item in items]
     sar = [sar_item(f"sar-{number}", 1) for number in range(1)]
     sar[0]["properties"]["datetime"] = items[0]["properties"]["datetime"]

@@ -46,6 +46,26 @@ def test_a_box_finds_what_shapely_says_it_touches(boxes: list[tuple[float, float
     assert find(items, intersects=json.loads(shapely.to_geojson(shapely.box(*asked)))) == expected
 
 
+@pytest.mark.parametrize(
+    "longitudes",
+    [(179.9, 180.2), (-180.1, -179.8), (179.9, -179.8), (-179.8, 179.9)],
+    ids=["beyond 180", "beyond -180", "from 180 to -180", "from -180 to 180"],
+)
+def test_a_footprint_across_180_degrees_is_found_on_both_sides_however_it_is_written(longitudes: tuple[float, float]) -> None:
+    west, east = longitudes
+    ring = [[west, 66], [east, 66], [east, 67], [west, 67], [west, 66]]
+    item = {**to_item("a"), "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    for several in (item, {**item, "geometry": {"type": "MultiPolygon", "coordinates": [[ring]]}}):
+        assert find([several], bbox=[179.95, 66.5, 179.97, 66.6]) == ["a"]
+        assert find([several], bbox=[-179.95, 66.5, -179.85, 66.6]) == ["a"]
+        assert find([several], bbox=[179.95, 67.5, 179.97, 67.6]) == []
+
+
+def test_a_footprint_round_the_globe_is_found_everywhere() -> None:
+    item = to_item("a", (-180, -90, 180, 90))
+    assert all(find([item], bbox=[west, 1, west + 1, 2]) == ["a"] for west in range(-180, 180, 30))
+
+
 @settings(max_examples=40, deadline=None)
 @given(values=st.lists(st.one_of(st.none(), PERCENT), max_size=6), limit=PERCENT)
 def test_query_and_filter_agree_and_never_match_what_is_not_stated(values: list[float | None], limit: float) -> None:

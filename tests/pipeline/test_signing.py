@@ -24,7 +24,7 @@ from rasterio.io import MemoryFile
 from sereno.pipeline import http, signing
 from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError
 from sereno.pipeline.presets import PRESETS
-from sereno.pipeline.signing import Resolver, S3Key, TokenStore, check_credentials, presign, read_file, strip_signature
+from sereno.pipeline.signing import Resolver, S3Key, S3Request, TokenStore, check_credentials, presign, read_file, strip_signature
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EARTH = Resolver.from_preset("https://earth-search.example/v1", PRESETS["earth-search"])
@@ -330,8 +330,9 @@ def test_reading_at_the_user_s_cost_is_said(no_keys: pytest.MonkeyPatch, caplog:
 
 def test_s3_signatures_agree_with_the_example_in_amazon_s_manual() -> None:
     key = S3Key("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
-    how = ("us-east-1", "GET", datetime(2013, 5, 24, tzinfo=UTC))
-    signed = presign("https://examplebucket.s3.amazonaws.com/test.txt", key, how, life_s=86_400)
+    moment = datetime(2013, 5, 24, tzinfo=UTC)
+    request = S3Request("https://examplebucket.s3.amazonaws.com/test.txt", "us-east-1", "GET", moment, life_s=86_400)
+    signed = presign(request, key)
     assert parse_qs(urlsplit(signed).query)["X-Amz-Signature"] == ["aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"]
 
 

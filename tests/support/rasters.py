@@ -53,14 +53,24 @@ def to_asset(href: str, **facts: Any) -> Asset:
     return Asset("X", "B04", AssetRecord(href=href, **facts), Resolver("/"), attempts=2, check="checksum")
 
 
+def write_raster(path: Path, values: npt.NDArray[Any], geobox: GeoBox, **options: Any) -> Path:
+    """The path of a GeoTIFF written with `values` (y, x) on `geobox`."""
+    profile = {"driver": "GTiff", "dtype": values.dtype, "width": geobox.shape.x, "height": geobox.shape.y, "count": 1}
+    with rasterio.open(path, "w", **profile, crs=str(geobox.crs), transform=geobox.transform, **options) as file:
+        file.write(values, 1)
+    return path
+
+
+def to_geobox(values: npt.NDArray[Any], step: float, *, crs: str = UTM32, origin: tuple[float, float] = (WEST, NORTH)) -> GeoBox:
+    """A grid of the shape of `values` (y, x), pixels of `step` metres from its upper left corner `origin` on."""
+    return GeoBox(values.shape, Affine(step, 0, origin[0], 0, -step, origin[1]), crs)
+
+
 def write(
     path: Path, values: npt.NDArray[Any], step: float, *, crs: str = UTM32, origin: tuple[float, float] = (WEST, NORTH), **options: Any
 ) -> Asset:
     """The asset of a file written with `values` (y, x), pixels of `step` metres."""
-    profile = {"driver": "GTiff", "dtype": values.dtype, "width": values.shape[1], "height": values.shape[0], "count": 1, "crs": crs}
-    with rasterio.open(path, "w", **profile, transform=Affine(step, 0, origin[0], 0, -step, origin[1]), **options) as file:
-        file.write(values, 1)
-    return to_asset(str(path))
+    return to_asset(str(write_raster(path, values, to_geobox(values, step, crs=crs, origin=origin), **options)))
 
 
 def numbered(rows: int, columns: int) -> npt.NDArray[np.uint16]:

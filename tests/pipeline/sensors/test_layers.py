@@ -59,7 +59,24 @@ def test_a_grid_between_the_pixels_or_rotated_or_of_another_zone_needs_interpola
     assert match_grid(UTM32, file, GeoBox((4, 4), file * Affine.translation(2, 3), UTM32)) is not None
     for other in (file * Affine.translation(0.5, 0), file * Affine.rotation(1), file * Affine.scale(2)):
         assert match_grid(UTM32, file, GeoBox((4, 4), other, UTM32)) is None
-    assert match_grid(UTM32, file, GeoBox((4, 4), file, "EPSG:32633")) is None
+    for other_crs in ("EPSG:32633", "EPSG:32733", "EPSG:32532", "EPSG:3035"):
+        assert match_grid(UTM32, file, GeoBox((4, 4), file, other_crs)) is None
+
+
+@pytest.mark.parametrize(("file_crs", "area_crs", "northing_m"), [("EPSG:32732", UTM32, 1e7), (UTM32, "EPSG:32732", -1e7)])
+@pytest.mark.parametrize("step", [10, 20, 60])
+def test_on_the_equator_pixels_of_the_other_half_of_a_zone_are_copied(
+    tmp_path: Path, step: int, file_crs: str, area_crs: str, northing_m: float
+) -> None:
+    values = numbered(40, 50)
+    top = 10 * step  # metres north of the equator, where the file begins
+    origin = (WEST, top + (1e7 if file_crs == "EPSG:32732" else 0))
+    asset = write(tmp_path / "a.tif", values, step, crs=file_crs, origin=origin)
+    area = GeoBox((60, 71), Affine(10, 0, WEST + 50, 0, -10, origin[1] - northing_m - 70), area_crs)
+    twin = GeoBox(area.shape, Affine(10, 0, WEST + 50, 0, -10, origin[1] - 70), file_crs)
+    layer, expected = read_layer(asset, area, RULE), read_layer(asset, twin, RULE)
+    np.testing.assert_array_equal(layer.values, expected.values)
+    np.testing.assert_array_equal(layer.has_data, expected.has_data)
 
 
 def test_warping_puts_a_plane_where_it_belongs_in_the_neighbouring_zone(tmp_path: Path) -> None:
@@ -106,6 +123,17 @@ def test_a_files_own_grid_covers_the_area_and_its_margin_without_resampling(tmp_
     assert box.top >= wanted.top
     assert max(own.shape.y - 28, own.shape.x - 38) <= 1
     assert match_grid(UTM32, rasterio.open(asset.record.href).transform, own) is not None
+
+
+@pytest.mark.parametrize(("file_crs", "area_crs", "equator_m"), [("EPSG:32732", UTM32, 0.0), (UTM32, "EPSG:32732", 1e7)])
+def test_a_file_of_the_other_half_of_a_zone_has_its_own_grid_in_the_areas(
+    tmp_path: Path, file_crs: str, area_crs: str, equator_m: float
+) -> None:
+    asset = write(tmp_path / "a.tif", numbered(100, 100), 10, crs=file_crs, origin=(WEST + 3, 500 + 1e7 - equator_m))
+    own = find_own_grid(asset, GeoBox((20, 30), Affine(10, 0, WEST + 200, 0, -10, 100 + equator_m), area_crs), 4)
+    assert own is not None
+    assert (own.crs, own.transform.c, own.transform.f) == (area_crs, WEST + 153, equator_m + 140)
+    np.testing.assert_array_equal(read_layer(asset, own, RULE).values, numbered(100, 100)[36:64, 15:54])
 
 
 def test_a_file_of_another_zone_or_step_has_no_grid_to_stay_on(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
+from rasters import to_geobox, write_raster
 
 from sereno.pipeline.config import IngestSettings, SpeckleSettings
 from sereno.pipeline.errors import MissingError
@@ -28,11 +28,9 @@ SETTINGS = IngestSettings(margin_px=4, attempts=1)
 
 def make_item(folder: Path, values: npt.NDArray[np.float32], *, crs: str = UTM32, nodata: float | None = None) -> ItemRecord:
     """An item with `values` as VV and a tenth of them as VH."""
-    transform = Affine(10, 0, WEST, 0, -10, NORTH)
-    profile = {"driver": "GTiff", "dtype": "float32", "width": values.shape[1], "height": values.shape[0], "count": 1, "crs": crs}
+    geobox = to_geobox(values, 10, crs=crs, origin=(WEST, NORTH))
     for name, layer in (("VV", values), ("VH", np.where(values == nodata, values, values / 10))):
-        with rasterio.open(folder / f"{name}.tif", "w", **profile, transform=transform, nodata=nodata) as file:
-            file.write(layer.astype(np.float32), 1)
+        write_raster(folder / f"{name}.tif", layer.astype(np.float32), geobox, nodata=nodata)
     facts = {"item": folder.name, "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-03T10:00:00Z", "crs": crs}
     assets = {name: AssetRecord(href=str(folder / f"{name}.tif")) for name in ("VV", "VH")}
     return ItemRecord(**facts, bbox=(8, 45, 9, 46), assets=assets)
@@ -144,6 +142,13 @@ def test_a_scene_of_one_polarisation_holds_that_one(tmp_path: Path) -> None:
     scene = read(item.model_copy(update={"assets": {"HH": item.assets["VV"]}}))
     assert scene["sar_band"].values.tolist() == ["HH"]
     assert scene["valid"].values.all()
+
+
+def test_polarisations_are_stored_in_the_order_that_the_lock_names(tmp_path: Path) -> None:
+    item = make_item(tmp_path, speckle())
+    scene = read(item.model_copy(update={"properties": {"polarisations": "VH VV"}}))
+    assert scene["sar_band"].values.tolist() == ["VH", "VV"]
+    assert scene["data"].values[0] + 1000 == pytest.approx(scene["data"].values[1], abs=1)  # VH is a tenth of VV
 
 
 def test_a_scene_without_any_polarisation_is_a_fault_of_the_lock(tmp_path: Path) -> None:

@@ -180,6 +180,20 @@ def test_the_border_is_cut_for_old_processors_only(tmp_path: Path) -> None:
     assert not (old & ~new).any()
 
 
+@pytest.mark.parametrize("noise", ["in other units", "not stated"])
+def test_the_border_of_an_old_product_is_cut_also_where_its_noise_is_of_no_use(tmp_path: Path, noise: str) -> None:
+    """The oldest products have both: noise tables in arbitrary units, or none, and the widest borders."""
+    root = safe_product.write_product(tmp_path, image=OLD)
+    scene = make_scene(root)
+    if noise == "not stated":
+        scene = change(scene, noise_VV=None, noise_VH=None)
+    for path in (root / "annotation" / "calibration").glob("noise-*"):
+        path.write_text(safe_product.to_noise(OLD._replace(noise=9e6)))
+    valid = read(tmp_path, scene, make_area(line=100, pixel=450, shape=(60, 300)), IngestSettings(margin_px=0)).scene["valid"].values
+    assert not valid[:, :40].any()  # of the 500 pixels at the near edge 50 lie in the area
+    assert valid[:, 60:].all()
+
+
 def test_noise_that_is_stronger_than_the_signal_is_floored_and_counted(tmp_path: Path) -> None:
     """Noise of the tables twice that of the image: at some pixels nothing is left."""
     root = safe_product.write_product(tmp_path, lambda x, _: np.full(x.shape, 1e-4))

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasters import NORTH, WEST, to_geobox, write_raster
 
 from sereno.pipeline import offset
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL, SENTINEL2_BANDS
@@ -21,24 +22,13 @@ from sereno.pipeline.sensors.sentinel2 import read_scene
 from sereno.pipeline.signing import Resolver
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
-WEST, NORTH = 500_040.0, 5_000_040.0
 GSD_M = {band.name: band.gsd_m for band in SENTINEL2_BANDS} | {SCL: 20}
 AREA = GeoBox((48, 36), Affine(10, 0, WEST + 50, 0, -10, NORTH - 70), "EPSG:32632")
 """Begins within a 20 m and within a 60 m pixel of the item."""
 
 
 def write(path: Path, values: npt.NDArray[Any], gsd_m: int) -> Path:
-    profile = {
-        "driver": "GTiff",
-        "dtype": values.dtype,
-        "width": values.shape[1],
-        "height": values.shape[0],
-        "count": 1,
-        "crs": "EPSG:32632",
-    }
-    with rasterio.open(path, "w", **profile, transform=Affine(gsd_m, 0, WEST, 0, -gsd_m, NORTH)) as file:
-        file.write(values, 1)
-    return path
+    return write_raster(path, values, to_geobox(values, gsd_m))
 
 
 def make_item(folder: Path, **facts: object) -> ItemRecord:
@@ -158,27 +148,47 @@ def test_an_asset_that_cannot_be_opened_refuses_the_scene(tmp_path: Path, conten
     assert (reading.scene["data"].values == 0).all()
 
 
-def test_scl_that_is_lost_leaves_validity_to_the_bands_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["gone", "not stated"])
+def test_ground_whose_scl_is_lost_has_class_zero_and_says_so(tmp_path: Path, kind: str) -> None:
+    """What the bands say stays; that no class is known stands in the values, the warnings, the losses and the ledger."""
     record = make_item(tmp_path)
     change(tmp_path / "B04.tif", (slice(10, 11), slice(10, 12)), 0)
-    (tmp_path / "SCL.tif").unlink()
+    lose_scl(record, kind)
     reading = read_all(record)
     invalid = np.zeros((48, 36), bool)
     invalid[3, 5:7] = True
     np.testing.assert_array_equal(reading.scene["valid"], ~invalid)
-    assert not reading.scene["scl"].values.any()
+    assert "scl" not in reading.scene or not reading.scene["scl"].values.any()
     facts = reading.scene.attrs["provenance"]
-    assert "SCL is lost, its classes are 0" in facts["warnings"][-1]
-    assert [loss["asset"] for loss in facts["lost"]] == ["SCL"]
-    assert {entry.asset: entry.status for entry in reading.entries}[""] == "partly"
+    (warning,) = facts["warnings"]
+    assert warning == "item S2A_X: SCL is lost: its ground has class 0, cloud is not known there, and the bands alone decide what is valid"
+    assert [(loss["item"], loss["asset"]) for loss in facts["lost"]] == [("S2A_X", SCL)]
+    assert {entry.asset: entry.status for entry in reading.entries if entry.asset in (SCL, "")} == {SCL: "missing", "": "partly"}
 
 
-def test_a_product_without_scl_has_none(tmp_path: Path) -> None:
-    record = make_item(tmp_path)
-    del record.assets[SCL]
-    scene = read(record)
-    assert "scl" not in scene
-    assert scene["valid"].values.all()
+def lose_scl(record: ItemRecord, kind: str) -> None:
+    """The file is gone, or the item does not state it."""
+    Path(record.assets[SCL].href).unlink()
+    if kind == "not stated":
+        del record.assets[SCL]
+
+
+@pytest.mark.parametrize("kind", ["gone", "not stated"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_tile_without_scl_never_borrows_the_classes_of_another(tmp_path: Path, kind: str, order: tuple[int, int]) -> None:
+    """The west half has no data in the tile that states classes, and these say vegetation there all the same."""
+    east, west = make_folder(tmp_path / "east"), make_folder(tmp_path / "west")
+    items = [make_item(east, item="east"), make_item(west, item="west")]
+    for folder, columns in ((east, slice(0, 30)), (west, slice(30, 60))):
+        change(folder / "B04.tif", (slice(None), columns), 0)
+    lose_scl(items[1], kind)
+    reading = read_all(*(items[place] for place in order))
+    classes = reading.scene["scl"].values
+    is_west = np.arange(36) < 25  # the area begins 5 pixels into the tiles
+    assert reading.scene["valid"].values.all()
+    np.testing.assert_array_equal(classes, np.where(is_west, 0, 4)[None].repeat(48, axis=0))
+    assert {entry.item: entry.status for entry in reading.entries if not entry.asset} == {"east": "used", "west": "partly"}
+    assert [loss["item"] for loss in reading.scene.attrs["provenance"]["lost"]] == ["west"]
 
 
 def test_offsets_are_removed_before_items_are_laid_together(tmp_path: Path) -> None:
