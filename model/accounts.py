@@ -17,6 +17,8 @@ SUM_COLUMNS: Final = ("step", "what became of it", "items", "assets", "tried aga
 """Headings of the sums."""
 ROLES: Final = ("cloudy", "clear")
 """Images of a pair whose masks are compared."""
+HALF_TOLD: Final = "; without a visible band they cannot tell whether it was removed twice"
+"""What is added to the verdict `not left in` of dark pixels."""
 MEASURES: Final = ("both", "only_first", "only_second", "neither", "iou")
 """Keys of an agreement of masks, in reading order."""
 AGREEMENT_COLUMNS: Final = ("area", "pair", "image", "cloud in both", "in the first alone", "in the second alone", "in none", "both of any")
@@ -24,8 +26,9 @@ AGREEMENT_COLUMNS: Final = ("area", "pair", "image", "cloud in both", "in the fi
 
 
 def describe_accounts(results: Results) -> list[Block]:
-    """The ledger's sums and losses, the reflectance offsets that were decided, scenes that were refused, and the agreement of masks."""
-    return [*_sum_ledger(results), *_list_losses(results), *_count_offsets(results), *_list_refused(results), *_compare_masks(results)]
+    """The ledger's sums and losses, offsets that were decided, scenes that were refused, clouds not known, and the agreement of masks."""
+    read = [*_sum_ledger(results), *_list_losses(results), *_count_offsets(results), *_list_refused(results)]
+    return [*read, *_list_unknown(results), *_compare_masks(results)]
 
 
 def _sum_ledger(results: Results) -> list[Block]:
@@ -68,8 +71,10 @@ def _count_offsets(results: Results) -> list[Block]:
 
 
 def _show_check(check: Mapping[str, Any] | None) -> str:
-    """The verdict of the dark pixels; sensors without that check have none."""
-    return str(check["verdict"]) if check else "not asked"
+    """The verdict of the dark pixels, with what it leaves open; sensors without that check have none."""
+    if not check:
+        return "not asked"
+    return f"{check['verdict']}{HALF_TOLD if check['verdict'] == 'not left in' else ''}"
 
 
 def _items_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -84,6 +89,23 @@ def _list_refused(results: Results) -> list[Block]:
         return [*blocks, Text(f"None of {len(results.scenes)} scenes." if results.scenes else "No scene was read: run `sereno ingest`.")]
     note = Text("Their pairs hold no valid pixel and give no patch.")
     return [*blocks, note, *show_first(("area", "scene", "reason"), rows, "the manifests in ingest/")]
+
+
+def _list_unknown(results: Results) -> list[Block]:
+    """Images of which the method could not decide everywhere whether there is cloud; nothing where it could."""
+    rows = [
+        (*key, role, show_share(share), summary["unknown"][role] or "classes of a part are lost")
+        for key, summary in results.masked.items()
+        for role in ROLES
+        if (share := summary.get(f"known_{role}_share", 1)) < 1 and (share or summary["unknown"][role])
+    ]
+    if not rows:
+        return []
+    note = Text(
+        "What is not known is never clear: patches do not use it, and predictions treat it as cloud. Shares are of the valid pixels."
+    )
+    table = show_first(("area", "pair", "image", "clouds known", "because"), rows, "the manifests in mask/")
+    return [Heading("Clouds that are not known"), note, *table]
 
 
 def _compare_masks(results: Results) -> list[Block]:

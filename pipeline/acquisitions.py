@@ -86,8 +86,8 @@ class Candidate(NamedTuple):
 
     scene: SceneRecord
     """One acquisition."""
-    overlap: float
-    """Share of the area that the footprints of its items cover together, 0..1."""
+    covered: Geometry
+    """The ground of the area that the footprints of its items cover together, in the grid's CRS."""
 
     @property
     def moment(self) -> datetime:
@@ -197,11 +197,11 @@ def assemble_scenes(
     candidates: list[Candidate] = []
     refused: list[Refused] = []
     for group in _split_overflights(found):
-        laid, overlap, idle = _lay_items(group, ground)
+        laid, covered, idle = _lay_items(group, ground)
         refused += [refuse_item(one.record, reason, Cause.OVERLAP, clear_cover_pct=clear_cover_pct) for one, reason in idle]
         if not laid:
             continue
-        candidate = Candidate(_to_scene_record(laid), overlap)
+        candidate, overlap = Candidate(_to_scene_record(laid), covered), compute_share(covered, ground)
         if overlap >= min_overlap:
             candidates.append(candidate)
             continue
@@ -244,8 +244,8 @@ class Laid(NamedTuple):
     """Share of the area that it adds to those laid before it, 0..1."""
 
 
-def _lay_items(group: Sequence[Found], ground: Ground) -> tuple[list[Laid], float, list[tuple[Found, str]]]:
-    """The items that cover the area together, the share that they cover, and the items not needed, with the reason."""
+def _lay_items(group: Sequence[Found], ground: Ground) -> tuple[list[Laid], Geometry, list[tuple[Found, str]]]:
+    """The items that cover the area together, the ground that they cover, and the items not needed, with the reason."""
 
     def to_rank(one: Found) -> tuple[Any, ...]:
         return one.record.crs != str(ground.geobox.crs), -round(compute_share(one.part, ground), SHARE_DIGITS), one.record.item
@@ -262,7 +262,7 @@ def _lay_items(group: Sequence[Found], ground: Ground) -> tuple[list[Laid], floa
         else:
             others = ", ".join(other.found.record.item for other in laid)
             idle.append((one, f"adds {gain:.1%} of the area to {others}" if laid else "covers none of the area"))
-    return laid, compute_share(covered, ground), idle
+    return laid, covered, idle
 
 
 def _is_other_half(one: ItemRecord, other: ItemRecord) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -191,6 +192,12 @@ def cut_footprint(footprint: dict[str, Any] | None, ground: Ground) -> Geometry:
 def compute_share(part: Geometry, ground: Ground) -> float:
     """Share (0..1) of the ground that `part`, in the grid's CRS and inside the ground, covers."""
     return float(part.area / ground.geometry.area)
+
+
+def compute_common_share(parts: Iterable[Geometry], ground: Ground) -> float:
+    """Share (0..1) of the ground that every one of `parts` covers, which are in the grid's CRS and inside the ground."""
+    lacking = shapely.union_all([shapely.difference(ground.geometry, part) for part in parts])  # unlike what they share, always polygons
+    return 1.0 - float(lacking.area / ground.geometry.area)
 
 
 def to_bboxes(geobox: GeoBox) -> tuple[Bbox, ...]:

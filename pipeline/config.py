@@ -218,7 +218,7 @@ class QuerySettings(Settings):
     max_gap_clear_days: Annotated[float, Field(gt=0)] = 20.0
     """Largest time between the cloudy scene and the clear scene."""
     min_overlap: Share = 0.6
-    """Smallest share of the area that each scene's footprint covers, its items taken together."""
+    """Smallest share of the area that the three scenes of a pair have in common by their footprints, the items of each taken together."""
     resolution_m: Annotated[float, Field(gt=0)] = 10.0
     """Pixel size of the common grid."""
     exclude: tuple[str, ...] = ()
@@ -296,10 +296,11 @@ class IngestSettings(Settings):
     speckle: SpeckleSettings = SpeckleSettings()
     """Speckle filter."""
     readers: Annotated[int, Field(ge=1)] = 4
-    """Assets read at the same time: over HTTP most of the time is waiting."""
+    """Assets read at the same time: over HTTP most of the time is waiting. Read one after the other in any case: tables of ground range
+    data, polarisations of local products with a DEM (each takes much memory), delivered data sets."""
     scheduler: str = "threads"
     """`threads`: in this process. Else the address of a dask scheduler (`tcp://host:8786`) whose workers
-    read (needs the extra `cluster`)."""
+    read (needs the extra `cluster`). What is read one after the other is read in this process."""
 
 
 DescriptorName = Literal["orientations", "self-similarity"]

@@ -1,22 +1,26 @@
 """Which scenes form pairs: for each cloudy scene the nearest clear and SAR scene within the limits of the settings.
 
-Enters: candidates, which are scene records with their overlap. Leaves: triplets, and for every candidate that is not used the reason with
-the value seen and the limit. Pure, and independent of the order in which candidates come.
+Enters: candidates, which are scene records with the ground that they cover. Leaves: triplets, and for every candidate that is not used the
+reason with the value seen and the limit. Pure, and independent of the order in which candidates come.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refuse_item
+from sereno.pipeline.areas import Ground, compute_common_share
 from sereno.pipeline.bands import POLARISATIONS, SCL
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.pairs import ItemRecord, Pair, Role
 
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
+SHARE_ERROR: Final = 1e-6
+"""Shares of ground are exact to this much: footprints are cut and joined in floating point."""
 SOURCES: Final = {"scl": "of the area by SCL", "catalogue": "by the catalogue", None: ""}
 """How the source of a cloud cover is called in a reason."""
 
@@ -121,13 +125,16 @@ def _is_near(one: Candidate, other: Candidate, limit_days: float) -> bool:
     return abs(_gap_days(one, other)) <= limit_days
 
 
-def choose_triplets(optical: Iterable[Candidate], sar: Iterable[Candidate], settings: QuerySettings) -> tuple[list[Triplet], list[Refused]]:
-    """For each cloudy scene the nearest clear and the nearest SAR scene within the limits, in order of time; and all that is not used.
+def choose_triplets(
+    optical: Iterable[Candidate], sar: Iterable[Candidate], *, ground: Ground, settings: QuerySettings
+) -> tuple[list[Triplet], list[Refused]]:
+    """For each cloudy scene the nearest clear and SAR scene within the limits, in order of time; and all that is not used.
 
-    With `max_pairs` the triplets with the smallest gaps stay. Equal gaps go to the earlier scene.
+    The nearest are those with the smallest gaps together among those that share `min_overlap` of the ground with it, all three: only there
+    can patches be. With `max_pairs` the triplets with the smallest gaps stay. Equal gaps go to the earlier scene.
     """
     roles, refused = _split_by_cover(optical, sar, settings)
-    found = [_find_partners(one, roles, settings) for one in roles.cloudy]
+    found = [_find_partners(one, roles, ground, settings) for one in roles.cloudy]
     chosen, beyond = _keep_smallest([result for result in found if isinstance(result, Triplet)], settings.max_pairs)
     alone = [result for result in found if isinstance(result, Refused)]
     return chosen, [*refused, *alone, *beyond, *_refuse_unused(chosen, roles, settings)]
@@ -163,26 +170,43 @@ def _gap_days(cloudy: Candidate, other: Candidate) -> float:
     return (other.moment - cloudy.moment).total_seconds() / DAY_S
 
 
-def _find_partners(cloudy: Candidate, roles: Roles, settings: QuerySettings) -> Triplet | Refused:
+def _find_partners(cloudy: Candidate, roles: Roles, ground: Ground, settings: QuerySettings) -> Triplet | Refused:
     """The triplet of a cloudy scene with the nearest clear scene of its product and the nearest SAR scene, or why there is none."""
-    clear = _find_nearest(cloudy, [one for one in roles.clear if one.scene.sensor == cloudy.scene.sensor])
-    sar = _find_nearest(cloudy, roles.sar)
-    if clear is None or abs(_gap_days(cloudy, clear)) > settings.max_gap_clear_days:
+    clear = [one for one in roles.clear if one.scene.sensor == cloudy.scene.sensor and one.scene.id != cloudy.scene.id]
+    near_clear = [one for one in clear if _is_near(cloudy, one, settings.max_gap_clear_days)]
+    if not near_clear:
         return _refuse_alone(cloudy, clear, f"clear scene within {settings.max_gap_clear_days:g} days", Cause.CLEAR_GAP)
-    if sar is None or abs(_gap_days(cloudy, sar)) > settings.max_gap_sar_days:
-        return _refuse_alone(cloudy, sar, f"SAR scene within {settings.max_gap_sar_days:g} days", Cause.SAR_GAP)
-    return Triplet(cloudy, clear, sar)
+    near_sar = [one for one in roles.sar if _is_near(cloudy, one, settings.max_gap_sar_days)]
+    if not near_sar:
+        return _refuse_alone(cloudy, roles.sar, f"SAR scene within {settings.max_gap_sar_days:g} days", Cause.SAR_GAP)
+    pairs = itertools.product(_sort_by_gap(cloudy, near_clear), _sort_by_gap(cloudy, near_sar))
+    triplets = sorted((Triplet(cloudy, *pair) for pair in pairs), key=lambda triplet: triplet.gap_days)
+    return _choose_by_ground(triplets, ground, settings.min_overlap)
 
 
-def _refuse_alone(cloudy: Candidate, nearest: Candidate | None, needed: str, cause: Cause) -> Refused:
+def _choose_by_ground(triplets: list[Triplet], ground: Ground, min_overlap: float) -> Triplet | Refused:
+    """The first triplet whose scenes share enough ground, or why there is none."""
+    best, most = triplets[0], -1.0
+    for triplet in triplets:
+        share = compute_common_share((part.covered for part in triplet), ground)
+        if share >= min_overlap - SHARE_ERROR:
+            return triplet
+        best, most = (triplet, share) if share > most + SHARE_ERROR else (best, most)
+    reason = (
+        f"shares {most:.1%} of the area with the clear scene {best.clear.scene.item} and the SAR scene {best.sar.scene.item}, "
+        f"needed {min_overlap:.1%} of the three; no others within the limits of time share more"
+    )
+    return refuse(best.cloudy, "cloudy", reason, Cause.OVERLAP)
+
+
+def _refuse_alone(cloudy: Candidate, others: list[Candidate], needed: str, cause: Cause) -> Refused:
+    nearest = next(iter(_sort_by_gap(cloudy, others)), None)
     seen = "there is none" if nearest is None else f"the nearest, {nearest.scene.item}, is {abs(_gap_days(cloudy, nearest)):.2f} days away"
     return refuse(cloudy, "cloudy", f"needs a {needed}: {seen}", cause)
 
 
-def _find_nearest(cloudy: Candidate, candidates: list[Candidate]) -> Candidate | None:
-    """The candidate nearest in time to the cloudy scene, never the scene itself."""
-    others = [candidate for candidate in candidates if candidate.scene.id != cloudy.scene.id]
-    return min(others, key=lambda candidate: abs(_gap_days(cloudy, candidate)), default=None)
+def _sort_by_gap(cloudy: Candidate, others: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(others, key=lambda other: abs(_gap_days(cloudy, other)))
 
 
 def _keep_smallest(triplets: list[Triplet], count: int | None) -> tuple[list[Triplet], list[Refused]]:
@@ -216,7 +240,7 @@ def _explain_idle(one: Candidate, cloudy: list[Candidate], limit: float) -> str:
         return "no pair needs it: there is no cloudy scene"
     if gap > limit:
         return f"no pair needs it: the nearest cloudy scene is {gap:.2f} days away, allowed {limit:g}"
-    return f"no pair needs it: each cloudy scene within {limit:g} days has a nearer one or was refused"
+    return f"no pair needs it: each cloudy scene within {limit:g} days took another one or was refused"
 
 
 def to_pairs(triplets: list[Triplet]) -> tuple[Pair, ...]:

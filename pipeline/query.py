@@ -164,7 +164,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         listed = {kind: _list_items(search, kind) for kind in search.sources}
         optical, sar = _judge_all(search, listed)
         measured = _measure_covers(search, optical, sar)
-        triplets, unpaired = choose_triplets(measured.candidates, sar.candidates, settings)
+        triplets, unpaired = choose_triplets(measured.candidates, sar.candidates, ground=search.ground, settings=settings)
         refused = [*measured.refused, *sar.refused, *unpaired]
         if not triplets:
             raise MissingError(_describe_failure(area, {kind: len(found.items) for kind, found in listed.items()}, refused))
@@ -322,8 +322,13 @@ def _measure_covers(search: Search, optical: Judged, sar: Judged) -> Judged:
             refused.append(refuse(one, role_of(one.scene.sensor, cover.cloud_pct, settings.clear_cover_pct), reason, Cause.OVERLAP))
         else:
             candidates.append(_change_scene(one, {"cloud_cover_pct": cover.cloud_pct, "cover_source": "scl"}))
-    known = sum(cover.valid_share is not None for cover in covers)
-    logger.info("cloud cover of %d scenes measured over the area, of %d others not readable", known, len(covers) - known)
+    lost = [name for name, cover in measured.items() if cover.valid_share is None]
+    for name in lost:
+        logger.warning(
+            "%s: a scene classification cannot be read: the catalogue's cloud cover is taken, and masks by SCL will not know its clouds",
+            name,
+        )
+    logger.info("cloud cover of %d scenes measured over the area, of %d others not readable", len(covers) - len(lost), len(lost))
     return Judged(candidates, refused, tuple(_to_note(name, entry) for name, cover in measured.items() for entry in cover.entries))
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError
-from sereno.pipeline.http import hide_secrets, make_session
+from sereno.pipeline.http import Budget, hide_secrets, make_session
 from sereno.pipeline.presets import S3_KEYS, Preset
 
 if TYPE_CHECKING:
@@ -347,10 +347,10 @@ def presign(request: S3Request, key: S3Key) -> str:
     return f"{request.address}?{query}&X-Amz-Signature={hmac.new(signer, text.encode(), 'sha256').hexdigest()}"
 
 
-def read_file(resolver: Resolver, href: str) -> bytes:
+def read_file(resolver: Resolver, href: str, budget: Budget | None = None) -> bytes:
     """The whole content of a small file (metadata, annotation) at `href`: local, on the web, signed or in a bucket.
 
-    A signature that is refused is renewed once.
+    A signature that is refused is renewed once. Requests and repetitions are counted in `budget`, also where no content comes in the end.
 
     Raises:
         MissingError: there is no such file.
@@ -362,7 +362,7 @@ def read_file(resolver: Resolver, href: str) -> bytes:
         if not path.is_file():
             raise MissingError(f"file {path} does not exist: fetch it again, or name its item in pipeline.query.exclude")
         return path.read_bytes()
-    with make_session() as session:
+    with make_session(budget) as session:
         answer = _get(session, resolver.to_web(href))
         if answer.status_code in (401, 403):
             answer = _get(session, resolver.to_web(href, renew=True))

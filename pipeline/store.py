@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle
@@ -177,8 +178,17 @@ def _encoding(variable: xr.DataArray, chunks: Mapping[str, int]) -> dict[str, An
 
 def _check_equal(written: xr.Dataset, read: xr.Dataset, path: Path) -> None:
     for name in written.data_vars:
-        if not np.array_equal(written[name].values, read[name].values):
+        if not _are_same_bytes(written[name].values, read[name].values):
             raise StoreError(f"{path}: {name!r} does not read back as it was written; the disk may be failing, run again")
+
+
+def _are_same_bytes(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    """Whether two arrays are equal bit for bit, compared eight bytes at a time: a quarter of the time that pixels of two bytes take."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    whole = left.size // 8 * 8
+    return np.array_equal(left[:whole].view(np.uint64), right[:whole].view(np.uint64)) and np.array_equal(left[whole:], right[whole:])
 
 
 def write_manifest(manifest: Path, *, kind: str, summary: Mapping[str, Any]) -> None:

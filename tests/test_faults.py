@@ -38,7 +38,7 @@ from sereno.pipeline.ingest import ingest_scene
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.query import query_pairs
-from sereno.pipeline.sensors import assets
+from sereno.pipeline.sensors import access, assets
 from sereno.pipeline.server import running_server
 from sereno.pipeline.store import open_dataset, verify_store
 
@@ -95,7 +95,7 @@ def limit_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for a server that says nothing for a second at most."""
     monkeypatch.setattr(http, "TIMEOUT_S", (1.0, 0.3))
     monkeypatch.setattr(assets, "TIMEOUT_S", (1.0, 0.3))
-    monkeypatch.setitem(assets.GDAL_OPTIONS, "GDAL_HTTP_TIMEOUT", 1)
+    monkeypatch.setitem(access.GDAL_OPTIONS, "GDAL_HTTP_TIMEOUT", 1)
 
 
 def settings_for(server: FaultyServer, **changes: Any) -> QuerySettings:
@@ -343,6 +343,52 @@ def test_a_missing_asset_refuses_its_scene_and_the_pair_but_not_the_run(
     assert outcome[f"patch/{AREA}/20210608.json"]["summary"]["pair_refused"]
     others = [name for name in Lock.read(lock).scenes if name != scene]
     assert all(outcome[f"ingest/{AREA}/{name}.json"] == clean[f"ingest/{AREA}/{name}.json"] for name in others)
+
+
+@pytest.mark.parametrize("role", ["cloudy", "clear"])
+@pytest.mark.parametrize("kind", ["gone", "unreadable", "not stated"])
+def test_a_lost_classification_makes_no_cloud_clear_and_stops_no_run(
+    server: FaultyServer, clean: Outcome, tmp_path: Path, kind: str, role: str
+) -> None:
+    """The pixels stay what they are, what is cloud among them is unknown, and the pair says why it gives no patch."""
+    item = {"cloudy": CLOUDY, "clear": CLEAR}[role]
+    lose_classification(server, item, kind)
+    lock = run_query(tmp_path, settings_for(server))
+    assert Lock.read(lock).scenes[item].cover_source == "catalogue"
+    run_ingest(tmp_path, lock, SETTINGS)
+    run_rest(tmp_path, lock)
+    outcome = read_outcome(tmp_path, server.url)
+    [entry] = losses(tmp_path).values()
+    assert (entry.item, entry.asset, entry.status) == (item, "SCL", "unreadable" if kind == "unreadable" else "missing")
+    [whole] = [one for one in read_entries(tmp_path) if one.step == "ingest" and one.item == item and not one.asset]
+    assert whole.status == "partly"
+    assert [(loss["item"], loss["asset"]) for loss in scene_of(outcome, item)["lost"]] == [(item, "SCL")]
+    assert any("SCL is lost" in warning for warning in scene_of(outcome, item)["warnings"])
+    pair, masks = (open_dataset(tmp_path / step / AREA / "20210608.json") for step in ("align", "mask"))
+    for name in ("cloudy", "clear"):
+        assert pair[f"valid_{name}"].values.mean() > 0.9
+        np.testing.assert_array_equal(masks[f"known_{name}"], pair[f"valid_{name}"].values & (name != role))
+    patches = outcome[f"patch/{AREA}/20210608.json"]["summary"]
+    assert not patches["patches"]
+    assert f"the {role} image has no scene classification" in patches["pair_refused"]
+    assert len(patches["refused"]) == len(clean[f"patch/{AREA}/20210608.json"]["summary"]["refused"]) + len(windows_of(clean))
+
+
+def lose_classification(server: FaultyServer, item: str, kind: str) -> None:
+    """Take the scene classification of `item` away, for the search and for reading."""
+
+    def drop(page: Json) -> Json:
+        for feature in page["features"]:
+            if feature["id"] == item:
+                assert feature["assets"].pop("scl")
+        return page
+
+    if kind == "not stated":
+        server.add(SEARCH, edit(drop))
+        return
+    server.add(f"/{item}/SCL.tif", answer(404) if kind == "gone" else rot(0, 200))
+    if kind == "gone":
+        server.add(f"/{item}/SCL.tif", answer(404), method="HEAD")
 
 
 def test_a_missing_classification_is_stated_and_the_catalogue_believed(server: FaultyServer, tmp_path: Path) -> None:

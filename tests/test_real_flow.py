@@ -4,6 +4,7 @@ The lake of Barbellino on a cloudy and on a clear day, as sen2r wrote it: many b
 Sentinel-1 scene of it is at hand: a simulated one is laid over it.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,7 +111,11 @@ def write_lock(folder: Path, level: Level) -> Path:
 
 def run(folder: Path, level: Level) -> dict[str, Path]:
     """Manifests by step."""
-    lock = write_lock(folder, level)
+    return run_lock(folder, write_lock(folder, level), level)
+
+
+def run_lock(folder: Path, lock: Path, level: Level) -> dict[str, Path]:
+    """Manifests by step of the pair in `lock`."""
     outputs = {name: folder / f"{name}.json" for name in ("sar", "cloudy", "clear", "pair", "mask", "patches")}
     for name in ("sar", "cloudy", "clear"):
         settings = IngestSettings(margin_px=8) if name == "sar" else IngestSettings(bands=level.bands)
@@ -196,3 +201,26 @@ def test_one_patch_is_kept_with_what_the_files_hold_and_the_others_say_why_not(f
     np.testing.assert_array_equal(channels["cloud_input"], masks["cloud_cloudy"].values[PATCH])
     assert channels["valid_target"][:, 8:].all()
     assert not channels["valid_target"][:, :8].any()
+
+
+@pytest.mark.parametrize("role", ["cloudy", "clear"])
+@pytest.mark.parametrize("kind", ["gone", "not stated"])
+def test_without_its_scene_classification_the_cloud_at_the_lake_is_not_clear(tmp_path: Path, role: str, kind: str) -> None:
+    level = LEVELS["L2A"]
+    lock = write_lock(tmp_path, level)
+    content = json.loads(lock.read_text())
+    assets = content["scenes"][role]["items"][0]["assets"]
+    del assets["SCL"]
+    if kind == "gone":
+        assets["SCL"] = {"href": "gone.tif"}
+    lock.write_text(json.dumps(content))
+    outputs = run_lock(tmp_path, lock, level)
+    pair, masks = open_dataset(outputs["pair"]), open_dataset(outputs["mask"])
+    assert pair[f"valid_{role}"].values[FILE].all()
+    assert not masks[f"known_{role}"].values.any()
+    other = "clear" if role == "cloudy" else "cloudy"
+    np.testing.assert_array_equal(masks[f"known_{other}"], pair[f"valid_{other}"])
+    summary = read_manifest(outputs["patches"])["summary"]
+    assert summary["patches"] == []
+    assert summary["pair_refused"].startswith(f"the {role} image has no scene classification")
+    assert {entry.asset: entry.status for entry in read_ledger(ledger_of(outputs[role]))}["SCL"] == "missing"

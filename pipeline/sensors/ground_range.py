@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from scipy.ndimage import map_coordinates
 from sereno.pipeline import safe, signing
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.http import Budget
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.mosaic import Part, Place, lose_item, to_entry
 from sereno.pipeline.pairs import ItemRecord, Status
@@ -42,8 +45,9 @@ STRIP_LINES: Final = 512
 """Lines that are calibrated at a time, so that the tables of a whole image never stand in memory."""
 
 
-class ItemFiles(NamedTuple):
-    """The files of an item, and how they are read."""
+@dataclass(frozen=True)
+class ItemFiles:
+    """The files of an item, how they are read, and what that has cost."""
 
     item: ItemRecord
     """Names them."""
@@ -51,6 +55,8 @@ class ItemFiles(NamedTuple):
     """How often reading is tried, and whether they are compared with the lock."""
     resolver: Resolver
     """Makes their addresses readable."""
+    entries: dict[str, Entry] = field(default_factory=dict)
+    """The ledger's lines of the small files read so far, by name; `read_text` writes them."""
 
 
 class Tables(NamedTuple):
@@ -121,6 +127,10 @@ class NamedLossError(LossError):
         super().__init__(status, words)
         self.name = name
 
+    def __reduce__(self) -> tuple[type[NamedLossError], tuple[str, Status, str]]:
+        """How a worker sends it: made again of what it was made of."""
+        return type(self), (self.name, self.status, self.words)
+
 
 @contextlib.contextmanager
 def name_losses(name: str) -> Iterator[None]:
@@ -139,10 +149,11 @@ def name_losses(name: str) -> Iterator[None]:
         raise NamedLossError(name, "unreadable", str(error)) from error
 
 
-def lose_part(item: ItemRecord, loss: NamedLossError, n_bands: int) -> Part:
-    """The part of an item that cannot be used, since an asset of it is lost."""
-    part = lose_item(item, loss.words, n_bands=n_bands, dtype=np.float32, asset=loss.name)
-    return part._replace(entries=(to_entry(item, loss.name, loss.status, loss.words),))
+def lose_part(files: ItemFiles, loss: NamedLossError, n_bands: int) -> Part:
+    """The part of an item that cannot be used, since an asset of it is lost; what was read of it until then is told."""
+    part = lose_item(files.item, loss.words, n_bands=n_bands, dtype=np.float32, asset=loss.name)
+    lost = files.entries.get(loss.name, to_entry(files.item, loss.name, "used"))._replace(status=loss.status, reason=loss.words)
+    return part._replace(entries=tuple((files.entries | {loss.name: lost}).values()))
 
 
 def to_part(layers: Mapping[str, Backscatter], tables: Sequence[Tables], place: Place, usable: Bool2d) -> Part:
@@ -163,7 +174,7 @@ def to_part(layers: Mapping[str, Backscatter], tables: Sequence[Tables], place: 
 
 def to_asset(files: ItemFiles, name: str) -> Asset:
     """The asset `name` of an item, as GDAL opens it also inside of an archive."""
-    item, settings, resolver = files
+    item, settings, resolver = files.item, files.settings, files.resolver
     record = item.assets[name]
     place = resolver(record.href) if safe.split_archive(record.href)[1] else ""
     inside = record.model_copy(update={"href": safe.to_gdal(place)}) if place and "://" not in place else record
@@ -171,7 +182,7 @@ def to_asset(files: ItemFiles, name: str) -> Asset:
 
 
 def read_text(files: ItemFiles, name: str) -> bytes:
-    """The content of the small file `name`, also of one inside an archive on a disk.
+    """The content of the small file `name`, also of one inside an archive on a disk; its costs are added to `files.entries`.
 
     Raises:
         MissingError: there is no such file.
@@ -180,7 +191,17 @@ def read_text(files: ItemFiles, name: str) -> bytes:
     """
     href, resolver = files.item.assets[name].href, files.resolver
     inside = safe.split_archive(href)[1] and "://" not in resolver(href)
-    return safe.read_file(resolver(href)) if inside else signing.read_file(resolver, href)
+    started, budget, text = time.monotonic(), Budget(), b""
+    try:
+        text = safe.read_file(resolver(href)) if inside else signing.read_file(resolver, href, budget)
+        return text
+    finally:  # a file that is not there costs tries too
+        known = files.entries.get(name, to_entry(files.item, name, "used"))
+        files.entries[name] = known._replace(
+            retries=known.retries + budget.retries,
+            bytes_read=known.bytes_read + len(text),
+            seconds=known.seconds + time.monotonic() - started,
+        )
 
 
 def read_tables(files: ItemFiles, band: str, quantity: safe.Quantity = "gamma") -> Tables:

@@ -16,12 +16,13 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
+from sereno.pipeline.scheduler import run_tasks
 from sereno.pipeline.sensors.assets import Asset
-from sereno.pipeline.sensors.geolocation import Geolocation, compute_positions, read_heights, warn_of_datum
+from sereno.pipeline.sensors.geolocation import Geolocation, Positions, compute_positions, read_heights, warn_of_datum
 from sereno.pipeline.sensors.ground_range import (
     Backscatter,
     ItemFiles,
@@ -58,8 +59,8 @@ class Terrain(NamedTuple):
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
     """The scene in int16 centi-dB on `geobox` plus a margin: the polarisations that its items hold.
 
-    The area is read in squares of `SQUARE_PX`. Peak memory, measured without a DEM: the scene in float32 and 0.45 GB for a square while it
-    is read, 3.4 times the scene when it becomes centi-dB.
+    The area is read in squares of `SQUARE_PX`. Peak memory, measured without a DEM and with one reader: the scene in float32 and 0.45 GB
+    for a square while it is read, 3.4 times the scene when it becomes centi-dB. A second reader takes at most as much again for the square.
 
     Raises:
         MissingError: no item holds a polarisation, or the DEM of the settings is not there.
@@ -90,20 +91,20 @@ def read_item(
     try:
         tables = [read_tables(files, band) for band in bands]
         location = read_location(files, bands[0], str(grid.crs))
-        layers = read_layers([to_asset(files, band) for band in bands], tables, location, terrain)
+        layers = read_layers([to_asset(files, band) for band in bands], tables, location, terrain, settings)
     except NamedLossError as loss:
-        return lose_part(item, loss, len(bands))
+        return lose_part(files, loss, len(bands))
     part = to_part(dict(zip(bands, layers, strict=True)), tables, place, wanted[place])
     words = warn_of_relief(location.geolocation) if settings.dem is None else warn_of_datum(settings.dem)
-    described = (f"annotation-{bands[0]}", *(f"{kind}-{band}" for band in bands for kind in ("calibration", "noise")))
-    read = [to_entry(item, name, "used") for name in described if name in item.assets]
     facts = {
         **describe_power(CALIBRATION),
         "geocoding": "gcp+dem" if settings.dem else "gcp",
         "geocoding_residual_px": list(location.geolocation.residual_px),
         **part.facts,
     }
-    return part._replace(facts=facts, entries=(*read, *part.entries), warnings=((words,) if words else ()) + part.warnings)
+    return part._replace(
+        facts=facts, entries=(*files.entries.values(), *part.entries), warnings=((words,) if words else ()) + part.warnings
+    )
 
 
 def warn_of_relief(geolocation: Geolocation) -> str:
@@ -115,8 +116,12 @@ def warn_of_relief(geolocation: Geolocation) -> str:
     )
 
 
-def read_layers(assets: Sequence[Asset], tables: Sequence[Tables], location: Location, terrain: Terrain) -> list[Backscatter]:
+def read_layers(
+    assets: Sequence[Asset], tables: Sequence[Tables], location: Location, terrain: Terrain, settings: IngestSettings
+) -> list[Backscatter]:
     """Each polarisation on the grid of `terrain`; not valid where its heights are not known.
+
+    Squares follow each other, the polarisations of one are read at the same time by the readers of the settings.
 
     Raises:
         NamedLossError: a file is lost.
@@ -127,14 +132,20 @@ def read_layers(assets: Sequence[Asset], tables: Sequence[Tables], location: Loc
     for square in split_grid(size):
         heights = None if terrain.heights_m is None else terrain.heights_m[square]
         positions = compute_positions(location.geolocation, terrain.grid[square], heights)
-        for number, (asset, table) in enumerate(zip(assets, tables, strict=True)):
-            with name_losses(asset.name):
-                band, frame, rows, columns = read_image(asset, table, positions, location.shape)
-            if frame is not None:
-                power, inside = sample_power(band.power, band.valid, (rows - frame.window.row_off, columns - frame.window.col_off))
-                band = band._replace(power=power, valid=inside)
-            layers[number] = _lay_square(layers[number], band, square, size)
+        tasks = [partial(_read_square, asset, table, positions, location.shape) for asset, table in zip(assets, tables, strict=True)]
+        bands = run_tasks(tasks, settings.scheduler, settings.readers)
+        layers = [_lay_square(layer, band, square, size) for layer, band in zip(layers, bands, strict=True)]
     return [layer for layer in layers if layer is not None]
+
+
+def _read_square(asset: Asset, tables: Tables, positions: Positions, shape: tuple[int, int] | None) -> Backscatter:
+    """One polarisation at `positions`; `shape` is that of the image which they count in."""
+    with name_losses(asset.name):
+        band, frame, rows, columns = read_image(asset, tables, positions, shape)
+    if frame is None:
+        return band
+    power, inside = sample_power(band.power, band.valid, (rows - frame.window.row_off, columns - frame.window.col_off))
+    return band._replace(power=power, valid=inside)
 
 
 def split_grid(shape: tuple[int, int]) -> list[tuple[slice, slice]]:

@@ -23,7 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from sereno.pipeline import safe
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
@@ -231,7 +231,7 @@ def correct_terrain(
         tables = [read_tables(files, band, "betaNought") for band in bands]
         layers = {band: _correct_band(files, band, table, grid=ground, heights=heights) for band, table in zip(bands, tables, strict=True)}
     except NamedLossError as loss:
-        return lose_part(item, loss, len(bands))
+        return lose_part(files, loss, len(bands))
     inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
     layers = {name: band._replace(power=band.power[inner], valid=band.valid[inner]) for name, band in layers.items()}
     part = to_part(layers, tables, place, wanted[place] & np.isfinite(heights)[inner])
@@ -242,8 +242,9 @@ def correct_terrain(
         "heights": about_datum or f"{dem}, taken as above the ellipsoid",
         **part.facts,
     }
-    read = [to_entry(item, name, "used") for name in names if name not in bands]
-    return part._replace(facts=facts, entries=(*read, *part.entries), warnings=((about_datum,) if about_datum else ()) + part.warnings)
+    return part._replace(
+        facts=facts, entries=(*files.entries.values(), *part.entries), warnings=((about_datum,) if about_datum else ()) + part.warnings
+    )
 
 
 def _correct_band(files: ItemFiles, band: str, tables: Tables, *, grid: GeoBox, heights: npt.NDArray[np.float32]) -> Backscatter:

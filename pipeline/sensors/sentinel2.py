@@ -19,6 +19,7 @@ from rasterio.enums import Resampling
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.http import Budget
 from sereno.pipeline.items import MTD
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.mosaic import Part, Reading, describe_absence, find_place, lay_items, lose_incomplete, lose_item, to_entry, to_reading
@@ -163,12 +164,12 @@ def _decide_offset(item: ItemRecord, settings: IngestSettings, resolver: Resolve
     asset = select_assets(item, (MTD,), resolver, settings).get(MTD)
     if asset is None or "metadata" not in item.offset_sources:
         return Offset(*decide_offset(item), find_contradictions(item), ())
-    started, stated, n_bytes = time.monotonic(), None, 0
+    started, budget, stated, n_bytes = time.monotonic(), Budget(), None, 0
     status: Status = "used"
     reason = ""
     try:
         check_unchanged(asset)
-        text = read_file(resolver, asset.record.href)
+        text = read_file(resolver, asset.record.href, budget)
         n_bytes = len(text)
         stated = read_offset(text, where=asset.place)
     except LossError as loss:
@@ -177,7 +178,7 @@ def _decide_offset(item: ItemRecord, settings: IngestSettings, resolver: Resolve
         status, reason = "missing", str(error)
     except DataError as error:
         status, reason = "unreadable", str(error)
-    entry = Entry("ingest", "", "", item.item, MTD, status, reason, bytes_read=n_bytes, seconds=time.monotonic() - started)
+    entry = Entry("ingest", "", "", item.item, MTD, status, reason, budget.retries, n_bytes, time.monotonic() - started)
     lost = (f"item {item.item}: its metadata cannot say which offset it has: {reason}",) if reason else ()
     return Offset(*decide_offset(item, stated), (*lost, *find_contradictions(item, stated)), (entry,))
 

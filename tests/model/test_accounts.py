@@ -39,8 +39,9 @@ def results(tmp_path: Path) -> Results:
     write_ledger(tmp_path / "ingest/west/gone.ledger.csv", [Entry("ingest", "west", "gone", "X", "B02", "used", bytes_read=10**12)])
     faulty = to_item(offset=0, offset_reason="baseline 03.01", offset_check={"verdict": "left in", "pixels": 5000})
     measured = to_item(offset_check={"verdict": "plausible", "pixels": 5000})
+    half_told = to_item(offset_check={"verdict": "not left in", "pixels": 5000})
     unused = to_item(offset=None, share=0.0)
-    scene = {"sensor": "sentinel2-l2a", "refused": None, "items": [to_item(), to_item(), faulty, measured, unused]}
+    scene = {"sensor": "sentinel2-l2a", "refused": None, "items": [to_item(), to_item(), faulty, measured, half_told, unused]}
     write_manifest(tmp_path / "ingest/west/o.json", kind="scene", summary=scene)
     refused = {"sensor": "sentinel1-rtc", "refused": "1.0% of the ground is valid", "items": [to_item(offset=0)]}
     write_manifest(tmp_path / "ingest/west/s.json", kind="scene", summary=refused)
@@ -48,7 +49,8 @@ def results(tmp_path: Path) -> Results:
         "cloudy": {"both": 0.3, "only_first": 0.05, "only_second": 0.02, "neither": 0.63, "iou": 0.81},
         "clear": {"both": 0.0, "only_first": 0.0, "only_second": 0.0, "neither": 1.0, "iou": None},
     }
-    masks = {"method": "scl", "second": "threshold", "agreement": agreement}
+    unknown = {"unknown": {"cloudy": None, "clear": "no <classes>"}, "known_cloudy_share": 0.75, "known_clear_share": 0.0}
+    masks = {"method": "scl", "second": "threshold", "agreement": agreement, **unknown}
     write_manifest(tmp_path / "mask/west/p.json", kind="mask", summary=masks)
     return read_results(tmp_path, ())
 
@@ -80,6 +82,7 @@ def test_losses_while_reading_are_listed_with_their_reason(results: Results) -> 
 def test_offsets_are_counted_by_reason_and_check_for_optical_items_that_were_laid(results: Results) -> None:
     assert find_table(results, "dark pixels") == [
         ["-1000", "declared: -0.1", "not asked", "2"],
+        ["-1000", "declared: -0.1", "not left in; without a visible band they cannot tell whether it was removed twice", "1"],
         ["-1000", "declared: -0.1", "plausible", "1"],
         ["0", "baseline 03.01", "left in", "1"],
     ]
@@ -101,6 +104,13 @@ def test_the_agreement_of_masks_is_shown_per_image(results: Results) -> None:
     ]
     said = [block.words for block in describe_accounts(results) if isinstance(block, Text)]
     assert any(words.startswith("scl decides; threshold is compared with it and decides nothing.") for words in said)
+
+
+def test_images_whose_clouds_are_not_known_everywhere_are_named(results: Results) -> None:
+    assert find_table(results, "clouds known") == [
+        ["west", "p", "cloudy", "75.0 %", "classes of a part are lost"],
+        ["west", "p", "clear", "0.0 %", "no <classes>"],
+    ]
 
 
 def test_what_has_not_run_is_said_with_the_step_that_makes_it(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def write_pair(folder: Path, number: int, lock: Lock) -> None:
     save_dataset(dataset, folder / f"align/west/{pair.id}.json", kind="pair", summary=facts | {"registration": registration})
     nothing = np.zeros_like(cloud)
     masks = {"cloud_cloudy": cloud, "shadow_cloudy": nothing, "cloud_clear": nothing, "shadow_clear": nothing}
+    masks |= {f"known_{role}": np.ones_like(nothing, bool) for role in ("cloudy", "clear")}
     masked = xr.Dataset(
         {name: (("y", "x"), mask) for name, mask in masks.items()}, attrs={"provenance": provenance | {"masks": {"method": "scl"}}}
     )

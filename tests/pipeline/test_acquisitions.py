@@ -23,7 +23,7 @@ from sereno.pipeline.acquisitions import (
     role_of,
     to_refusals,
 )
-from sereno.pipeline.areas import cut_footprint, to_ground
+from sereno.pipeline.areas import compute_share, cut_footprint, to_ground
 from sereno.pipeline.config import Area
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
@@ -122,10 +122,10 @@ def test_the_slices_of_a_datatake_become_one_scene() -> None:
     first, second = to_found(f"{SLICE.format('2548', '2613')}_rtc", 0, 0.45), to_found(f"{SLICE.format('2613', '2638')}_rtc", 0.4, 1)
     candidates, refused = assemble(first, second, min_overlap=1)
     assert not refused
-    [(scene, overlap)] = candidates
+    [(scene, covered)] = candidates
     # The larger share is laid first.
     assert [item.item for item in scene.items] == [second.record.item, first.record.item]
-    assert overlap == pytest.approx(1)
+    assert compute_share(covered, GROUND) == pytest.approx(1)
     assert scene.id == f"{second.record.item}.2-items"
     assert scene.item == f"{second.record.item}+{first.record.item}"
 
@@ -167,9 +167,9 @@ def test_tiles_of_two_zones_become_one_scene_those_of_the_grid_first(facts: dict
         )
         for tile, crs, west, east, moment in tiles
     ]
-    [(scene, overlap)], refused = assemble(*found)
+    [(scene, covered)], refused = assemble(*found)
     assert [item.crs for item in scene.items] == ["EPSG:32632", "EPSG:32633"]
-    assert overlap == pytest.approx(1)
+    assert compute_share(covered, GROUND) == pytest.approx(1)
     assert not refused
 
 
@@ -260,8 +260,8 @@ def test_every_item_is_in_one_scene_or_refused_whatever_the_order(spans: list[tu
     assert sorted(listed) == sorted(one.record.item for one in found)
     for one in candidates:
         parts = [other.part for other in found if other.record in one.scene.items]
-        assert one.overlap == pytest.approx(shapely.union_all(parts).area / 1e8)
-        assert one.overlap >= 0.6
+        assert one.covered.equals(shapely.union_all(parts))
+        assert compute_share(one.covered, GROUND) >= 0.6
         crs = [item.crs for item in one.scene.items]
         assert crs == sorted(crs)
     shuffled = list(found)
@@ -277,9 +277,9 @@ def test_the_real_slices_of_one_datatake_are_joined() -> None:
     west, south, east, north = border.x - 0.3, border.y - 0.3, border.x + 0.3, border.y + 0.3
     ground = to_ground(Area(bbox=(west, south, east, north)), 10)
     found = [Found(to_item_record(item), cut_footprint(item["geometry"], ground)) for item in items]
-    [(scene, overlap)], refused = assemble_scenes(found, ground, min_overlap=0.9, clear_cover_pct=5)
+    [(scene, covered)], refused = assemble_scenes(found, ground, min_overlap=0.9, clear_cover_pct=5)
     assert {item.item for item in scene.items} == {item["id"] for item in items}
-    assert overlap > 0.99
+    assert compute_share(covered, ground) > 0.99
     assert not refused
 
 

@@ -11,7 +11,7 @@ import pytest
 import shapely
 from pyproj import Transformer
 
-from sereno.pipeline.areas import Ground, compute_share, cut_footprint, to_bboxes, to_ground
+from sereno.pipeline.areas import Ground, compute_common_share, compute_share, cut_footprint, to_bboxes, to_ground
 from sereno.pipeline.config import Area
 from sereno.pipeline.errors import ConfigError, DataError
 
@@ -114,6 +114,18 @@ def test_whichever_zone_the_seam_is_seen_from_the_boxes_are_the_same(west: float
 @pytest.mark.parametrize("epsg", [None, 32760, 32701])
 def test_a_footprint_across_180_degrees_covers_the_area_however_it_is_written(footprint: dict[str, Any], epsg: int | None) -> None:
     assert share_of(footprint, to_ground(Area(bbox=SEAM.bbox, epsg=epsg), 10)) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_common_share_is_that_which_every_part_covers() -> None:
+    ground = to_ground(Area(bounds_m=(500_000, 5_000_000, 510_000, 5_010_000), epsg=32632), 10)
+    strips = [
+        shapely.box(500_000 + west, 5_000_000, 500_000 + east, 5_010_000) for west, east in ((0, 6_000), (2_000, 8_000), (4_000, 1e4))
+    ]
+    assert compute_common_share(strips[:1], ground) == pytest.approx(0.6)
+    assert compute_common_share(strips[:2], ground) == pytest.approx(0.4)
+    assert compute_common_share(strips, ground) == pytest.approx(0.2)
+    assert compute_common_share([strips[0], strips[2].difference(strips[0])], ground) == pytest.approx(0)  # they share an edge
+    assert compute_common_share([shapely.Polygon()], ground) == 0
 
 
 def test_half_a_footprint_across_180_degrees_covers_half() -> None:

@@ -1,5 +1,6 @@
 """The offset is decided by what the item says, contradictions are named, and the darkest pixels are asked."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from sereno.pipeline.errors import DataError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.offset import (
     HISTOGRAM_CLASSES,
+    MIN_DARK_PX,
     OFFSET_DN,
     decide_offset,
     describe_check,
@@ -200,6 +203,30 @@ def test_the_cirrus_band_tells_what_haze_hides_in_visible_bands(error_dn: int, v
     assert (verdict == "removed twice") == ("100% of the clear ground is zero in the cirrus band B10" in str(fault))
 
 
+INFRARED = ("B05", "B06", "B07", "B8A", "B11", "B12")
+
+
+def test_without_visible_bands_most_of_the_ground_at_zero_everywhere_is_told_and_less_is_left_open() -> None:
+    level = np.random.default_rng(3).normal(1800, 300, (6, 100, 100))
+    usable = np.ones((100, 100), bool)
+    for error_dn, verdict in ((1000, "left in"), (0, "left in"), (-1000, "not left in"), (-2000, "removed twice")):
+        stored = np.clip(level + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
+        check = judge_offset(stored, usable, INFRARED)
+        assert check.verdict == verdict
+        assert check.zero_share == pytest.approx((stored == 0).mean(axis=(1, 2)).min(), abs=1e-4)
+        fault = str(describe_check(check))
+        assert verdict in fault or verdict == "not left in"
+        assert ("of the clear ground is zero in every band" in fault) == (verdict == "removed twice")
+    water = np.random.default_rng(4).normal(30, 60, (6, 100, 100))  # its noise about zero is no fault
+    assert judge_offset(np.clip(water, 0, None).astype(np.uint16), usable, INFRARED).verdict == "not left in"
+
+
+def test_a_single_visible_band_or_the_cirrus_band_tells_both_halves() -> None:
+    stored = ground().astype(np.uint16)
+    for bands in (("B04", *INFRARED[1:]), ("B10", *INFRARED[1:])):
+        assert judge_offset(stored, np.ones((100, 100), bool), bands).verdict == "plausible"
+
+
 def test_the_numbers_of_a_check_are_those_of_the_darkest_band() -> None:
     stored = ground().astype(np.uint16)
     usable = np.zeros((100, 100), bool)
@@ -223,7 +250,7 @@ def test_cloud_and_what_is_not_valid_are_not_asked() -> None:
 
 def test_dark_pixels_give_no_verdict_where_too_little_ground_is_clear() -> None:
     check = judge_offset((ground() + 1000).astype(np.uint16), np.eye(100, dtype=bool), BANDS)
-    assert check == ("too few pixels", 100, None, None, None, None, ())
+    assert check == ("too few pixels", 100, None, None, None, None, None, ())
     assert describe_check(check) is None
 
 
@@ -294,3 +321,23 @@ def test_a_shift_of_real_images_is_told_and_a_right_one_is_not(name: str, error_
     usable = (values != 65535).all(axis=0)
     stored = np.clip(values.astype(np.int32) + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
     assert judge_offset(stored, usable, CLEAR[name]).verdict == verdict
+
+
+@real
+@needs_samples
+@pytest.mark.parametrize("site", ["00002806639B424A", "000028085BF08E7E"])
+def test_infrared_bands_of_real_fields_tell_a_shift_left_in_and_not_one_removed_twice(site: str) -> None:
+    (path,) = (Path(str(SAMPLES)) / "worldcereal" / site).glob("S2_L2A_20m_*.nc")
+    with xr.open_dataset(path, mask_and_scale=False) as file:
+        values, classes = np.stack([file[band].values for band in INFRARED]), file["SCL"].values
+    usable = np.isin(classes, (2, 4, 5, 6)) & (values > 0).all(axis=0) & (values < 65535).all(axis=0)
+    dates = np.flatnonzero(usable.sum(axis=(1, 2)) >= MIN_DARK_PX)
+    verdicts: dict[int, list[str]] = {1000: [], 0: [], -1000: []}
+    for date, error_dn in itertools.product(dates, verdicts):
+        stored = np.clip(values[:, date].astype(np.int32) + error_dn, 0, MAX_REFLECTANCE).astype(np.uint16)
+        check = judge_offset(stored, usable[date], INFRARED)
+        verdicts[error_dn].append(check.verdict)
+        assert (check.zero_share or 0) <= 0.007
+    assert set(verdicts[1000]) == {"left in"}
+    assert verdicts[0].count("not left in") >= len(dates) - 2  # bright fields alone
+    assert set(verdicts[-1000]) == {"not left in"}

@@ -6,15 +6,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sereno.pipeline.acquisitions import Candidate, Cause
-from sereno.pipeline.config import QuerySettings
+from sereno.pipeline.areas import to_ground
+from sereno.pipeline.config import Area, QuerySettings
 from sereno.pipeline.pairing import Triplet, choose_triplets, find_fault, find_lacking_bands, select_hopeful, select_polarisations, to_pairs
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 
 DAY_ZERO = datetime(2021, 6, 1, 10, tzinfo=UTC)
+GROUND = to_ground(Area(bounds_m=(500_000, 5_000_000, 510_000, 5_010_000), epsg=32632), 10)
 LIMITS = {"cloudy_cover_pct": (10, 90), "clear_cover_pct": 5, "max_gap_clear_days": 12, "max_gap_sar_days": 2}
 
 
@@ -35,15 +38,20 @@ def to_candidate(name: str, day: float, cover: float | None = None, **facts: Any
     is_optical = cover is not None or name.startswith("S2")
     moment = (DAY_ZERO + timedelta(days=day)).isoformat().replace("+00:00", "Z")
     sensor = facts.pop("sensor", "sentinel2-l2a" if is_optical else "sentinel1-rtc")
-    source = facts.pop("source", None if cover is None else "catalogue")
+    source, part = facts.pop("source", None if cover is None else "catalogue"), facts.pop("part", (0, 1))
     item = to_item(name, sensor=sensor, time=moment, cloud_cover_pct=cover)
     scene = SceneRecord(id=name, sensor=sensor, time=moment, items=(item,), cloud_cover_pct=cover, cover_source=source)
-    return Candidate(scene, 1.0)
+    return Candidate(scene, to_part(*part))
+
+
+def to_part(west: float, east: float) -> shapely.Polygon:
+    """The strip of the ground between two shares of its width."""
+    return shapely.box(500_000 + west * 10_000, 5_000_000, 500_000 + east * 10_000, 5_010_000)
 
 
 def choose(optical: list[Candidate], sar: list[Candidate], **changes: Any) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
     """Ids of the triplets (cloudy, clear, SAR), and the reason of each refused item."""
-    triplets, refused = choose_triplets(optical, sar, to_settings(**changes))
+    triplets, refused = choose_triplets(optical, sar, ground=GROUND, settings=to_settings(**changes))
     chosen = [(t.cloudy.scene.id, t.clear.scene.id, t.sar.scene.id) for t in triplets]
     return chosen, {item: f"{entry.role}: {entry.reason}" for entry in refused for item in entry.items}
 
@@ -56,9 +64,9 @@ def test_a_cloudy_scene_takes_the_nearest_clear_and_the_nearest_sar_scene() -> N
     chosen, refused = choose([CLOUDY, CLEAR, *others[0]], others[1])
     assert chosen == [("cloudy", "later", "sar")]
     assert refused == {
-        "clear": "clear: no pair needs it: each cloudy scene within 12 days has a nearer one or was refused",
-        "early": "clear: no pair needs it: each cloudy scene within 12 days has a nearer one or was refused",
-        "sar-later": "sar: no pair needs it: each cloudy scene within 2 days has a nearer one or was refused",
+        "clear": "clear: no pair needs it: each cloudy scene within 12 days took another one or was refused",
+        "early": "clear: no pair needs it: each cloudy scene within 12 days took another one or was refused",
+        "sar-later": "sar: no pair needs it: each cloudy scene within 2 days took another one or was refused",
     }
 
 
@@ -104,6 +112,29 @@ def test_a_scene_that_is_cloudy_and_clear_is_not_its_own_target() -> None:
     assert "there is none" in refused["both"]
     chosen, _ = choose([both, CLEAR], [SAR], cloudy_cover_pct=(0, 90))
     assert chosen == [("both", "clear", "sar")]
+
+
+def test_three_scenes_that_share_too_little_ground_are_no_pair() -> None:
+    """Each covers 60 %, every two of them share 20 % or more, but all three share 20 % only."""
+    optical = [to_candidate("cloudy", 10, 50, part=(0, 0.6)), to_candidate("clear", 5, 1, part=(0.2, 0.8))]
+    sar = [to_candidate("sar", 9, part=(0.4, 1))]
+    chosen, refused = choose(optical, sar)
+    assert not chosen
+    assert refused["cloudy"].startswith(
+        "cloudy: shares 20.0% of the area with the clear scene clear and the SAR scene sar, needed 60.0% of the three"
+    )
+    assert refused["clear"].startswith("clear: no pair needs it: each cloudy scene within 12 days took another one or was refused")
+    assert choose(optical, sar, min_overlap=0.2)[0] == [("cloudy", "clear", "sar")]
+
+
+def test_the_nearest_partners_that_share_enough_ground_are_taken() -> None:
+    cloudy = to_candidate("cloudy", 10, 50, part=(0, 0.7))
+    near, far = to_candidate("near", 11, 1, part=(0.3, 1)), to_candidate("far", 5, 1, part=(0, 0.65))
+    soon, late = to_candidate("soon", 10.5, part=(0.3, 1)), to_candidate("late", 11.5)
+    assert choose([cloudy, near, far], [soon, late])[0] == [("cloudy", "far", "late")]
+    assert choose([cloudy, near, far], [soon, late], min_overlap=0.4)[0] == [("cloudy", "near", "soon")]
+    assert choose([cloudy, near, far], [soon, late], min_overlap=0.65)[0] == [("cloudy", "far", "late")]
+    assert choose([cloudy, near, far], [soon])[1]["cloudy"].startswith("cloudy: shares 40.0% of the area with the clear scene near and")
 
 
 def test_max_pairs_keeps_the_smallest_gaps_in_order_of_time() -> None:
@@ -246,7 +277,7 @@ def test_no_pair_uses_a_scene_outside_its_limits(
     scenes = [to_candidate(f"S2-{number}", day, cover) for number, (day, cover) in enumerate(optical)]
     sar = [to_candidate(f"s{number}", day) for number, day in enumerate(days)]
     given_ = to_settings(max_pairs=most)
-    triplets, refused = choose_triplets(scenes, sar, given_)
+    triplets, refused = choose_triplets(scenes, sar, ground=GROUND, settings=given_)
     for triplet in triplets:
         cloudy, clear, radar = (part.moment for part in triplet)
         assert 10 <= (triplet.cloudy.scene.cloud_cover_pct or -1) <= 90
@@ -266,6 +297,6 @@ def test_no_pair_uses_a_scene_outside_its_limits(
     }
     rnd.shuffle(scenes)
     rnd.shuffle(sar)
-    again, refused_again = choose_triplets(scenes, sar, given_)
+    again, refused_again = choose_triplets(scenes, sar, ground=GROUND, settings=given_)
     assert again == triplets
     assert sorted(map(str, refused_again)) == sorted(map(str, refused))

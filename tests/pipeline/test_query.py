@@ -248,7 +248,9 @@ def write_scl(folder: Path, item: str, left: int, right: int) -> None:
         file.write(classes)
 
 
-def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_is_lost(tmp_path: Path) -> None:
+def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     items = [
         optical_item("half", 8, 0.0),  # the catalogue is wrong about all of them: it speaks of whole tiles
         optical_item("free", 9, 90.0),
@@ -274,6 +276,12 @@ def test_cloud_cover_is_that_of_the_area_and_the_catalogues_word_stays_where_it_
     assert "far" not in lines  # no partner, so not measured
     assert lines["half"] == ("used", "")
     assert lines["lost"][0] == "missing"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records if "classification" in record.getMessage()] == [
+        (
+            "WARNING",
+            "lost: a scene classification cannot be read: the catalogue's cloud cover is taken, and masks by SCL will not know its clouds",
+        )
+    ]
     assert lines["lost"][1].endswith("; the catalogue's cloud cover is taken")
 
 
@@ -359,6 +367,12 @@ def test_the_lock_holds_the_wanted_polarisations_alone(wanted: tuple[str, ...], 
     assert {item.properties["polarisations"] for item in items} == {" ".join(wanted)}
     refused = {line.item: line.reason for line in lock.refused}
     assert refused.get(names[1]) == (None if paired else "has no VH, needed VH, VV; it has VV")
+
+
+def test_the_grid_has_the_pixels_of_the_settings(tmp_path: Path, lock_file: Path) -> None:
+    query_pairs("west", tmp_path / "west.json", to_settings(Lock.read(lock_file).catalogue, resolution_m=20))
+    grid = Lock.read(tmp_path / "west.json").grid
+    assert (grid.shape, grid.transform) == ((250, 500), (20, 0, 500_000, 0, -20, 5_005_000))
 
 
 def test_an_outline_goes_into_the_lock_in_metres(tmp_path: Path, lock_file: Path) -> None:

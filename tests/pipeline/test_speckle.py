@@ -50,6 +50,13 @@ def test_a_boxcar_multiplies_the_looks_by_its_pixels() -> None:
     assert count_looks(filtered) == pytest.approx(LOOKS * 25, rel=0.1)
 
 
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_fewer_looks_in_the_settings_mean_more_speckle_to_take_off(method: str) -> None:
+    power = make_speckle(0.1)
+    left = [count_looks(reduce_speckle(power, whole(power), SpeckleSettings(method=method, looks=looks))) for looks in (2, LOOKS, 50)]
+    assert left[0] > left[1] > 5 * left[2] > 5 * LOOKS
+
+
 @pytest.mark.parametrize("direction", [(0, 1), (1, 0), (1, 1), (1, -1), (-2, 1)])
 @pytest.mark.parametrize("method", ADAPTIVE)
 def test_edges_of_any_direction_are_kept_better_than_by_a_boxcar(method: str, direction: tuple[int, int]) -> None:

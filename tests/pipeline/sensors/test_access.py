@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,20 @@ def test_a_file_that_cannot_be_opened_once_is_opened_anew(remote: Remote, mood: 
     layer = read_layer(to_asset(remote.url)._replace(attempts=4), GRID, RULE)
     np.testing.assert_array_equal(layer.values, EXPECTED)
     assert layer.entry.retries == 2
+
+
+def test_each_pause_before_another_try_is_longer_and_not_in_step_with_others(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(assets, "BACKOFF_S", 0.5)
+    monkeypatch.setattr(assets, "time", SimpleNamespace(sleep=waited.append))
+    remote.server.mood = lambda *_: 503
+    for _ in range(2):
+        with pytest.raises(CatalogueError, match="after 4 attempts"):
+            read_layer(to_asset(remote.url)._replace(attempts=4), GRID, RULE)
+    assert len(waited) == 6
+    assert waited[:3] != waited[3:]
+    for pause, mean in zip(waited, (0.5, 1, 2, 0.5, 1, 2), strict=True):
+        assert 0.5 * mean <= pause <= 1.5 * mean
 
 
 @pytest.mark.parametrize("mood", [503, 429, "slow"])

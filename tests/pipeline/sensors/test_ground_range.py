@@ -1,5 +1,6 @@
 """Power on a grid is the mean of the image pixels under it, of the part that is needed only, and a lost table is named."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,8 @@ def test_a_damaged_table_is_a_loss_under_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(NamedLossError, match="not valid XML") as loss:
         read_tables(files, "VH")
     assert (loss.value.name, loss.value.status) == ("calibration-VH", "unreadable")
+
+
+def test_a_loss_keeps_its_name_and_words_on_the_way_from_a_worker() -> None:
+    back = pickle.loads(pickle.dumps(NamedLossError("VV", "missing", "HTTP 404")))
+    assert (type(back), back.name, back.status, back.words) == (NamedLossError, "VV", "missing", "HTTP 404")

@@ -1,5 +1,6 @@
 """RTC backscatter stays on its own grid, in centi-dB, and a zero is never a measurement."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,20 @@ def test_a_scene_without_any_polarisation_is_a_fault_of_the_lock(tmp_path: Path)
     item = make_item(tmp_path, speckle())
     with pytest.raises(MissingError, match=r"has no asset of a polarisation \(VV, VH, HH, HV\): run the query step again"):
         read(item.model_copy(update={"assets": {}}))
+
+
+def test_as_many_readers_work_as_the_settings_say_where_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(tasks: Any, scheduler: str, workers: int) -> Any:
+        asked.append((len(tasks), scheduler, workers))
+        return [task() for task in pickle.loads(pickle.dumps(tasks))]
+
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1.run_tasks", run)
+    item = make_item(tmp_path, speckle())
+    for choice in (("threads", 3), ("tcp://10.0.0.1:8786", 7)):
+        read_all(item, settings=SETTINGS.model_copy(update={"scheduler": choice[0], "readers": choice[1]}))
+    assert asked == [(2, "threads", 3), (2, "tcp://10.0.0.1:8786", 7)]
 
 
 def test_a_lost_band_costs_its_item_and_the_other_one_is_used(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Ground range data come out as the backscatter of the ground they lie on, and what is not measured is not valid."""
 
 import contextlib
+import pickle
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -15,6 +16,7 @@ from listening import listening
 from odc.geo.geobox import GeoBox
 from safe_product import EPSG, Image, place_of, see_smoothly
 
+from sereno.pipeline import http
 from sereno.pipeline.config import IngestSettings, SpeckleSettings
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Reading
@@ -260,11 +262,43 @@ def test_reading_in_squares_changes_nothing_but_the_bytes_read(tmp_path: Path, m
     assert read_bytes[1] > read_bytes[0]
 
 
-def serving(folder: Path, *refused: str) -> AbstractContextManager[str]:
-    """A server of the files below `folder`, whole files only, which GDAL reads as well; it does not know addresses that hold `refused`."""
+@pytest.mark.parametrize("choice", [("threads", 3), ("tcp://10.0.0.1:8786", 7)])
+def test_polarisations_are_read_by_as_many_readers_as_the_settings_say_where_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: tuple[str, int]
+) -> None:
+    asked = []
+
+    def run(tasks: Any, scheduler: str, workers: int) -> Any:
+        asked.append((len(tasks), scheduler, workers))
+        return pickle.loads(pickle.dumps([task() for task in pickle.loads(pickle.dumps(tasks))]))
+
+    scene, area = make_scene(safe_product.write_product(tmp_path)), make_area()
+    expected = read(tmp_path, scene, area).scene
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1_grd.run_tasks", run)
+    settings = SETTINGS.model_copy(update={"scheduler": choice[0], "readers": choice[1]})
+    np.testing.assert_array_equal(read(tmp_path, scene, area, settings).scene["data"].values, expected["data"].values)
+    assert asked == [(2, *choice)]
+
+
+def test_one_reader_gives_what_several_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel1_grd.SQUARE_PX", 50)
+    scene, area = make_scene(safe_product.write_product(tmp_path)), make_area()
+    one, four = (read(tmp_path, scene, area, SETTINGS.model_copy(update={"readers": readers})) for readers in (1, 4))
+    np.testing.assert_array_equal(one.scene["data"].values, four.scene["data"].values)
+    assert one.scene.attrs["provenance"] == four.scene.attrs["provenance"]
+
+
+def serving(folder: Path, *refused: str, busy: str = "//") -> AbstractContextManager[str]:
+    """A server of the files below `folder`, whole files only, which GDAL reads as well; it does not know addresses that hold `refused`, and
+    answers 503 to the first request for one that holds `busy`."""
+    asked: list[str] = []
 
     def respond(handler: BaseHTTPRequestHandler) -> None:
         path = folder / handler.path.lstrip("/")
+        if busy in handler.path and not asked:
+            asked.append(handler.path)
+            handler.send_error(503)
+            return
         if any(part in handler.path for part in refused) or not path.is_file():
             handler.send_error(404)
             return
@@ -284,6 +318,30 @@ def test_an_item_of_a_server_gives_what_its_files_give(tmp_path: Path) -> None:
         local, remote = (read_scene(scene, make_area(), SETTINGS, Resolver(place)).scene for place in (str(tmp_path), url))
     np.testing.assert_array_equal(local["data"].values, remote["data"].values)
     assert local.attrs["provenance"] == remote.attrs["provenance"]
+
+
+@pytest.mark.parametrize("busy", ["calibration-s1a-iw-grd-vv", "annotation/s1a-iw-grd-vv"])
+def test_tables_cost_bytes_seconds_and_tries_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: str) -> None:
+    monkeypatch.setattr(http, "compute_pause", lambda *_: 0.0)
+    scene = make_scene(safe_product.write_product(tmp_path))
+    with serving(tmp_path, busy=busy) as url:
+        entries = read_scene(scene, make_area(), SETTINGS, Resolver(url)).entries
+    tables = [entry for entry in entries if "-" in entry.asset]
+    assert len(tables) == 5
+    for entry in tables:
+        path = tmp_path / scene.items[0].assets[entry.asset].href
+        assert (entry.status, entry.bytes_read, entry.retries) == ("used", path.stat().st_size, int(busy in str(path)))
+        assert entry.seconds > 0
+
+
+def test_an_item_that_a_damaged_table_costs_tells_what_reading_its_tables_took(tmp_path: Path) -> None:
+    root = safe_product.write_product(tmp_path)
+    (path,) = (root / "annotation" / "calibration").glob("calibration-*-vh-*")
+    path.write_text(path.read_text()[:500])
+    entries = {entry.asset: entry for entry in read(tmp_path, make_scene(root), make_area()).entries}
+    assert (entries["calibration-VH"].status, entries["calibration-VH"].bytes_read) == ("unreadable", 500)
+    assert entries["calibration-VV"].status == "used"
+    assert entries["calibration-VV"].bytes_read > 500
 
 
 def test_a_table_that_a_server_has_lost_is_a_loss(tmp_path: Path) -> None:

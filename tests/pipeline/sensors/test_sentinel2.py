@@ -1,6 +1,7 @@
 """An L2A item becomes reflectance on the area's grid, its offset removed, its holes invalid."""
 
 import os
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
+from listening import listening
 from odc.geo.geobox import GeoBox
 from rasters import NORTH, WEST, to_geobox, write_raster
 
-from sereno.pipeline import offset
+from sereno.pipeline import http, offset
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import MissingError
@@ -254,6 +256,39 @@ def test_metadata_that_is_lost_leaves_the_offset_to_the_other_sources(tmp_path: 
     assert "its metadata cannot say which offset it has" in facts["warnings"][0]
     assert {entry.asset: entry.status for entry in reading.entries}["MTD"] == status
     assert facts["lost"] == []
+
+
+def test_tries_to_read_metadata_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "compute_pause", lambda *_: 0.0)
+    record = make_item(tmp_path, offset_sources=("metadata",))
+    record.assets["MTD"] = write_metadata(tmp_path / "MTD.xml", "2A", -1000, "05.00")
+    content, asked = (tmp_path / "MTD.xml").read_bytes(), []
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        handler.send_response(503 if len(asked) < 3 else 200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    with listening(respond) as url:
+        record.assets["MTD"] = AssetRecord(href=f"{url}/MTD.xml")
+        (entry,) = (entry for entry in read_all(record).entries if entry.asset == "MTD")
+    assert (entry.status, entry.retries, entry.bytes_read) == ("used", 2, len(content))
+
+
+def test_as_many_readers_work_as_the_settings_say_where_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(tasks: Any, scheduler: str, workers: int) -> Any:
+        asked.append((scheduler, workers))
+        return [task() for task in tasks]
+
+    monkeypatch.setattr("sereno.pipeline.sensors.sentinel2.run_tasks", run)
+    record = make_item(tmp_path)
+    for choice in (("threads", 3), ("tcp://10.0.0.1:8786", 7)):
+        read_all(record, scheduler=choice[0], readers=choice[1])
+    assert asked == [("threads", 3), ("tcp://10.0.0.1:8786", 7)]
 
 
 def test_an_item_of_which_nothing_tells_the_offset_is_refused_in_words(tmp_path: Path) -> None:
