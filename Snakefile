@@ -3,6 +3,7 @@
 A verb alone is a target that stands for all its jobs (`snakemake align`, `snakemake train`); the rule that does
 one job bears the name of the function it calls (`align_pair`). Every target asks for all locks as well: behind a
 checkpoint Snakemake would not see that an area is new. Every path begins with the pathvar <results>.
+What changes how a job works and not what it writes stands in `resources`, which cause no job to run again.
 """
 
 from pathlib import Path
@@ -25,6 +26,10 @@ try:
 except SerenoError as error:
     raise WorkflowError(str(error)) from None
 
+TRIES = 3
+"""How often `sereno query` and `sereno ingest` try what a server failed to give. They know the cause of a failure and Snakemake does
+not: its `retries` would repeat a misspelt setting and a missing file as well."""
+
 
 wildcard_constraints:
     area=r"[A-Za-z0-9][A-Za-z0-9._-]*",
@@ -34,10 +39,25 @@ wildcard_constraints:
 
 
 onstart:
-    flow.held = hold_folder(Path(flow.results))
+    try:
+        flow.held = hold_folder(Path(flow.results))
+    except SerenoError as error:
+        raise WorkflowError(str(error)) from None
 
 
 onsuccess:
+    from sereno.pipeline.ledger import describe_losses, find_ledgers, read_ledger
+
+    try:
+        entries = [
+            entry
+            for path in find_ledgers(Path(flow.results))
+            for entry in read_ledger(path)
+        ]
+        for line in describe_losses(entries, Path(flow.results)):
+            print(line)
+    except SerenoError as error:
+        print(error)
     if Path(flow.results, "report/index.html").is_file():
         print(f"done: open {flow.results}/report/index.html")
 
@@ -112,7 +132,6 @@ checkpoint query_area:
         "<results>/logs/query/{area}.log",
     benchmark:
         "<results>/benchmarks/query/{area}.tsv"
-    retries: flow.retries("query")
     conda:
         "environment.yaml"
     threads: 1
@@ -120,13 +139,16 @@ checkpoint query_area:
         mem_mb=2000,
         runtime=60,
         connections=1,
+        tries=TRIES,
+        max_requests=flow.config.pipeline.query.max_requests,
     params:
         settings=lambda wildcards: flow.settings("query", area=wildcards.area),
         code=flow.code("query"),
     message:
         "search scenes and pair them: {wildcards.area}"
     shell:
-        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} 2> {log:q}"
+        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} "
+        "--max-requests {resources.max_requests} --tries {resources.tries} 2> {log:q}"
 
 
 rule query:
@@ -160,7 +182,6 @@ rule ingest_scene:
         "<results>/logs/ingest/{area}/{scene}.log",
     benchmark:
         "<results>/benchmarks/ingest/{area}/{scene}.tsv"
-    retries: flow.retries("ingest")
     conda:
         "environment.yaml"
     threads: 1
@@ -168,6 +189,9 @@ rule ingest_scene:
         mem_mb=4000,
         runtime=60,
         connections=flow.config.pipeline.ingest.readers,
+        tries=TRIES,
+        attempts=flow.config.pipeline.ingest.attempts,
+        scheduler=flow.config.pipeline.ingest.scheduler,
     params:
         settings=flow.settings("ingest"),
         code=flow.code("ingest"),
@@ -175,7 +199,8 @@ rule ingest_scene:
     message:
         "read and calibrate: {wildcards.scene}"
     shell:
-        "sereno ingest {input.lock:q} {wildcards.scene:q} {output.scene:q} --settings {params.settings:q} 2> {log:q}"
+        "sereno ingest {input.lock:q} {wildcards.scene:q} {output.scene:q} --settings {params.settings:q} "
+        "--readers {resources.connections} --attempts {resources.attempts} --scheduler {resources.scheduler:q} --tries {resources.tries} 2> {log:q}"
 
 
 rule ingest:

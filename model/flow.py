@@ -5,22 +5,25 @@ Light on purpose: it is imported each time the workflow is parsed.
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import functools
 import json
 import os
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from sereno.model.config import Config, CustomSettings, TrainSettings, load_config
-from sereno.pipeline.errors import ConfigError, MissingError, StoreError
+from sereno.pipeline.config import Settings
+from sereno.pipeline.errors import ConfigError, MissingError, StoreError, describe_fault
 from sereno.pipeline.fingerprint import fingerprint
 from sereno.pipeline.pairs import Lock
 
+S = TypeVar("S", bound=Settings)
 LAUNCHER: Final = "torchrun --standalone --nproc-per-node {} -m sereno.model"
 """The program that starts so many processes on one machine, to which the sub-command is added."""
-NETWORK_RETRIES: Final = 2
-"""Further tries of a job whose server did not answer, each after all tries of its single requests."""
+HOW_TO_RUN: Final = {"query": ("max_requests",), "ingest": ("readers", "attempts", "scheduler")}
+"""Settings of a step that change how it works and not what it writes: its job gets them by `resources`, which trigger nothing."""
 
 
 class Flow:
@@ -30,7 +33,9 @@ class Flow:
         """Check the config `values`; `results` is the folder that everything goes to.
 
         Raises:
-            ConfigError: one line that names every faulty key, or a run that starts from one that there is not.
+            ConfigError: one line that names every faulty key, a run that starts from one that there is not, a scheduler that is none, or
+                frozen locks that lie where this flow writes its own.
+            MissingError: the folder that says which areas there are is not there, or holds none.
         """
         self.config: Config = load_config(values)
         self.results = results
@@ -39,15 +44,11 @@ class Flow:
         self._training: dict[str, TrainSettings] = {run: self.config.model.run_settings(run) for run in self.runs}
         for run in self.runs:
             self._check_start(run)
+        _check_scheduler(self.config.pipeline.ingest.scheduler)
+        self.areas: tuple[str, ...] = self._find_areas()
 
-    @functools.cached_property
-    def areas(self) -> tuple[str, ...]:
-        """Names of the areas; for a delivered dataset its seasons and ROIs, for frozen locks the names of their files.
-
-        Raises:
-            MissingError: the folder that says which there are is not there, or holds none.
-            ConfigError: the frozen locks lie where this flow writes its own.
-        """
+    def _find_areas(self) -> tuple[str, ...]:
+        """Names of the areas; for a delivered dataset its seasons and ROIs, for frozen locks the names of their files."""
         query = self.config.pipeline.query
         if query.source == "lock":
             return self._find_frozen_areas(Path(query.catalogue))
@@ -94,24 +95,16 @@ class Flow:
         named = [path for path in (ingest.dem, ingest.gaofen.geoid) if path]
         return [self._locate(path) for path in named if "://" not in path and not path.startswith("/vsi")]
 
-    def retries(self, step: str) -> int:
-        """How often a failed `query` or `ingest` is tried again: what a server failed to give may come, what a folder lacks does not."""
-        query = self.config.pipeline.query
-        if query.source == "lock":
-            return NETWORK_RETRIES if step == "ingest" else 0  # only the locks know where their scenes lie
-        places = [place for place in (query.catalogue, query.sar_catalogue) if place]
-        return 0 if self.world or all(Path(place).is_dir() for place in places) else NETWORK_RETRIES
-
     def settings(self, step: str, **wildcards: str) -> str:
-        """Settings of a step as JSON: only what that job uses."""
+        """Settings of a step as JSON: only what that job uses and what may change its outputs; the rest has its default."""
         if step == "query":
-            return self.config.pipeline.query.for_area(wildcards["area"]).to_json()
+            return _drop_how_to_run(step, self.config.pipeline.query.for_area(wildcards["area"])).to_json()
         if step == "train":
             return self._training[wildcards["run"]].to_json()
         if step == "predict":  # how many scenes are asked for changes none of them
             return self.config.model.predict.model_copy(update={"pairs_per_area": None}).to_json()
         section: Any = getattr(self.config.pipeline, step, None) or getattr(self.config.model, step)
-        return str(section.to_json())
+        return str(_drop_how_to_run(step, section).to_json())
 
     def code(self, step: str) -> str:
         """Fingerprint of the code that the step runs."""
@@ -195,6 +188,20 @@ class Flow:
         return [f"{self.results}/predict/{run}/{area}/{pair}.tif" for run in self.runs for area, pair in chosen]
 
 
+def _drop_how_to_run(step: str, settings: S) -> S:
+    """The settings with those of `HOW_TO_RUN` at their defaults."""
+    fields = type(settings).model_fields
+    return settings.model_copy(update={name: fields[name].default for name in HOW_TO_RUN.get(step, ())})
+
+
+def _check_scheduler(scheduler: str) -> None:
+    """Refuse, before any job, what is neither the threads of this machine nor an address."""
+    if scheduler != "threads" and "://" not in scheduler:
+        near = ", did you mean 'threads'?" if difflib.get_close_matches(scheduler.lower(), ["threads"]) else ""
+        expected = "'threads' or an address such as tcp://host:8786"
+        raise ConfigError(f"pipeline.ingest.scheduler: seen '{scheduler}', expected {expected}{near}")
+
+
 def _place_of(lock: Lock) -> str:
     """The ground that a lock is about, as text."""
     return lock.grid.to_json() + (json.dumps(lock.outline, sort_keys=True) if lock.outline else "")
@@ -211,10 +218,13 @@ def hold_folder(folder: Path) -> IO[str]:
     Snakemake's own lock survives a killed run and then asks for `--unlock`; a lock of the kernel's does not.
 
     Raises:
-        StoreError: another run is at work there.
+        StoreError: another run is at work there, or the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".running").open("a+")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".running").open("a+")
+    except OSError as error:
+        raise StoreError(f"folder {folder}, for results, cannot be written: {describe_fault(error)}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

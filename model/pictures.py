@@ -252,6 +252,13 @@ def draw_bars(groups: Sequence[str], bars: Sequence[Bars], *, x_label: str, y_la
     return _finish_chart(figure)
 
 
+def join_checkerboard(first: Picture, second: Picture, *, field_px: int) -> Picture:
+    """Fields of two pictures of one ground in turn, (y, x, 3) twice -> (y, x, 3); what goes on across their borders lies in place."""
+    rows, columns = (np.arange(length) // field_px for length in first.shape[:2])
+    joined: Picture = np.where((rows[:, None] + columns[None])[..., None] % 2 == 0, first, second)
+    return joined
+
+
 class Plot(NamedTuple):
     """One rectangle of ground on a map."""
 

@@ -20,6 +20,7 @@ import rasterio
 import torch
 
 from sereno.model.accounts import describe_accounts
+from sereno.model.alignment import describe_fields
 from sereno.model.config import ReportSettings
 from sereno.model.gallery import BASELINE_WORDS, choose_stretch, describe_examples, describe_progress, describe_scenes
 from sereno.model.metrics import bootstrap_difference
@@ -140,7 +141,7 @@ def write_report(results: Path, output: Path, settings: ReportSettings, *, runs:
         Section("scores", "Scores", describe_scores(found)),
         Section("examples", "Example patches", describe_examples(found, stretch)),
         Section("training", "Training", describe_training(found) + describe_progress(found)),
-        Section("pairs", "Pairs and shifts", describe_pairs(found)),
+        Section("pairs", "Pairs and shifts", describe_pairs(found) + describe_fields(found, stretch)),
         Section("ledger", "Ledger", describe_accounts(found)),
         Section("left-out", "What was left out", describe_losses(found)),
         Section("making", "How it was made", describe_making(found)),
@@ -481,10 +482,10 @@ def _draw_shifts(results: Results, known: Sequence[Key]) -> list[Block]:
         arrows = [Arrow(w["row"], w["col"], w["dy"], w["dx"], w["inlier"]) for w in windows]
         fields.append(Arrows(f"{key[0]} {key[1]}\n{registration['verdict']}", results.locks[key[0]].grid.shape, arrows))
         if registration["verdict"] == "applied":
-            residuals += [math.hypot(w["dy"] - registration["dy_px"], w["dx"] - registration["dx_px"]) for w in windows]
+            residuals += [w["residual_px"] for w in windows]
     shots = [Shot(draw_arrows(fields[:MAX_SHOWN]), "Shift of every matching window")]
     if residuals:
-        drawn = draw_histogram(residuals, x_label="distance from the scene's shift, px", y_label="windows")
+        drawn = draw_histogram(residuals, x_label="distance from the scene's field, px", y_label="windows")
         shots.append(Shot(drawn, "Residuals of accepted scenes"))
     missing: list[Block] = [] if residuals else [Text("No shift was accepted, so there are no residuals.", "missing")]
     return [Shots(shots, "chart"), *_say_more(len(fields), "pairs"), *missing]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, TypeVar
 
 import typer
 
 from sereno.pipeline import config
-from sereno.pipeline.errors import ConfigError, MissingError
+from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError, PermanentError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -17,6 +20,12 @@ Settings = Annotated[
 ]
 Output = Annotated[Path, typer.Argument(help="Manifest to write; the store lies beside it.")]
 LockFile = Annotated[Path, typer.Argument(help="Lock written by `sereno query`.")]
+Tries = Annotated[int, typer.Option(min=1, help="Try so often in all if a server does not give what it should, with growing pauses.")]
+S = TypeVar("S", bound=config.Settings)
+FIRST_PAUSE_S: Final = 10.0
+"""Pause before the second try, seconds; each further one is three times as long. Single requests have been repeated by then."""
+
+logger = logging.getLogger(__name__)
 
 
 @app.command()
@@ -32,11 +41,14 @@ def query(
     output: Annotated[Path, typer.Argument(help="Lock to write.")],
     area: Annotated[str, typer.Option(help="Name of the area.")],
     settings: Settings = "{}",
+    max_requests: Annotated[int | None, typer.Option(help="Instead of max_requests of the settings.")] = None,
+    tries: Tries = 1,
 ) -> None:
     """Search scenes of one area, pair SAR, cloudy and clear ones, and write the lock."""
+    chosen = override_settings(config.parse_settings(config.QuerySettings, settings), max_requests=max_requests)
     from sereno.pipeline.query import query_pairs
 
-    query_pairs(area, output, config.parse_settings(config.QuerySettings, settings))
+    try_again(lambda: query_pairs(area, output, chosen), tries)
 
 
 @app.command()
@@ -84,16 +96,58 @@ def diff(
 
 
 @app.command()
-def ingest(
+def ingest(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     lock: LockFile,
     scene: Annotated[str, typer.Argument(help="Scene id in the lock.")],
     output: Output,
     settings: Settings = "{}",
+    readers: Annotated[int | None, typer.Option(help="Instead of readers of the settings.")] = None,
+    attempts: Annotated[int | None, typer.Option(help="Instead of attempts of the settings.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Instead of scheduler of the settings.")] = None,
+    tries: Tries = 1,
 ) -> None:
     """Read one scene: calibrated, offset removed, validity apart from values."""
+    parsed = config.parse_settings(config.IngestSettings, settings)
+    chosen = override_settings(parsed, readers=readers, attempts=attempts, scheduler=scheduler)
     from sereno.pipeline.ingest import ingest_scene
 
-    ingest_scene(lock, scene, output, config.parse_settings(config.IngestSettings, settings))
+    try_again(lambda: ingest_scene(lock, scene, output, chosen), tries)
+
+
+def override_settings(settings: S, **given: int | str | None) -> S:
+    """`settings` with the options that are given instead of its own; checked again.
+
+    They stand beside the JSON because they change how a step works and not what it writes: the workflow keeps them out of what a job
+    depends on.
+
+    Raises:
+        ConfigError: a value is none of those that the setting can have.
+    """
+    told = {name: value for name, value in given.items() if value is not None}
+    where = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+    return config.load_settings(type(settings), {**settings.model_dump(exclude_unset=True), **told}, where=where) if told else settings
+
+
+def try_again(work: Callable[[], None], tries: int, pause: Callable[[float], None] = time.sleep) -> None:
+    """Do `work`, at most `tries` times as long as a server does not give what it should; `pause` waits between, longer each time.
+
+    Here and not in the workflow, since Snakemake's `retries` cannot tell a server that may recover from a setting or a file that will
+    be wrong each time. Only a `CatalogueError` is tried again, unless it is a `PermanentError`. A job that is killed or crashes is done by
+    the next run.
+
+    Raises:
+        CatalogueError: also the last try failed.
+    """
+    for number in range(1, tries):
+        try:
+            return work()
+        except PermanentError:
+            raise
+        except CatalogueError as error:
+            wait_s = FIRST_PAUSE_S * 3 ** (number - 1)
+            logger.warning("try %d of %d failed: %s; the next one in %.0f s", number, tries, error, wait_s)
+            pause(wait_s)
+    return work()
 
 
 @app.command()
@@ -163,12 +217,13 @@ def ledger(
     results: Annotated[Path, typer.Argument(help="Folder that holds the results of the other steps.")],
 ) -> None:
     """Say what became of every item and asset, what reading them cost, and what was not simply used, with reasons."""
-    from sereno.pipeline.ledger import describe_ledger, read_ledger
+    from sereno.pipeline.ledger import describe_ledger, describe_losses, find_ledgers, read_ledger
 
-    paths = [*sorted(results.glob("query/*.ledger.csv")), *sorted(results.glob("ingest/*/*.ledger.csv"))]
+    paths = find_ledgers(results)
     if not paths:
         raise MissingError(f"there is no ledger in {results}: name the folder that the workflow wrote to, after `snakemake query`")
-    for line in describe_ledger([entry for path in paths for entry in read_ledger(path)]):
+    entries = [entry for path in paths for entry in read_ledger(path)]
+    for line in (*describe_ledger(entries), *describe_losses(entries, results)):
         typer.echo(line)
 
 

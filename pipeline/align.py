@@ -1,13 +1,12 @@
 """Lay the three scenes of a pair on one grid.
 
-Scenes and the lock enter; a pair leaves. The optical scenes already lie on the area's grid. The shift of SAR is measured against the
-clear scene and taken out in the one interpolation that brings SAR onto the grid, or refused, and the record says which and why. Ground
+Scenes and the lock enter; a pair leaves. The optical scenes already lie on the area's grid. The field of shifts of SAR is measured against
+the clear scene and taken out in the one interpolation that brings SAR onto the grid, or refused, and the record says which and why. Ground
 outside the area's outline is not valid, and nothing is where one of the three scenes was refused.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.geometry import resample_sar, to_metres
 from sereno.pipeline.pairs import Lock, Pair
 from sereno.pipeline.radiometry import centi_db_to_power, power_to_centi_db, to_reflectance
-from sereno.pipeline.registration import NOTHING, Bool, Float, Registration, estimate_shift
+from sereno.pipeline.registration import Bool, Float, Layer, Registration, estimate_field, start_registration
 from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS, bands_of, geobox_of, with_grid
 from sereno.pipeline.store import open_dataset, save_dataset
 
@@ -62,7 +61,7 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     check_scenes(opened, lock, pair, scenes)
     refused = find_refusal(opened)
     registration, aligned = _place_sar(opened, grid, settings) if refused is None else _leave_sar(opened, grid, refused)
-    shift_m = to_metres((registration.dy_px, registration.dx_px), grid)
+    shift_m = to_metres(registration.shift_px, grid)
     provenance = {
         "pair": pair.model_dump(mode="json"),
         "area": lock.area,
@@ -91,17 +90,17 @@ def is_refused(scene: xr.Dataset) -> bool:
 
 
 def _place_sar(scenes: Scenes, grid: GeoBox, settings: AlignSettings) -> tuple[Registration, tuple[Float, Bool]]:
-    """The shift of SAR, and SAR (linear power, validity) on `grid` with the shift taken out."""
+    """The field of shifts of SAR, and SAR (linear power, validity) on `grid` with the field taken out."""
     power, valid, source = centi_db_to_power(scenes.sar["data"].values), scenes.sar["valid"].values, geobox_of(scenes.sar)
-    registration = measure_shift(scenes.clear, resample_sar(power, valid, source=source, target=grid), settings)
-    shift_px = (registration.dy_px, registration.dx_px)
-    return registration, resample_sar(power, valid, source=source, target=grid, shift_px=shift_px)
+    registration = measure_field(scenes.clear, resample_sar(power, valid, source=source, target=grid), settings)
+    return registration, resample_sar(power, valid, source=source, target=grid, field=registration.field)
 
 
 def _leave_sar(scenes: Scenes, grid: GeoBox, refused: str) -> tuple[Registration, tuple[Float, Bool]]:
     """What stands for the shift and for SAR in a pair that is not to be used."""
     nothing = np.zeros((len(bands_of(scenes.sar, "sar_band")), *grid.shape), np.float32)
-    return dataclasses.replace(NOTHING, reason=refused), (nothing, np.zeros(grid.shape, bool))
+    start = start_registration((grid.shape.y, grid.shape.x), refused, pixel_m=measure_pixel(grid))
+    return start, (nothing, np.zeros(grid.shape, bool))
 
 
 def mark_inside(outline: dict[str, Any] | None, grid: GeoBox) -> Bool:
@@ -154,8 +153,8 @@ def _check_same_product(scenes: Scenes, pair: Pair) -> None:
         raise DataError(f"pair {pair.id}: cloudy has bands {bands[0]}, clear has {bands[1]}; set pipeline.ingest.bands to those of both")
 
 
-def measure_shift(clear: xr.Dataset, sar: tuple[Float, Bool], settings: AlignSettings) -> Registration:
-    """The shift of `sar` (linear power and validity on the grid of `clear`) relative to the clear scene's cloud-free ground.
+def measure_field(clear: xr.Dataset, sar: tuple[Float, Bool], settings: AlignSettings) -> Registration:
+    """The field of shifts of `sar` (linear power and validity on the grid of `clear`) relative to the clear scene's cloud-free ground.
 
     Raises:
         MissingError: `clear` has none of the bands that show structure.
@@ -169,7 +168,12 @@ def measure_shift(clear: xr.Dataset, sar: tuple[Float, Bool], settings: AlignSet
     power, valid = sar
     decibel = 10 * np.log10(np.where(valid & (power > 0), power, np.nan))
     optical = to_reflectance(clear["data"].sel(band=names).values)
-    return estimate_shift(optical, decibel, valid_optical=ground, valid_sar=valid, settings=settings)
+    return estimate_field(Layer(optical, ground), Layer(decibel, valid), settings, pixel_m=measure_pixel(geobox_of(clear)))
+
+
+def measure_pixel(grid: GeoBox) -> float:
+    """Side of a pixel of `grid` in units of its CRS, metres for UTM."""
+    return float(np.sqrt(abs(grid.transform.determinant)))
 
 
 def to_pair(scenes: Scenes, aligned: tuple[Float, Bool], grid: GeoBox, provenance: dict[str, Any]) -> xr.Dataset:

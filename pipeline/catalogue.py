@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from sereno.pipeline.errors import CatalogueError, MissingError
+from sereno.pipeline.errors import CatalogueError, MissingError, PermanentError
 from sereno.pipeline.http import RETRIED, Budget, hide_secrets, make_patient
 from sereno.pipeline.presets import PRESETS, Preset, find_preset
 from sereno.pipeline.server import running_server
@@ -162,7 +162,7 @@ def _connect(catalogue: Catalogue) -> Client:
     with _plain_faults(catalogue), _silent_client():
         client: Client = Client.open(catalogue.base_url, stac_io=catalogue.reader)
     if not any(ITEM_SEARCH.search(name) for name in client.get_conforms_to()):
-        raise CatalogueError(f"{catalogue.address} offers no item search: give the landing page of a STAC API, not of a static catalogue")
+        raise PermanentError(f"{catalogue.address} offers no item search: give the landing page of a STAC API, not of a static catalogue")
     client.add_conforms_to("ITEM_SEARCH")  # the client itself knows version 1.0 alone
     return client
 
@@ -190,28 +190,29 @@ def _plain_faults(catalogue: Catalogue) -> Iterator[None]:
         yield
     except APIError as error:
         if isinstance(error.__context__, CatalogueError):  # ours, which the client has wrapped
-            raise CatalogueError(f"catalogue {place}: {error.__context__}") from None
+            known = PermanentError if isinstance(error.__context__, PermanentError) else CatalogueError
+            raise known(f"catalogue {place}: {error.__context__}") from None
         status = getattr(error, "status_code", None)
         words = hide_secrets(str(error))[:300]
         stated = f"HTTP {status}: {words}" if status else words
-        kind = _InterruptedError if status is None or status in RETRIED else CatalogueError
+        kind = _InterruptedError if status is None or status in RETRIED else PermanentError
         raise kind(f"catalogue {place} does not answer as it should: {stated}; try again later or check the URL") from None
     except json.JSONDecodeError as error:
         raise _InterruptedError(f"catalogue {place} answers, but not as a STAC API ({error}): check the URL") from None
     except (ClientTypeError, ValueError, AttributeError, KeyError) as error:  # pystac on JSON that is not STAC
-        raise CatalogueError(f"catalogue {place} answers, but not as a STAC API ({hide_secrets(str(error))}): check the URL") from error
+        raise PermanentError(f"catalogue {place} answers, but not as a STAC API ({hide_secrets(str(error))}): check the URL") from error
 
 
 def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the wanted collections that the catalogue has, in the wanted order.
 
     Raises:
-        CatalogueError: it has none of them; the message names what it has.
+        PermanentError: it has none of them; the message names what it has.
     """
     chosen = tuple(name for name in wanted if name in catalogue.collections)
     if not chosen:
         known = ", ".join(catalogue.collections[:12]) + (", ..." if len(catalogue.collections) > 12 else "")
-        raise CatalogueError(
+        raise PermanentError(
             f"catalogue {hide_secrets(catalogue.address)} has none of the collections {', '.join(wanted)}; it has {known or 'none at all'}"
             ": name some of them in pipeline.query.optical_collections and sar_collections"
         )

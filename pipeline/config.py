@@ -342,23 +342,37 @@ class IngestSettings(Settings):
     read (needs the extra `cluster`). What is read one after the other is read in this process."""
 
 
+DescriptorName = Literal["orientations", "self-similarity"]
+"""`orientations`: histograms of gradient orientation (Dalal & Triggs 2005). `self-similarity`: how like patches are to their neighbours
+(MIND, Heinrich et al. 2012)."""
+FieldDegree = Literal["shift", "affine", "quadratic"]
+"""How freely a shift may change over a scene: not at all, linearly, or with squares of place."""
+
+
 class AlignSettings(Settings):
     """How SAR is laid onto optical."""
 
-    max_shift_px: Annotated[float, Field(gt=0)] = 10.0
-    """Search radius in pixels of the common grid."""
+    search_m: Annotated[float, Field(gt=0)] = 100.0
+    """How far SAR may lie from where it belongs, metres; fields that use more than 80 % of it are refused. RPC without control points err
+    by tens of metres: 300 for Gaofen. Beyond 12 pixels the search goes from coarse to fine. Where `ingest.margin_px` reaches less far, a
+    strip along the edge may be lost."""
+    field: FieldDegree = "affine"
+    """The most a shift may change over the scene; a simpler field is taken where it explains the windows as well."""
+    descriptor: DescriptorName = "self-similarity"
+    """What is compared. Half the error of `orientations` on made-up ground, level with it on real (benchmarks/results/registration.md)."""
     window_px: Annotated[int, Field(ge=32)] = 128
     """Side of a matching window; made smaller for scenes too small for it."""
     step_px: Annotated[int, Field(ge=8)] = 96
     """Distance between windows."""
-    min_inlier_ratio: Share = 0.5
-    """Smallest share of good windows that agree with the shift."""
+    min_inlier_ratio: Share = 0.65
+    """Smallest share of good windows that agree with the field. Real fields that windows were surer of had 0.75 and more; at half, two
+    descriptors gave fields 1.4 px apart (hand-aligned pairs over hills)."""
     max_rms_px: Annotated[float, Field(gt=0)] = 0.75
-    """Largest scatter of the agreeing windows around the shift."""
+    """Largest scatter of the agreeing windows around the field."""
     min_peak: Share = 0.12
     """Smallest median correlation peak."""
     max_sigma_px: Annotated[float, Field(gt=0)] = 0.5
-    """Largest predicted uncertainty of the shift."""
+    """Largest predicted uncertainty of the field, anywhere in the scene."""
 
 
 CloudMethod = Literal["scl", "threshold", "s2cloudless", "omnicloudmask"]

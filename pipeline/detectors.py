@@ -185,10 +185,12 @@ def check_bands(image: Image, method: str, names: tuple[str, ...]) -> None:
     """
     missing = [name for name in names if name not in bands_of(image.pair)]
     if missing:
-        raise DataError(
-            f"{image.where}: the {image.role} image has no band {', '.join(missing)}, which method '{method}' needs: "
-            f"set {image.setting} to 'scl' for L2A products, or keep all bands in pipeline.ingest.bands"
+        remedy = (
+            f"{L2A} never has it: set {image.setting} to 'scl' or 'omnicloudmask'"
+            if _facts_of(image).get("sensor") == L2A and "B10" in missing
+            else f"keep all bands in pipeline.ingest.bands, or set {image.setting} to another method"
         )
+        raise DataError(f"{image.where}: the {image.role} image has no band {', '.join(missing)}, which method '{method}' needs: {remedy}")
 
 
 def read_bands(image: Image, names: tuple[str, ...], rows: slice = slice(None)) -> dict[str, Float2d]:

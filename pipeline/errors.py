@@ -39,6 +39,12 @@ class CatalogueError(SerenoError, ConnectionError):
     exit_code = 5
 
 
+class PermanentError(CatalogueError):
+    """A catalogue lacks what is asked for, or may be asked no more: trying again does not help."""
+
+    exit_code = 8
+
+
 class StoreError(SerenoError, OSError):
     """A store is incomplete, damaged, or cannot be written."""
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sereno.pipeline.errors import CatalogueError
+from sereno.pipeline.errors import PermanentError
 
 if TYPE_CHECKING:  # requests costs an eighth of a second, which reading local files does not need
     import requests
@@ -52,11 +52,11 @@ class Budget:
         """Count one more request, `again` if it repeats one that failed.
 
         Raises:
-            CatalogueError: the limit is reached.
+            PermanentError: the limit is reached.
         """
         with self._lock:
             if self.limit is not None and self.requests >= self.limit:
-                raise CatalogueError(
+                raise PermanentError(
                     f"{self.requests} requests made, {self.retries} of them repetitions, and no more allowed: {self.remedy}"
                 )
             self.requests += 1
@@ -77,7 +77,7 @@ class PatientAdapter:
 
         Raises:
             requests.RequestException: no whole answer came in spite of all tries.
-            CatalogueError: the budget is spent.
+            PermanentError: the budget is spent.
         """
         if options.get("timeout") is None:
             options["timeout"] = TIMEOUT_S

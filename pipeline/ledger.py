@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
@@ -79,6 +80,11 @@ def ledger_of(manifest: Path) -> Path:
     return manifest.with_name(f"{manifest.stem}.ledger.csv")
 
 
+def find_ledgers(results: Path) -> list[Path]:
+    """All ledgers in the folder that the workflow writes to, those of searches first."""
+    return [*sorted(results.glob("query/*.ledger.csv")), *sorted(results.glob("ingest/*/*.ledger.csv"))]
+
+
 class Sum(NamedTuple):
     """Entries of one step and one status together."""
 
@@ -128,6 +134,34 @@ def describe_ledger(entries: Sequence[Entry]) -> list[str]:
         f"{e.status}: {' '.join(part for part in (e.area, e.scene, e.item, e.asset) if part)}: {e.reason}" for e in list_losses(entries)
     ]
     return [*table, "", *(told or ["everything was used"])]
+
+
+def describe_losses(entries: Iterable[Entry], results: Path) -> list[str]:
+    """How much could not be read, where the reasons stand and how to read it again: one line, or none if nothing was lost.
+
+    `results` is the folder that the workflow writes to. A scene none of whose items gave a pixel is counted as unused.
+    """
+    read = [entry for entry in entries if entry.step == "ingest"]
+    lost = [entry for entry in read if entry.asset and entry.status != "used"]
+    items: dict[tuple[str, str], set[Status]] = {}
+    for entry in read:
+        if not entry.asset:
+            items.setdefault((entry.area, entry.scene), set()).add(entry.status)
+    unused = [scene for scene, statuses in items.items() if not statuses & {"used", "partly"}]
+    parts = (
+        [f"{_count(len(lost), 'asset')} of {_count(len({entry[1:3] for entry in lost}), 'scene')} could not be read whole"] if lost else []
+    )
+    parts += [f"{_count(len(unused), 'scene')} gave no usable ground"] if unused else []
+    if not parts:
+        return []
+    return [
+        f"{' and '.join(parts)}: `sereno ledger {shlex.quote(str(results))}` gives the reasons; to read a scene again when its "
+        f"files are back, delete {results}/ingest/AREA/SCENE.json and give the same command again"
+    ]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def to_lines(rows: Sequence[Sequence[str]], *, n_words: int) -> list[str]:

@@ -171,12 +171,15 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
     with contextlib.ExitStack() as stack:
         search = Search(to_ground(settings.areas[area], settings.resolution_m), _open_sources(stack, settings), settings)
         listed = {kind: _list_items(search, kind) for kind in search.sources}
+        _warn_of_unknown(search, listed)
         optical, sar = _judge_all(search, listed)
         measured = _measure_covers(search, optical, sar)
         triplets, unpaired = _choose(search, measured, sar)
         refused = [*measured.refused, *sar.refused, *unpaired]
         if not triplets:
-            raise MissingError(_describe_failure(area, {kind: len(found.items) for kind, found in listed.items()}, refused))
+            for entry in to_refusals(refused):  # a failed step leaves no ledger: its log is where the reasons are
+                logger.info("query %s: %s as %s: %s: %s", area, entry.status, entry.role, entry.item, entry.reason)
+            raise MissingError(_describe_failure(area, search, {kind: len(found.items) for kind, found in listed.items()}, refused))
         scenes, unknown = _probe_used(search, triplets)
     lock = Lock(
         area=area,
@@ -200,6 +203,24 @@ def _choose(search: Search, optical: Judged, sar: Judged) -> tuple[list[Triplet]
         raise MissingError(f"pipeline.query.table {settings.table} does not exist: correct its path, or leave it out to pair by time")
     rows = parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}")
     return choose_by_table(optical.candidates, sar.candidates, rows)
+
+
+def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
+    """Log names in the settings that nothing answers to: they may be misspelt."""
+    settings = search.settings
+    for kind, asked in (("optical_collections", settings.optical_collections), ("sar_collections", settings.sar_collections)):
+        searched = {name for found in listed.values() for name in found.collections}
+        for name in asked:
+            if name not in searched:
+                logger.warning("pipeline.query.%s: the catalogue has no %r, it is passed over", kind, name)
+    seen = {name for found in listed.values() for entry in found.items for name in _names_of(entry)}
+    for name in settings.exclude:
+        if name not in seen:
+            logger.warning("pipeline.query.exclude: no item found is called %r", name)
+
+
+def _names_of(entry: Read | Refused) -> tuple[str, ...]:
+    return entry.items if isinstance(entry, Refused) else (entry[0].item,)
 
 
 def _open_sources(stack: contextlib.ExitStack, settings: QuerySettings) -> dict[Kind, Source]:
@@ -407,16 +428,19 @@ def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
     return [*used, *refused, *(note._replace(area=area) for note in notes)]
 
 
-def _describe_failure(area: str, counts: Mapping[Kind, int], refused: Sequence[Refused]) -> str:
+def _describe_failure(area: str, search: Search, counts: Mapping[Kind, int], refused: Sequence[Refused]) -> str:
     """One line: what was found, why it was refused, what to widen."""
     found = f"area {area!r}: no pair among {counts['optical']} optical and {counts['sar']} SAR items"
     if not refused:
-        return f"{found}: widen the area or start..end"
+        boxes = " and ".join(str([round(edge, 4) for edge in box]) for box in to_bboxes(search.ground.geobox))
+        start, end = (f"{moment:%Y-%m-%d}" if moment else "ever" for moment in search.settings.period)
+        return (
+            f"{found} in {boxes} (west, south, east, north) from {start} to {end}: widen the area or start..end, and see that longitude "
+            "comes before latitude"
+        )
     # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
     causes: Counter[Cause] = Counter(entry.cause for entry in refused)
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
-    order = sorted(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner), reverse=True)
-    examples = {entry.cause: f"{'+'.join(entry.items)}: {entry.reason}" for entry in reversed(refused)}
-    for cause in order:
-        logger.info("query %s: %d refused, for example %s", area, causes[cause], examples[cause])
-    return f"{found}; {causes[order[0]]} refused for one cause, for example {examples[order[0]]}; {order[0].value}"
+    cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
+    example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in refused if entry.cause is cause)
+    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {cause.value}"

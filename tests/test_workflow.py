@@ -47,7 +47,11 @@ ledger = [output.stem + ".ledger.csv"]
 names = {{"query": ledger, "ingest": ledger, "train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"],
          "predict": [output.with_suffix(".json").name]}}
 for path in (output, *(output.with_name(name) for name in names.get(verb, []))):
-    path.write_text("" if path.name.endswith(".ledger.csv") else text)
+    loss = f"{{verb}},west,cloudy,i,B02,missing,HTTP 404,0,0,0\\n" if verb == "ingest" and "LOSE" in os.environ else ""
+    head = "step,area,scene,item,asset,status,reason,retries,bytes_read,seconds\\n"
+    path.write_text(head + loss if path.name.endswith(".ledger.csv") else text)
+with Path("commands.txt").open("a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
 """
 
 
@@ -119,6 +123,75 @@ def test_a_new_learning_rate_reruns_the_model_steps_and_no_data_step(project: Pa
     edit(project / "config.yaml", "    steps: 600", "    steps: 600\n    lr: 0.0123")
     assert planned(project) == {"train_run": 1, "evaluate_run": 1, "predict_pair": 2, "write_report": 1}
     assert planned(project, "train") == {"train_run": 1}
+
+
+HOW_TO_RUN = "    max_requests: 77\n  ingest: {readers: 3, attempts: 2, scheduler: 'tcp://here:8786'}\nmodel:"
+
+
+@pytest.mark.flow
+def test_how_to_run_reruns_nothing_and_reaches_the_commands(project: Path) -> None:
+    edit(project / "config.yaml", "model:", HOW_TO_RUN)
+    assert planned(project) == {}
+    (project / "commands.txt").unlink()
+    run = snakemake(project, "ingest", "--forcerun", "query_area", "ingest_scene")
+    assert run.returncode == 0, run.stderr
+    commands = (project / "commands.txt").read_text().splitlines()
+    searched, read = ([line for line in commands if line.startswith(verb)] for verb in ("query", "ingest"))
+    assert all(line.endswith("--max-requests 77 --tries 3") for line in searched)
+    assert all(line.endswith("--readers 3 --attempts 2 --scheduler tcp://here:8786 --tries 3") for line in read)
+    assert (len(searched), len(read)) == (2, 6)
+    edit(project / "config.yaml", "readers: 3", "bands: [B02, B03], readers: 3")
+    assert planned(project, "ingest") == {"ingest_scene": 6}
+
+
+@pytest.mark.flow
+def test_a_misspelt_scheduler_stops_the_parse(project: Path) -> None:
+    edit(project / "config.yaml", "model:", "  ingest: {scheduler: thread}\nmodel:")
+    words = to_words(snakemake(project))
+    assert "pipeline.ingest.scheduler: seen 'thread'" in words
+    assert "did you mean 'threads'?" in words
+    assert (project / "results/ingest/west/s1.json").is_file()
+
+
+@pytest.mark.flow
+def test_a_failed_job_is_not_run_again_by_the_workflow(project: Path) -> None:
+    (project / "commands.txt").unlink()
+    stand_in = project / "bin/sereno"
+    stand_in.write_text(stand_in.read_text() + "sys.exit(2 if verb == 'ingest' else 0)\n")
+    (project / "results/ingest/west/s1.json").unlink()
+    assert snakemake(project, "ingest").returncode != 0
+    assert len((project / "commands.txt").read_text().splitlines()) == 1
+
+
+@pytest.mark.flow
+def test_losses_are_told_at_the_end_with_what_helps(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSE", "1")
+    for scene in ("cloudy", "clear"):
+        (project / f"results/ingest/west/{scene}.json").unlink()
+    run = snakemake(project, "ingest")
+    assert run.returncode == 0, run.stderr
+    words = run.stdout + run.stderr
+    assert "2 assets of 1 scene could not be read whole: `sereno ledger results` gives the reasons" in words
+    assert "delete results/ingest/AREA/SCENE.json and give the same command again" in words
+
+
+def to_words(run: subprocess.CompletedProcess[str]) -> str:
+    """What a run that stops says, which is no traceback and names no line of the package."""
+    text = run.stdout + run.stderr
+    assert run.returncode != 0, text
+    assert "Traceback" not in text, text
+    assert "installed/sereno" not in text, text
+    return text
+
+
+@pytest.mark.flow
+def test_a_place_that_cannot_be_written_and_a_folder_without_locks_are_named_without_a_traceback(project: Path) -> None:
+    plain = (project / "config.yaml").read_text()
+    edit(project / "config.yaml", "pipeline:", "pathvars:\n  results: /proc/nowhere\npipeline:")
+    assert "folder /proc/nowhere, for results, cannot be written" in to_words(snakemake(project, "query"))
+    (project / "config.yaml").write_text(plain)
+    edit(project / "config.yaml", "    catalogue: results/simulate", "    source: lock\n    catalogue: unknown")
+    assert "there is no lock (AREA.json) in folder unknown" in to_words(snakemake(project))
 
 
 @pytest.mark.flow

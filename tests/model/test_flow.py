@@ -117,18 +117,26 @@ def test_the_files_of_an_area_and_of_heights_are_known() -> None:
     assert Flow({"pipeline": remote}, results="r").dem_files == []
 
 
-def test_only_what_a_server_may_give_later_is_tried_again(tmp_path: Path) -> None:
-    areas = {"a": {"bbox": [1, 2, 3, 4]}}
-    tries = {
-        "url": with_query(catalogue="https://example.org/stac", areas=areas),
-        "preset": with_query(catalogue="earth-search", areas=areas),
-        "folder": with_query(catalogue=str(tmp_path), areas=areas),
-        "both": with_query(catalogue=str(tmp_path), sar_catalogue="planetary-computer", areas=areas),
-        "locks": with_query(source="lock", catalogue=str(tmp_path)),
-        "world": Flow({"pipeline": {"simulate": {}, "query": {"areas": areas}}}, results="r"),
-    }
-    found = {name: (flow.retries("query"), flow.retries("ingest")) for name, flow in tries.items()}
-    assert found == {"url": (2, 2), "preset": (2, 2), "folder": (0, 0), "both": (2, 2), "locks": (0, 2), "world": (0, 0)}
+def test_how_a_step_runs_is_in_no_job_and_what_it_writes_is() -> None:
+    query = VALUES["pipeline"]["query"]
+    usual, other, bands = (
+        Flow({"pipeline": {"query": query | {"max_requests": requests}, "ingest": ingest}}, results="r")
+        for requests, ingest in (
+            (2000, {}),
+            (5, {"readers": 9, "attempts": 9, "scheduler": "tcp://here:8786"}),
+            (5, {"readers": 9, "bands": ["B02"]}),
+        )
+    )
+    assert usual.settings("query", area="a") == other.settings("query", area="a")
+    assert usual.settings("ingest") == other.settings("ingest") != bands.settings("ingest")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "hint"), [("thread", "did you mean 'threads'"), ("Threads", "did you mean 'threads'"), ("here:8786", "tcp://")]
+)
+def test_a_scheduler_is_threads_or_an_address(scheduler: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"pipeline.ingest.scheduler: seen '{scheduler}'.*{hint}"):
+        Flow({"pipeline": {**VALUES["pipeline"], "ingest": {"scheduler": scheduler}}}, results="r")
 
 
 def test_a_fault_in_a_run_is_named() -> None:
@@ -176,3 +184,9 @@ def test_only_one_flow_works_in_a_folder(tmp_path: Path) -> None:
         hold_folder(tmp_path)
     first.close()
     hold_folder(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"folder .*file/results, for results, cannot be written: Not a directory"):
+        hold_folder(tmp_path / "file/results")

@@ -217,3 +217,12 @@ def test_arrows_point_where_content_lies() -> None:
 def test_every_method_has_a_colour_of_its_own() -> None:
     colours = pictures.assign_colours(["copy", "mean", "fill"], ["a", "b", "c"])
     assert len(set(colours.values())) == 6
+
+
+def test_a_checkerboard_shows_both_pictures_in_turn_each_in_its_place() -> None:
+    first, second = (np.random.default_rng(seed).integers(0, 256, (70, 50, 3)).astype(np.uint8) for seed in (1, 2))
+    board = pictures.join_checkerboard(first, second, field_px=20)
+    for top, left in ((0, 0), (0, 20), (20, 0), (60, 40)):
+        shown = first if (top + left) // 20 % 2 == 0 else second
+        assert np.array_equal(board[top : top + 20, left : left + 20], shown[top : top + 20, left : left + 20])
+    assert np.array_equal(pictures.join_checkerboard(first, first, field_px=7), first)

@@ -56,12 +56,16 @@ def make_lock() -> Lock:
 
 
 def make_registration(*, verdict: str) -> dict[str, Any]:
-    windows = [{"row": 20.0 * n, "col": 30.0, "dy": 1.3, "dx": -2.0, "peak": 0.4, "inlier": n != 3} for n in range(1, 5)]
+    windows = [
+        {"row": 20.0 * n, "col": 30.0, "dy": 1.3, "dx": -2.0, "peak": 0.4, "residual_px": 0.1 * n, "inlier": n != 3} for n in range(1, 5)
+    ]
     shift = (1.25, -2.0) if verdict == "applied" else (0.0, 0.0)
     return {
         "dy_px": shift[0], "dx_px": shift[1], "sigma_px": 0.04, "n_windows": 6, "n_good": 4, "n_inlier": 3, "inlier_ratio": 0.75,
         "rms_px": 0.3, "median_peak": 0.4, "verdict": verdict, "reason": "windows disagree: 3 of 4", "windows": windows,
-        "shift_m": [10 * shift[1], -10 * shift[0]],
+        "shift_m": [10 * shift[1], -10 * shift[0]], "status": "ok" if verdict == "applied" else "inconsistent", "pixel_m": 10.0,
+        "field": {"degree": "shift", "dy": [shift[0]], "dx": [shift[1]], "centre": [47.5, 47.5], "scale_px": 48.0},
+        "mean_shift_px": 2.36, "max_shift_px": 2.36, "held_out_px": 0.31, "false_alarms": 1.2e-9, "descriptor": "self-similarity",
     }  # fmt: skip
 
 

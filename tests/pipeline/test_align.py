@@ -17,6 +17,7 @@ from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
 from sereno.pipeline.scene import geobox_of, to_scene
+from sereno.pipeline.shiftfield import ShiftField
 from sereno.pipeline.store import open_dataset, read_manifest, save_dataset, verify_store
 
 SIZE, MARGIN, SHIFT = 256, 16, (3, -2)
@@ -88,6 +89,17 @@ def test_shifted_sar_is_brought_back_onto_the_ground(tmp_path: Path) -> None:
     aligned = pair["sar"].values
     assert np.abs(aligned - straight).mean() < 0.3 * np.abs(shifted - straight).mean()
     assert pair["valid_sar"].values.all()
+
+
+def test_record_holds_what_the_report_shows_and_the_field_that_was_applied(tmp_path: Path) -> None:
+    found = open_dataset(align(tmp_path, make_sar(SHIFT))).attrs["provenance"]["registration"]
+    measured = {"verdict", "status", "reason", "pixel_m", "descriptor", "search_px", "coarse_factor", "valid_share", "shape", "field"}
+    measured |= {"n_laid", "n_windows", "n_good", "n_inlier", "inlier_ratio", "rms_px", "held_out_px", "sigma_px", "median_peak"}
+    measured |= {"median_psr", "false_alarms", "windows", "dy_px", "dx_px", "mean_shift_px", "max_shift_px", "shift_m"}
+    assert set(found) == measured
+    assert (found["status"], found["pixel_m"], found["search_px"], found["shape"]) == ("ok", 10.0, 10.0, [SIZE, SIZE])
+    field = ShiftField.from_record(found["field"])
+    assert field.evaluate(*field.centre) == pytest.approx((found["dy_px"], found["dx_px"]), abs=1e-3)
 
 
 def test_refused_shift_leaves_sar_where_it_is_to_the_last_bit(tmp_path: Path) -> None:

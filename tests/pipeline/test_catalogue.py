@@ -31,7 +31,7 @@ from sereno.pipeline.catalogue import (
     select_collections,
     split_period,
 )
-from sereno.pipeline.errors import CatalogueError, MissingError
+from sereno.pipeline.errors import CatalogueError, MissingError, PermanentError
 from sereno.pipeline.http import ATTEMPTS
 from sereno.pipeline.presets import PRESETS
 
@@ -174,7 +174,7 @@ def test_endless_pages_with_ever_new_items_are_ended_by_the_budget() -> None:
         page = {"features": [to_item(f"i{number}")], "links": [{"rel": "next", "href": f"{base}/search?token={number}"}]}
         return (200, page) if "search" in path else answer_as_api(base, path, {})
 
-    with answering(answer) as (base, asked), pytest.raises(CatalogueError, match=r"20 requests made.*smaller area.*max_requests") as caught:
+    with answering(answer) as (base, asked), pytest.raises(PermanentError, match=r"20 requests made.*smaller area.*max_requests") as caught:
         search(base, limit=20)
     assert len(asked) == 20
     assert "\n" not in str(caught.value)
@@ -311,14 +311,15 @@ def test_a_month_whose_page_dies_is_asked_again_from_its_start_once() -> None:
 def test_a_server_that_stays_down_is_named() -> None:
     with (
         paging(lambda b: {"0": to_page(b, "a", onward="1"), "1": lambda: (503, {"description": "no"})}) as (base, asked),
-        pytest.raises(CatalogueError, match=r"does not answer as it should: HTTP 503: .*try again later"),
+        pytest.raises(CatalogueError, match=r"does not answer as it should: HTTP 503: .*try again later") as caught,
     ):
         search(base)
+    assert not isinstance(caught.value, PermanentError)
     assert sum("token" in path for path in asked) == 2 * (ATTEMPTS + 1)
 
 
 def test_what_will_not_heal_is_not_asked_twice() -> None:
-    with paging(lambda _: {"0": lambda: (400, {"description": "bbox?"})}) as (base, asked), pytest.raises(CatalogueError, match="HTTP 400"):
+    with paging(lambda _: {"0": lambda: (400, {"description": "bbox?"})}) as (base, asked), pytest.raises(PermanentError, match="HTTP 400"):
         search(base)
     assert sum("search" in path for path in asked) == 1
 
@@ -376,7 +377,7 @@ def test_passwords_in_addresses_stay_out_of_messages_and_logs(caplog: pytest.Log
     with paging(lambda b: {"0": to_page(b, "a", numberMatched=2)}) as (base, _):
         address = base.replace("//", "//me:secret@")
         assert len(search(address).statistics.warnings) == 1
-        with open_catalogue(address) as catalogue, pytest.raises(CatalogueError, match="none of the collections") as caught:
+        with open_catalogue(address) as catalogue, pytest.raises(PermanentError, match="none of the collections") as caught:
             select_collections(catalogue, ("c",))
     assert "secret" not in str(caught.value) + caplog.text
 

@@ -63,6 +63,11 @@ def test_every_method_of_the_settings_has_its_detector() -> None:
     assert set(DETECTORS) == set(CloudMethod.__args__)
 
 
+def test_rules_that_need_cirrus_say_that_surface_reflectance_never_has_it() -> None:
+    with pytest.raises(DataError, match=r"no band B10.*sentinel2-l2a never has it: set pipeline.mask.method to 'scl' or 'omnicloudmask'"):
+        detect(make_pair(L2A_BANDS, sensor="sentinel2-l2a"), "threshold")
+
+
 def test_s2cloudless_gives_the_probability_of_the_package_where_pixels_are_valid() -> None:
     package = pytest.importorskip("s2cloudless", reason="install the extra s2cloudless")
     pair = make_pair(size=270)  # more than one block of rows

@@ -221,5 +221,5 @@ def test_an_image_whose_classes_are_all_lost_is_unknown_with_the_reason_and_the_
 
 def test_a_pair_without_cirrus_names_the_setting_to_change(tmp_path: Path) -> None:
     pair = save_pair(tmp_path, L2A_BANDS, with_scl=True)
-    with pytest.raises(DataError, match=r"no band B10.*set pipeline.mask.method to 'scl'"):
+    with pytest.raises(DataError, match=r"no band B10.*keep all bands in pipeline.ingest.bands, or set pipeline.mask.method to another"):
         mask_pair(pair, tmp_path / "mask.json", MaskSettings(method="threshold"))

@@ -197,7 +197,10 @@ def test_the_same_id_in_two_collections_makes_two_scenes(tmp_path: Path) -> None
             {"cloudy_cover_pct": (96, 100)},
             "cloud cover 50.0 % by the catalogue, needed 96 to 100 %.*; widen pipeline.query.cloudy_cover_pct",
         ),
-        ({"start": "2020-01-01", "end": "2020-02-01"}, "among 0 optical and 0 SAR items: widen the area or start..end"),
+        (
+            {"start": "2020-01-01", "end": "2020-02-01"},
+            r"among 0 optical and 0 SAR items in \[9\.\d+, .*from 2020-01-01 to 2020-02-01: widen .* longitude comes before latitude",
+        ),
     ],
 )
 def test_no_pair_is_one_line_with_counts_reason_and_remedy(url: str, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -207,13 +210,22 @@ def test_no_pair_is_one_line_with_counts_reason_and_remedy(url: str, tmp_path: P
     assert not (tmp_path / "west.json").exists()
 
 
-def test_every_cause_of_a_failure_is_logged(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_refusal_is_logged_where_no_ledger_can_be_kept(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with pytest.raises(MissingError):
         query_pairs("west", tmp_path / "west.json", to_settings(url, max_gap_sar_days=0.1))
-    lines = [record.getMessage() for record in caplog.records if "refused, for example" in record.getMessage()]
-    assert lines[0].startswith("query west: 3 refused, for example cloudy-8: needs a SAR scene")
-    assert any("1 refused, for example cloudy-13-old: duplicate of cloudy-13" in line for line in lines)
+    lines = [record.getMessage() for record in caplog.records if " as " in record.getMessage()]
+    assert sorted(line.split(": ")[2] for line in lines) == sorted(item["id"] for items in WORLD.values() for item in items)
+    assert any("duplicate as cloudy: cloudy-13-old: duplicate of cloudy-13" in line for line in lines)
+
+
+def test_names_that_nothing_answers_to_are_warned_of(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = to_settings(url, sar_collections=["sentinel-1-foo", "sentinel-1-rtc"], exclude=["clear-33", "silent-24"])
+    query_pairs("west", tmp_path / "west.json", settings)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "pipeline.query.sar_collections: the catalogue has no 'sentinel-1-foo', it is passed over",
+        "pipeline.query.exclude: no item found is called 'clear-33'",
+    ]
 
 
 def test_faults_of_the_settings_are_named(url: str, tmp_path: Path) -> None:
