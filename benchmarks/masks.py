@@ -1,4 +1,4 @@
-"""How far cloud masks agree on real images: our rules and s2cloudless, against each other, reference masks and SCL.
+"""How far cloud masks agree on real images: our two sets of rules and s2cloudless, against each other, reference masks and SCL.
 
 python benchmarks/masks.py SAMPLES
 
@@ -70,7 +70,7 @@ def compare(image: str, masks: dict[str, Bool2d], *names: tuple[str, str]) -> It
 
 
 def compare_eolearn(samples: Path) -> Iterator[Row]:
-    """Slovenia, five days: our two methods for L1C against both reference masks, and against each other."""
+    """Slovenia, five days: our methods for L1C against both reference masks, and against each other."""
     folder = samples / "s2" / "eolearn"
     scenes = np.load(folder / "REFERENCE_SCENES.npy").transpose(0, 3, 1, 2)
     series = {name: np.load(folder / "TestEOPatch" / "mask" / f"{file}.npy")[..., 0].astype(bool) for name, file in EOLEARN_MASKS.items()}
@@ -78,8 +78,9 @@ def compare_eolearn(samples: Path) -> Iterator[Row]:
         pair = to_pair(np.rint(scene * REFLECTANCE_SCALE).astype(np.uint16), L1C_BANDS)
         masks = {name: values[place] for name, values in series.items()}
         masks |= {"s2cloudless": find(pair, "s2cloudless"), "threshold": find(pair, "threshold")}
-        combinations = [(ours, reference) for ours in ("s2cloudless", "threshold") for reference in series]
-        yield from compare(f"Slovenia {day}", masks, *combinations, ("threshold", "s2cloudless"))
+        masks["haze"] = find(pair, "haze")
+        combinations = [(ours, reference) for ours in ("s2cloudless", "threshold", "haze") for reference in series]
+        yield from compare(f"Slovenia {day}", masks, *combinations, ("threshold", "s2cloudless"), ("haze", "threshold"))
 
 
 def read(path: Path) -> npt.NDArray[Any]:
@@ -95,16 +96,16 @@ def compare_sen2r(samples: Path) -> Iterator[Row]:
         folder = samples / "s2" / "sen2r"
         pair = to_pair(read(folder / f"S2A1C_{day}_022_Barbellino_TOA_10.tif"), SEN2R_BANDS)
         classes = read(folder / f"S2A2A_{day}_022_Barbellino_SCL_10.tif")[0].repeat(2, axis=0).repeat(2, axis=1)
-        masks = {"threshold": find(pair, "threshold"), "SCL": find_in_scl(classes).cloud}
-        yield from compare(f"Barbellino {day[:4]}-{day[4:6]}-{day[6:]}", masks, ("threshold", "SCL"))
+        masks = {"threshold": find(pair, "threshold"), "haze": find(pair, "haze"), "SCL": find_in_scl(classes).cloud}
+        yield from compare(f"Barbellino {day[:4]}-{day[4:6]}-{day[6:]}", masks, ("threshold", "SCL"), ("haze", "SCL"))
 
 
 def compare_triplet(samples: Path) -> Iterator[Row]:
     """A triplet of SEN12MS-CR: our rules against s2cloudless, in the input and in the target."""
     for role in ("cloudy", "cloudfree"):
         pair = to_pair(read(samples / "sen12mscr" / "glfcr" / f"s2_{role}" / TRIPLET).astype(np.uint16), L1C_BANDS)
-        masks = {"threshold": find(pair, "threshold"), "s2cloudless": find(pair, "s2cloudless")}
-        yield from compare(f"SEN12MS-CR {role}", masks, ("threshold", "s2cloudless"))
+        masks: dict[str, Bool2d] = {name: find(pair, name) for name in ("threshold", "s2cloudless", "haze")}
+        yield from compare(f"SEN12MS-CR {role}", masks, ("threshold", "s2cloudless"), ("haze", "s2cloudless"), ("haze", "threshold"))
 
 
 def to_table(rows: list[Row]) -> str:

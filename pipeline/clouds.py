@@ -1,7 +1,8 @@
 """Where clouds and their shadows are: classes or reflectance in, probabilities out. Nothing here touches a file.
 
-Two ways lead to binary masks, the scene classification of L2A and spectral rules for L1C; one way leads from masks, or from probabilities
-that others found (`sereno.pipeline.detectors`), to what is stored. Two methods can be compared.
+Three ways lead to binary masks: the scene classification of L2A, spectral rules for L1C, and rules for images that have no more than
+visible and near infrared; one way leads from masks, or from probabilities that others found (`sereno.pipeline.detectors`), to what is
+stored. Two methods can be compared.
 Every threshold is absolute, so that a pixel's verdict depends on its surroundings within a stated reach and never on the crop.
 """
 
@@ -21,6 +22,8 @@ Float2d = npt.NDArray[np.floating[Any]]
 
 VERSION: Final = 1
 """Raised when the same image would get another mask."""
+HAZE_VERSION: Final = 1
+"""The same for `find_by_haze`."""
 SCL_NODATA: Final = 0
 """Class of pixels without data (ESA, Sentinel-2 L2A product definition), and of ground whose classes are lost."""
 SCL_CLOUD: Final = (8, 9, 10)
@@ -57,6 +60,16 @@ SHADOW_SWIR: Final = 0.09
 """... and B11 below this ..."""
 WATER_NDWI: Final = 0.0
 """... on ground that is not water: normalised difference of green and B08 below this (McFeeters 1996)."""
+MAX_NDVI: Final = 0.5
+"""Cloud by `find_by_haze`: NDVI below this; what leaves show through is not cloud enough (Gomez-Chova et al. 2007)."""
+MAX_NDWI: Final = 0.3
+"""Cloud by `find_by_haze`: normalised difference of green and NIR below this (McFeeters 1996) ..."""
+MIN_CLOUD_NIR: Final = 0.11
+"""... and NIR above this: bright water has less, clouds over water more (Zhu and Woodcock 2012, their water test in SWIR)."""
+MAX_SHADOW_NIR: Final = 0.15
+"""Shadow by `find_by_haze`: NIR below this, less than with SWIR at hand, so that fewer dark fields count ..."""
+MAX_SHADOW_NDWI: Final = 0.2
+"""... and NDWI below this: air alone adds more to green than shade leaves in NIR, so that shaded soil has more than WATER_NDWI."""
 SHADOW_REACH_M: Final = 1500.0
 """Without the sun's place: a shadow lies within this distance of a cloud, metres."""
 CLOUD_HEIGHT_M: Final = 4000.0
@@ -72,6 +85,19 @@ class Sun(NamedTuple):
     """Degrees clockwise from north."""
     elevation_deg: float
     """Degrees above the horizon."""
+
+
+class Visible(NamedTuple):
+    """Reflectance at the top of the atmosphere, each (y, x), whatever the sensor calls its bands."""
+
+    blue: Float2d
+    """About 490 nm."""
+    green: Float2d
+    """About 560 nm."""
+    red: Float2d
+    """About 660 nm."""
+    nir: Float2d
+    """About 830 nm."""
 
 
 class CloudShadow(NamedTuple):
@@ -109,20 +135,51 @@ def find_shadow(reflectance: Mapping[str, Float2d], cloud: Bool2d, *, sun: Sun |
     """
     nir, swir = reflectance["B08"], reflectance["B11"]
     dark = (nir < SHADOW_NIR) & (swir < SHADOW_SWIR) & (_divide(reflectance["B03"] - nir, reflectance["B03"] + nir) < WATER_NDWI)
+    return _keep_castable(dark, cloud, sun=sun, pixel_m=pixel_m)
+
+
+def _keep_castable(dark: Bool2d, cloud: Bool2d, *, sun: Sun | None, pixel_m: float) -> Bool2d:
+    """What of `dark` the clouds can shade, without specks."""
     castable = _reach_around(cloud, SHADOW_REACH_M / pixel_m) if sun is None else cast_shadow(cloud, sun, pixel_m)
     shadow: Bool2d = ndimage.binary_opening(dark & castable & ~cloud, np.ones((3, 3), bool))
     return shadow
 
 
+def find_by_haze(reflectance: Visible, *, sun: Sun | None, pixel_m: float) -> CloudShadow:
+    """Cloud and shadow (y, x) by rules on top-of-atmosphere reflectance in visible and near infrared alone. Experimental.
+
+    Cloud is hazy, bright and white as in `find_by_thresholds`, neither leafy nor water. Shadow is dark in NIR, not water,
+    and lies where the sun can cast it from a cloud; where the sun is not known, within SHADOW_REACH_M of one. Without SWIR and
+    cirrus the rules cannot tell snow, salt and the brightest roofs from cloud, nor see thin cirrus; ground that is dark anyway is shadow
+    where a cloud could shade it.
+    """
+    visible = (reflectance.blue, reflectance.green, reflectance.red)
+    green, red, nir = reflectance.green, reflectance.red, reflectance.nir
+    leaves, water = _divide(nir - red, nir + red), _divide(green - nir, green + nir)
+    cloud = _drop_specks(_is_hazy(*visible) & (leaves < MAX_NDVI) & (water < MAX_NDWI) & (nir > MIN_CLOUD_NIR))
+    dark = (nir < MAX_SHADOW_NIR) & (water < MAX_SHADOW_NDWI)
+    return CloudShadow(cloud, _keep_castable(dark, cloud, sun=sun, pixel_m=pixel_m))
+
+
 def _find_cloud(reflectance: Mapping[str, Float2d]) -> Bool2d:
-    blue, green, red = (reflectance[name] for name in ("B02", "B03", "B04"))
-    swir = reflectance["B11"]
-    mean = (blue + green + red) / 3
-    whiteness = _divide(abs(blue - mean) + abs(green - mean) + abs(red - mean), mean)
-    hazy = (blue - red / 2 > MIN_HAZE) & (mean > MIN_BRIGHTNESS) & (whiteness < MAX_WHITENESS)
+    green, swir = reflectance["B03"], reflectance["B11"]
+    hazy = _is_hazy(reflectance["B02"], green, reflectance["B04"])
     snow = (_divide(green - swir, green + swir) > SNOW_NDSI) & (swir < SNOW_SWIR)
     bright = hazy & ~snow & (reflectance["B08"] > MIN_NIR_TO_SWIR * swir)
-    cloud = ndimage.binary_opening(bright | (reflectance["B10"] > MIN_CIRRUS), np.ones((3, 3), bool))
+    return _drop_specks(bright | (reflectance["B10"] > MIN_CIRRUS))
+
+
+def _is_hazy(blue: Float2d, green: Float2d, red: Float2d) -> Bool2d:
+    """Where light is scattered as by cloud: much of it, of no colour, more in blue than ground of that red would."""
+    mean = (blue + green + red) / 3
+    whiteness = _divide(abs(blue - mean) + abs(green - mean) + abs(red - mean), mean)
+    hazy: Bool2d = (blue - red / 2 > MIN_HAZE) & (mean > MIN_BRIGHTNESS) & (whiteness < MAX_WHITENESS)
+    return hazy
+
+
+def _drop_specks(found: Bool2d) -> Bool2d:
+    """`found` without what is thinner than three pixels, its gaps closed."""
+    cloud = ndimage.binary_opening(found, np.ones((3, 3), bool))
     closed: Bool2d = cloud | ndimage.binary_closing(cloud, np.ones((3, 3), bool))
     return closed
 

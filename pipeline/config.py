@@ -375,8 +375,9 @@ class AlignSettings(Settings):
     """Largest predicted uncertainty of the field, anywhere in the scene."""
 
 
-CloudMethod = Literal["scl", "threshold", "s2cloudless", "omnicloudmask"]
-"""`scl`: the scene classification of L2A. `threshold`: spectral rules on top-of-atmosphere reflectance with cirrus. `s2cloudless`: a
+CloudMethod = Literal["scl", "threshold", "haze", "s2cloudless", "omnicloudmask"]
+"""`scl`: the scene classification of L2A. `threshold`: spectral rules on top-of-atmosphere reflectance with cirrus. `haze`: rules on
+visible and near infrared at the top of the atmosphere alone, for Gaofen; experimental (benchmarks/results/masks.md). `s2cloudless`: a
 pixel classifier for L1C (extra `s2cloudless`, share-alike licence). `omnicloudmask`: a network on red, green and NIR of any level (extra
 `omnicloudmask`; loads weights at first use)."""
 

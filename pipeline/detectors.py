@@ -1,7 +1,8 @@
 """Who finds clouds: one function per method. One image of a pair enters, probabilities leave, with the version of what made them.
 
-The methods are the scene classification, our own rules, and two packages that come as extras: they are imported only when used, and
-where one is not installed or has no weights, one line says what was looked for, where, and what mends it.
+The methods are the scene classification, our own rules for images with and without cirrus, and two packages that come as extras: they
+are imported only when used, and where one is not installed or has no weights, one line says what was looked for, where, and what mends
+it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +18,21 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from safetensors import SafetensorError, safe_open
 
 from sereno.pipeline.clouds import (
     CLOUDY,
+    HAZE_VERSION,
     SCL_NODATA,
     SHADOW_BANDS,
     THRESHOLD_BANDS,
     VERSION,
     Float2d,
     Sun,
+    Visible,
+    find_by_haze,
     find_by_thresholds,
     find_in_scl,
     find_shadow,
@@ -44,6 +50,14 @@ OMNICLOUDMASK_BANDS: Final = ("B04", "B03", "B8A")
 """Red, green and near infrared, in the order of OmniCloudMask; its authors read B8A."""
 NARROW_NIR, NIR = "B8A", "B08"
 """Where B8A was not kept, B08 stands for it."""
+GAOFEN_OMNICLOUDMASK_BANDS: Final = ("B3", "B2", "B4")
+"""The same of Gaofen, PMS and WFV alike."""
+OMNICLOUDMASK_PIXEL_M: Final = 10.0
+"""Finer images are averaged to this or the next coarser whole multiple: OmniCloudMask was made for 10 to 50 m (Wright et al. 2025)."""
+VISIBLE_BANDS: Final = (("B1", "B2", "B3", "B4"), ("B02", "B03", "B04", "B08"))
+"""Blue, green, red and near infrared: of Gaofen, of Sentinel-2."""
+EXPERIMENTAL: Final = "experimental"
+"""Stands in the version of what no real masks have tested."""
 MIN_SIDE_PX: Final = 32
 """Smallest image that OmniCloudMask takes."""
 OMNICLOUDMASK_FLOOR: Final = 0.001
@@ -101,9 +115,9 @@ def detect_clouds(image: Image, method: CloudMethod, settings: MaskSettings) -> 
 def _detect_by_scl(image: Image, _settings: MaskSettings) -> Detection:
     name = f"scl_{image.role}"
     if name not in image.pair and _facts_of(image).get("sensor") != L2A:
+        others = "'haze' or 'omnicloudmask'" if _is_gaofen(image) else "'threshold' for L1C products"
         raise DataError(
-            f"{image.where}: the {image.role} image has no scene classification, which method 'scl' needs: "
-            f"set {image.setting} to 'threshold' for L1C products"
+            f"{image.where}: the {image.role} image has no scene classification, which method 'scl' needs: set {image.setting} to {others}"
         )
     shape = image.pair[f"valid_{image.role}"].shape
     classes = image.pair[name].values if name in image.pair else np.full(shape, SCL_NODATA, np.uint8)
@@ -149,28 +163,69 @@ def _detect_by_omnicloudmask(image: Image, settings: MaskSettings) -> Detection:
 
     It runs on the CPU in float32, so that equal images get equal masks wherever it runs.
     """
-    names = tuple(NIR if name == NARROW_NIR and NARROW_NIR not in bands_of(image.pair) else name for name in OMNICLOUDMASK_BANDS)
+    names = _choose_bands(image)
     check_bands(image, "omnicloudmask", names)
     package = import_extra("omnicloudmask", image.setting)
     files = find_weights(package, settings.weights)
     valid = image.pair[f"valid_{image.role}"].values
     # It takes pixels that are 0 in all bands for missing ones: dark ground must not look like that.
     values = np.stack([np.where(valid, np.maximum(image.pair[image.role].sel(band=name).values, 1), 0) for name in names])
-    lacking = [max(MIN_SIDE_PX - side, 0) for side in valid.shape]
-    padded = np.pad(values, ((0, 0), (0, lacking[0]), (0, lacking[1])))
+    factor = max(math.ceil(OMNICLOUDMASK_PIXEL_M / _pixel_of(image) - 1e-6), 1)
+    coarse = average_valid(values, valid, factor)
+    lacking = [max(MIN_SIDE_PX - side, 0) for side in coarse.shape[1:]]
+    padded = np.pad(coarse, ((0, 0), (0, lacking[0]), (0, lacking[1])))
     with warnings.catch_warnings():  # they are about patches made smaller to fit the image, which is what we want
         warnings.simplefilter("ignore", UserWarning)
         confidence = package.predict_from_array(
-            padded.astype(np.float32), inference_device="cpu", export_confidence=True, destination_model_dir=files[0].parent
+            padded, inference_device="cpu", export_confidence=True, destination_model_dir=files[0].parent
         )
-    classes = np.clip(confidence[:, : valid.shape[0], : valid.shape[1]].astype(np.float32) - np.float32(OMNICLOUDMASK_FLOOR), 0, 1)
-    _clear, thick, thin, shadow = classes
-    return Detection(np.minimum(thick + thin, 1), shadow, package.__version__, _describe_files(files))
+    fine = confidence.repeat(factor, axis=1).repeat(factor, axis=2)[:, : valid.shape[0], : valid.shape[1]].astype(np.float32)
+    _clear, thick, thin, shadow = np.clip(fine - np.float32(OMNICLOUDMASK_FLOOR), 0, 1) * valid
+    version = f"{package.__version__}; {EXPERIMENTAL} on Gaofen" if names == GAOFEN_OMNICLOUDMASK_BANDS else package.__version__
+    return Detection(np.minimum(thick + thin, 1), shadow, version, _describe_files(files))
+
+
+def _choose_bands(image: Image) -> tuple[str, ...]:
+    """Names of red, green and near infrared for OmniCloudMask."""
+    bands = bands_of(image.pair)
+    if _is_gaofen(image):
+        return GAOFEN_OMNICLOUDMASK_BANDS
+    return tuple(NIR if name == NARROW_NIR and NARROW_NIR not in bands else name for name in OMNICLOUDMASK_BANDS)
+
+
+def average_valid(values: npt.NDArray[Any], valid: Bool2d, factor: int) -> npt.NDArray[np.float32]:
+    """Mean of the valid pixels of each `factor` x `factor` block, (band, y, x) to (band, y / factor, x / factor) rounded up, float32.
+
+    A block without a valid pixel is 0.
+    """
+    if factor == 1:
+        return values.astype(np.float32)
+    lacking = [(0, -side % factor) for side in valid.shape]
+    inside = np.pad(valid, lacking)
+    rows, columns = (side // factor for side in inside.shape)
+    blocks = (rows, factor, columns, factor)
+    sums = np.pad(np.where(valid, values, 0), ((0, 0), *lacking)).astype(np.float64).reshape(-1, *blocks).sum(axis=(2, 4))
+    mean: npt.NDArray[np.float32] = (sums / np.maximum(inside.reshape(blocks).sum(axis=(1, 3)), 1)).astype(np.float32)
+    return mean
+
+
+def _detect_by_haze(image: Image, _settings: MaskSettings) -> Detection:
+    if _facts_of(image).get("sensor") == L2A:
+        raise DataError(
+            f"{image.where}: the {image.role} image is {L2A}, and method 'haze' is for reflectance at the top of the atmosphere: "
+            f"set {image.setting} to 'scl' or 'omnicloudmask'"
+        )
+    names = VISIBLE_BANDS[0 if _is_gaofen(image) else 1]
+    check_bands(image, "haze", names)
+    bands = read_bands(image, names)
+    found = find_by_haze(Visible(*(bands[name] for name in names)), sun=_sun_of(image), pixel_m=_pixel_of(image))
+    return _from_masks(*found)._replace(version=f"{HAZE_VERSION}; {EXPERIMENTAL}")
 
 
 DETECTORS: Final[Mapping[CloudMethod, Callable[[Image, MaskSettings], Detection]]] = {
     "scl": _detect_by_scl,
     "threshold": _detect_by_thresholds,
+    "haze": _detect_by_haze,
     "s2cloudless": _detect_by_s2cloudless,
     "omnicloudmask": _detect_by_omnicloudmask,
 }
@@ -186,7 +241,9 @@ def check_bands(image: Image, method: str, names: tuple[str, ...]) -> None:
     missing = [name for name in names if name not in bands_of(image.pair)]
     if missing:
         remedy = (
-            f"{L2A} never has it: set {image.setting} to 'scl' or 'omnicloudmask'"
+            f"Gaofen never has it: set {image.setting} to 'haze' or 'omnicloudmask'"
+            if _is_gaofen(image) and method not in ("haze", "omnicloudmask")
+            else f"{L2A} never has it: set {image.setting} to 'scl' or 'omnicloudmask'"
             if _facts_of(image).get("sensor") == L2A and "B10" in missing
             else f"keep all bands in pipeline.ingest.bands, or set {image.setting} to another method"
         )
@@ -293,6 +350,10 @@ def _list_blocks(n_rows: int) -> Iterator[slice]:
 def _facts_of(image: Image) -> Mapping[str, Any]:
     facts: Mapping[str, Any] = image.pair.attrs["provenance"].get(image.role, {})
     return facts
+
+
+def _is_gaofen(image: Image) -> bool:
+    return str(_facts_of(image).get("sensor")).startswith("gaofen")
 
 
 def _sun_of(image: Image) -> Sun | None:

@@ -18,9 +18,11 @@ from sereno.pipeline.clouds import (
     THRESHOLD_BANDS,
     CloudShadow,
     Sun,
+    Visible,
     cast_shadow,
     compare_masks,
     describe_cover,
+    find_by_haze,
     find_by_thresholds,
     find_in_scl,
     find_shadow,
@@ -252,3 +254,47 @@ def test_real_scenes_of_slovenia_are_told_apart() -> None:
     assert covers[0] > 0.95  # thick cloud
     assert covers[1] > 0.2  # a thin veil, of which these rules miss most
     assert max(covers[2:]) == 0.0
+
+
+def find_in_visible(image: dict[str, Any], sun: Sun | None = None) -> CloudShadow:
+    return find_by_haze(Visible(*(image[name] for name in ("B02", "B03", "B04", "B08"))), sun=sun, pixel_m=10.0)
+
+
+@pytest.mark.parametrize("ground", ["forest", "bare_ground", "sand", "water"])
+def test_clear_ground_is_neither_cloud_nor_shadow_in_four_bands(ground: str) -> None:
+    found = find_in_visible(paint(**{ground: (slice(10, 40), slice(10, 40))}))
+    assert not found.cloud.any()
+    assert not found.shadow.any()
+
+
+def test_thick_cloud_is_found_in_four_bands_and_snow_cannot_be_told_from_it() -> None:
+    place = (slice(10, 40), slice(10, 40))
+    for cover in ("thick_cloud", "snow"):  # snow: the known price of having no SWIR
+        found = find_in_visible(paint(**{cover: place})).cloud
+        assert found[place].mean() > 0.99
+        assert found.sum() == found[place].sum()
+
+
+def test_bright_turbid_water_is_no_cloud_in_four_bands() -> None:
+    image = paint()
+    for name, value in {"B02": 0.2, "B03": 0.2, "B04": 0.17, "B08": 0.09}.items():
+        image[name][10:40, 10:40] = value
+    assert not find_in_visible(image).cloud.any()
+
+
+def test_shadow_in_four_bands_lies_away_from_the_sun_and_is_not_water() -> None:
+    shade, lake = (slice(5, 20), slice(25, 35)), (slice(5, 20), slice(40, 50))
+    image = paint(thick_cloud=(slice(25, 35), slice(25, 50)), shaded_forest=shade, water=lake)
+    south = find_in_visible(image, Sun(180, 60)).shadow
+    assert south[shade].all()
+    assert not south[lake].any()
+    assert not find_in_visible(image, Sun(0, 60)).shadow.any()
+    assert not find_in_visible(paint(shaded_forest=shade)).shadow.any()
+
+
+def test_shaded_soil_under_clear_air_is_shadow_in_four_bands() -> None:
+    image = paint(thick_cloud=(slice(25, 35), slice(25, 35)))
+    # Soil with a quarter of the light left and molecular scattering on top (0.06, 0.035, 0.02, 0.01): greener than it is near infrared.
+    for name, value in {"B02": 0.09, "B03": 0.075, "B04": 0.065, "B08": 0.06}.items():
+        image[name][5:20, 25:35] = value
+    assert find_in_visible(image, Sun(180, 60)).shadow[5:20, 25:35].all()

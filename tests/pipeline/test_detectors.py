@@ -23,6 +23,7 @@ from sereno.pipeline.detectors import (
     S2CLOUDLESS_BANDS,
     Detection,
     Image,
+    average_valid,
     detect_clouds,
     import_extra,
     is_whole,
@@ -32,10 +33,11 @@ from sereno.pipeline.errors import CatalogueError, DataError, MissingError
 from sereno.pipeline.scene import with_grid
 
 SIZE = 40
+GAOFEN_BANDS_4 = ("B1", "B2", "B3", "B4")
 NAMES = ["newest_a.safetensors", "newest_b.safetensors"]
 
 
-def make_pair(bands: tuple[str, ...] = L1C_BANDS, *, sensor: str = "sentinel2-l1c", size: int = SIZE) -> xr.Dataset:
+def make_pair(bands: tuple[str, ...] = L1C_BANDS, *, sensor: str = "sentinel2-l1c", size: int = SIZE, pixel_m: float = 10) -> xr.Dataset:
     """An input whose every pixel and band differ, with an invalid first row."""
     rng = np.random.default_rng(0)
     values = rng.integers(200, 6000, (len(bands), size, size), dtype=np.uint16)
@@ -47,7 +49,7 @@ def make_pair(bands: tuple[str, ...] = L1C_BANDS, *, sensor: str = "sentinel2-l1
         coords={"band": list(bands)},
         attrs={"provenance": {"cloudy": {"sensor": sensor, "sun_azimuth_deg": 160.0, "sun_elevation_deg": 40.0}}},
     )
-    return with_grid(pair, GeoBox((size, size), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632"))
+    return with_grid(pair, GeoBox((size, size), Affine(pixel_m, 0, 500_000, 0, -pixel_m, 5_000_000), "EPSG:32632"))
 
 
 def detect(pair: xr.Dataset, method: CloudMethod, settings: MaskSettings | None = None) -> Detection:
@@ -218,6 +220,66 @@ def test_omnicloudmask_works_on_any_level_and_takes_b08_where_b8a_was_not_kept(p
     np.testing.assert_array_equal(package.array, values_of(pair, "B04", "B03", "B08"))
     with pytest.raises(DataError, match=r"no band B04, which method 'omnicloudmask' needs"):
         detect(make_pair(tuple(name for name in L2A_BANDS if name != "B04")), "omnicloudmask")
+
+
+@pytest.mark.parametrize(("sensor", "bands"), [("gaofen-wfv", 8), ("gaofen-pms", 4), ("gaofen-wfv4", 4)])
+def test_omnicloudmask_gets_red_green_and_nir_of_gaofen_and_says_that_nobody_tested_it(package: Recorder, sensor: str, bands: int) -> None:
+    pair = make_pair(tuple(f"B{number}" for number in range(1, bands + 1)), sensor=sensor, pixel_m=16)
+    found = detect(pair, "omnicloudmask")
+    np.testing.assert_array_equal(package.array, values_of(pair, "B3", "B2", "B4"))
+    assert found.version == "1.8.1; experimental on Gaofen"
+
+
+def test_omnicloudmask_sees_images_finer_than_it_was_made_for_averaged(package: Recorder) -> None:
+    pair = make_pair(GAOFEN_BANDS_4, sensor="gaofen-pms", size=75, pixel_m=8)
+    found = detect(pair, "omnicloudmask")
+    valid = pair["valid_cloudy"].values
+    red = values_of(pair, "B3")[0].astype(float)
+    assert package.array.shape == (3, 38, 38)  # 16 m
+    assert package.array[0, 5, 7] == pytest.approx(red[10:12, 14:16].mean(), rel=1e-6)
+    assert package.array[0, 0, 7] == pytest.approx(red[1, 14:16].mean(), rel=1e-6)  # the first row is not valid
+    assert package.array[0, 37, 37] == pytest.approx(red[74, 74], rel=1e-6)
+    assert found.cloud.shape == valid.shape
+    assert not found.cloud[~valid].any()
+    assert found.cloud[10, 14] == found.cloud[11, 15] == pytest.approx(0.85 if package.array[0, 5, 7] > 3000 else 0.15)
+
+
+def test_means_of_blocks_count_valid_pixels_alone() -> None:
+    values = np.array([[[1, 3, 50], [5, 99, 50]]], np.uint16)
+    valid = np.array([[True, True, False], [True, False, False]])
+    np.testing.assert_array_equal(average_valid(values, valid, 2), [[[3.0, 0.0]]])
+    np.testing.assert_array_equal(average_valid(values, valid, 1), values)
+
+
+def test_haze_takes_the_bands_of_gaofen_by_their_names_and_calls_itself_experimental() -> None:
+    pair = make_pair(tuple(f"B{number}" for number in range(1, 9)), sensor="gaofen-wfv")
+    pair["cloudy"][:] = 500
+    pair["cloudy"][:4, 10:20, 10:20] = 5500  # cloud is bright in the four; the others do not matter
+    found = detect(pair, "haze")
+    assert found.cloud[10:20, 10:20].all()
+    assert found.cloud.sum() == 100
+    assert found.version == "1; experimental"
+    assert not found.weights
+
+
+def test_haze_finds_the_same_in_sentinel2_whose_bands_have_other_names() -> None:
+    gaofen = make_pair(GAOFEN_BANDS_4, sensor="gaofen-pms")
+    sentinel = gaofen.assign_coords(band=["B02", "B03", "B04", "B08"])
+    sentinel.attrs = gaofen.attrs | {"provenance": {"cloudy": {**gaofen.attrs["provenance"]["cloudy"], "sensor": "sentinel2-l1c"}}}
+    first, second = (detect(pair, "haze") for pair in (gaofen, sentinel))
+    np.testing.assert_array_equal(first.cloud, second.cloud)
+    np.testing.assert_array_equal(first.shadow, second.shadow)
+
+
+def test_haze_refuses_reflectance_of_the_ground() -> None:
+    with pytest.raises(DataError, match=r"sentinel2-l2a.*top of the atmosphere: set pipeline.mask.method to 'scl'"):
+        detect(make_pair(L2A_BANDS, sensor="sentinel2-l2a"), "haze")
+
+
+@pytest.mark.parametrize("method", ["scl", "threshold", "s2cloudless"])
+def test_methods_that_gaofen_can_never_have_name_those_that_it_can(method: CloudMethod) -> None:
+    with pytest.raises(DataError, match=r"set pipeline.mask.method to 'haze' or 'omnicloudmask'"):
+        detect(make_pair(GAOFEN_BANDS_4, sensor="gaofen-pms"), method)
 
 
 def test_valid_ground_that_reflects_nothing_is_not_taken_for_missing(package: Recorder) -> None:

@@ -113,7 +113,7 @@ def test_a_second_method_that_cannot_work_is_named_by_its_setting(tmp_path: Path
     assert not (tmp_path / "mask.json").exists()
 
 
-@pytest.mark.parametrize("method", ["scl", "threshold", "s2cloudless", "omnicloudmask"])
+@pytest.mark.parametrize("method", ["scl", "threshold", "haze", "s2cloudless", "omnicloudmask"])
 def test_a_pair_with_a_refused_scene_gets_empty_masks(tmp_path: Path, method: Any) -> None:
     path = save_pair(tmp_path, ("B03", "B04"), with_scl=False)
     refused = open_dataset(path).load()

@@ -76,5 +76,14 @@ def test_our_rules_and_s2cloudless_share_the_thick_clouds_of_the_triplet(rows: l
     assert pick(rows, "SEN12MS-CR cloudfree", "threshold", "s2cloudless").neither > 0.997
 
 
+def test_four_bands_find_what_six_do(rows: list[masks.Row]) -> None:
+    for image in ("Slovenia 2015-08-20", "Slovenia 2015-07-31", "SEN12MS-CR cloudy"):
+        overlap = pick(rows, image, "haze", "threshold").iou
+        assert overlap is not None
+        assert overlap > 0.98
+    for day in ("2015-09-09", "2015-08-30", "2015-07-11"):
+        assert pick(rows, f"Slovenia {day}", "haze", "reference").neither == 1.0
+
+
 def test_the_recorded_table_is_what_comes_out(rows: list[masks.Row]) -> None:
     assert masks.to_table(rows) in RECORD.read_text()
