@@ -29,6 +29,7 @@ from sereno.pipeline.clouds import (
     grow_probability,
     to_probability,
 )
+from sereno.pipeline.sensors.gaofen6 import ESUN, GAINS, compute_reflectance_factor
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
 needs_samples = pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
@@ -298,3 +299,13 @@ def test_shaded_soil_under_clear_air_is_shadow_in_four_bands() -> None:
     for name, value in {"B02": 0.09, "B03": 0.075, "B04": 0.065, "B08": 0.06}.items():
         image[name][5:20, 25:35] = value
     assert find_in_visible(image, Sun(180, 60)).shadow[5:20, 25:35].all()
+
+
+@pytest.mark.parametrize(("instrument", "year"), [(name, year) for name in ("GF6-PMS", "GF6-WFV") for year in GAINS[name]])
+def test_cloud_that_saturates_every_band_of_twelve_bits_is_cloud_still(instrument: str, year: int) -> None:
+    """Bands saturate at different reflectance, which gives cloud a colour that it has not."""
+    gains, esun = GAINS[instrument][year].bands[:4], ESUN[instrument][:4]
+    for zenith_deg in (15, 65):
+        factors = [compute_reflectance_factor(gain, sun, zenith_deg, 1.0) for gain, sun in zip(gains, esun, strict=True)]
+        full = Visible(*(np.full((9, 9), 4095 * factor, np.float32) for factor in factors))
+        assert find_by_haze(full, sun=None, pixel_m=8).cloud.all()
