@@ -24,6 +24,7 @@ from sereno.pipeline.bands import GAOFEN_BANDS
 from sereno.pipeline.clouds import CloudShadow, Visible, find_by_haze
 from sereno.pipeline.ground import compute_spectra, make_ground
 from sereno.pipeline.noise import average_blocks, blur_image
+from sereno.pipeline.overlay import Air, compute_air
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.world import draw_sky, make_rng
 
@@ -149,7 +150,7 @@ def make_scene(number: int, moment: datetime, *, factor: int, air: bool, cloudle
     for band, place in zip(GAOFEN_BANDS, L2A_PLACES, strict=False):
         clear = blur_image(mean[ground.unit, place] + contrast[ground.unit, place] * ground.texture)
         light = atmosphere.apply_sky(clear, sky, band=place, wavelength_nm=band.wavelength_nm)
-        through, path = compute_air(band.wavelength_nm, sun.elevation_deg) if air else (1.0, 0.0)
+        through, path = compute_air(band.wavelength_nm, sun.elevation_deg) if air else Air(1.0, 0.0)
         image = average_blocks(light * np.float32(through) + np.float32(path), factor)
         seen.append(image + rng.normal(0, NOISE, image.shape).astype(np.float32))
     thick, veil, shade = (average_blocks(part, factor) for part in (sky.thick, sky.cloud, sky.shadow))
@@ -165,18 +166,6 @@ def make_scene(number: int, moment: datetime, *, factor: int, air: bool, cloudle
         none=veil < CLEAR,
         shadow=(shade > 0.5) & (veil < THIN) & ~covered,
     )
-
-
-def compute_air(wavelength_nm: float, elevation_deg: float) -> tuple[float, float]:
-    """Share of the ground's light that clean air lets through, and the reflectance it adds, seen from above.
-
-    Scattering by molecules only, once (optical thickness: Hansen and Travis 1974, eq. 2.30); half of what is scattered goes on forward.
-    """
-    micron = wavelength_nm / 1000
-    thickness = 0.008569 * micron**-4 * (1 + 0.0113 * micron**-2 + 0.00013 * micron**-4)
-    sine = float(np.sin(np.radians(elevation_deg)))
-    path = thickness * 0.75 * (1 + sine**2) / (4 * sine)
-    return float(np.exp(-thickness / 2 * (1 + 1 / sine))), path
 
 
 class Score(NamedTuple):

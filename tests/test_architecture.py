@@ -42,7 +42,7 @@ PIPELINE_LANES = (
     },
     {"catalogue", "detectors", "mosaic", "estimate", "probes"},
     {"ground", "atmosphere"},
-    {"radar", "stac", "world"},
+    {"radar", "stac", "world", "overlay"},
     {"sensors"},
     {"cover", "products"},
     set(DATA_VERBS),

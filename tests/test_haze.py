@@ -4,19 +4,10 @@ import os
 from pathlib import Path
 
 import haze
-import numpy as np
 import pytest
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
 RECORD = Path(haze.__file__).parent / "results" / "masks.md"
-
-
-def test_air_adds_what_molecules_scatter() -> None:
-    # Hansen and Travis 1974: 0.0973 at 550 nm for the whole atmosphere; seen from above under a sun in the zenith 3/16 of it comes back.
-    through, path = haze.compute_air(550, 90)
-    thickness = -np.log(through)
-    assert thickness == pytest.approx(0.0973, rel=0.005)
-    assert path == pytest.approx(0.75 * 2 / 4 * thickness, rel=1e-6)
 
 
 @pytest.mark.parametrize("air", [True, False])
