@@ -1,7 +1,8 @@
 """Made-up clouds laid over a clear image, for those who have no cloudy one: thick and thin cloud, cirrus, and their shadows.
 
 Enters: reflectance at the top of the atmosphere in any bands up to 2.2 um, the sun, a seeded Generator. Leaves: the image as it would look
-under these clouds, and the truth: how much of each pixel's light they hide, and how much sunlight they keep from it.
+under these clouds, and the truth: how much of each pixel's light they hide, and how much sunlight they keep from it. Beside a real cloudy
+image the edges of clouds and shadows are smoother and rounder.
 """
 
 from __future__ import annotations
