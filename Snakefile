@@ -46,14 +46,10 @@ onstart:
 
 
 onsuccess:
-    from sereno.pipeline.ledger import describe_losses, find_ledgers, read_ledger
+    from sereno.pipeline.ledger import describe_losses, find_ledgers, read_ledgers
 
     try:
-        entries = [
-            entry
-            for path in find_ledgers(Path(flow.results))
-            for entry in read_ledger(path)
-        ]
+        entries = read_ledgers(find_ledgers(Path(flow.results)))
         for line in describe_losses(entries, Path(flow.results)):
             print(line)
     except SerenoError as error:

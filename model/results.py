@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sereno.pipeline.ledger import Entry, ledger_of, read_ledger
+from sereno.pipeline.ledger import Entry, ledger_of, read_ledgers
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.store import read_json, read_manifest, store_of
 
@@ -120,7 +120,7 @@ def _read_summaries(folder: Path, keys: Iterable[Key], kind: str) -> dict[Key, J
 
 def _read_ledgers(folder: Path, areas: Iterable[str], scenes: Iterable[Key]) -> list[Entry]:
     manifests = [folder / f"query/{area}.json" for area in areas] + [folder / f"ingest/{area}/{scene}.json" for area, scene in scenes]
-    return [entry for path in map(ledger_of, manifests) if path.is_file() for entry in read_ledger(path)]
+    return read_ledgers(path for path in map(ledger_of, manifests) if path.is_file())
 
 
 def _read_run(folder: Path, name: str, pairs: Iterable[Key]) -> RunResults:

@@ -217,12 +217,12 @@ def ledger(
     results: Annotated[Path, typer.Argument(help="Folder that holds the results of the other steps.")],
 ) -> None:
     """Say what became of every item and asset, what reading them cost, and what was not simply used, with reasons."""
-    from sereno.pipeline.ledger import describe_ledger, describe_losses, find_ledgers, read_ledger
+    from sereno.pipeline.ledger import describe_ledger, describe_losses, find_ledgers, read_ledgers
 
     paths = find_ledgers(results)
     if not paths:
         raise MissingError(f"there is no ledger in {results}: name the folder that the workflow wrote to, after `snakemake query`")
-    entries = [entry for path in paths for entry in read_ledger(path)]
+    entries = read_ledgers(paths)
     for line in (*describe_ledger(entries), *describe_losses(entries, results)):
         typer.echo(line)
 

@@ -38,6 +38,13 @@ Json = dict[str, Any]
 
 ITEM_SEARCH: Final = re.compile(r"/v1\.[^/]+/item-search$")
 """Conformance class of an API that searches items, whatever minor version it states."""
+CONNECTION_FAULTS: Final = {
+    "NameResolutionError": "its host is not found, so there is no network, or the name is wrong",
+    "ProxyError": "the proxy of this network does not let it through",
+    "Connection refused": "nothing listens at its address",
+    "ConnectTimeout": "no connection comes about",
+}
+"""What urllib3 and requests name, in plain words."""
 PAGE: Final = 250
 """Items asked for per page."""
 LONG_PERIOD: Final = timedelta(days=31)
@@ -193,7 +200,7 @@ def _plain_faults(catalogue: Catalogue) -> Iterator[None]:
             known = PermanentError if isinstance(error.__context__, PermanentError) else CatalogueError
             raise known(f"catalogue {place}: {error.__context__}") from None
         status = getattr(error, "status_code", None)
-        words = hide_secrets(str(error))[:300]
+        words = hide_secrets(_find_cause(str(error)))[:300]
         stated = f"HTTP {status}: {words}" if status else words
         kind = _InterruptedError if status is None or status in RETRIED else PermanentError
         raise kind(f"catalogue {place} does not answer as it should: {stated}; try again later or check the URL") from None
@@ -201,6 +208,14 @@ def _plain_faults(catalogue: Catalogue) -> Iterator[None]:
         raise _InterruptedError(f"catalogue {place} answers, but not as a STAC API ({error}): check the URL") from None
     except (ClientTypeError, ValueError, AttributeError, KeyError) as error:  # pystac on JSON that is not STAC
         raise PermanentError(f"catalogue {place} answers, but not as a STAC API ({hide_secrets(str(error))}): check the URL") from error
+
+
+def _find_cause(words: str) -> str:
+    """What a library says of a failed connection in words of ours: its own are nested three deep."""
+    for mark, plain in CONNECTION_FAULTS.items():
+        if mark in words:
+            return plain
+    return words
 
 
 def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -80,6 +80,15 @@ def ledger_of(manifest: Path) -> Path:
     return manifest.with_name(f"{manifest.stem}.ledger.csv")
 
 
+def read_ledgers(paths: Iterable[Path]) -> list[Entry]:
+    """The entries of several files, in their order.
+
+    Raises:
+        DataError: one of them is not a ledger.
+    """
+    return [entry for path in paths for entry in read_ledger(path)]
+
+
 def find_ledgers(results: Path) -> list[Path]:
     """All ledgers in the folder that the workflow writes to, those of searches first."""
     return [*sorted(results.glob("query/*.ledger.csv")), *sorted(results.glob("ingest/*/*.ledger.csv"))]

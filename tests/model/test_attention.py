@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from random_networks import draw_parameters
 from torch import Tensor, nn
 
 from sereno.model.attention import (
@@ -30,13 +31,6 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def random_parameters(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.3)
-    return module
-
-
 def attend_naively(layer: SpectralAttention, features: Tensor) -> Tensor:
     width, tokens = features.shape[1], features.flatten(2)
     query, key, value = (layer.qkv.weight @ tokens).split(width, dim=1)
@@ -50,13 +44,13 @@ def attend_naively(layer: SpectralAttention, features: Tensor) -> Tensor:
 
 
 def test_spectral_attention_equals_its_equation() -> None:
-    layer = random_parameters(SpectralAttention(12, 4))
+    layer = draw_parameters(SpectralAttention(12, 4))
     features = torch.randn(2, 12, 6, 10)
     torch.testing.assert_close(layer(features), attend_naively(layer, features), atol=1e-5, rtol=1e-5)
 
 
 def test_spectral_attention_does_not_care_where_pixels_lie() -> None:
-    layer = random_parameters(SpectralAttention(8, 4))
+    layer = draw_parameters(SpectralAttention(8, 4))
     nn.init.zeros_(layer.positional.second.weight)  # its positional branch does care
     features = torch.randn(2, 8, 6, 6)
     order = torch.randperm(36)
@@ -66,7 +60,7 @@ def test_spectral_attention_does_not_care_where_pixels_lie() -> None:
 
 
 def test_positional_branch_makes_spectral_attention_see_neighbours() -> None:
-    layer = random_parameters(SpectralAttention(8, 4))
+    layer = draw_parameters(SpectralAttention(8, 4))
     features = torch.randn(1, 8, 6, 6)
     assert not torch.allclose(layer(features.flip(3)), layer(features).flip(3), atol=1e-3)
 
@@ -101,14 +95,14 @@ def attend_window_naively(layer: WindowAttention, features: Tensor, factors: tup
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_window_attention_equals_its_equation(shifted: bool) -> None:
-    layer = random_parameters(WindowAttention(8, 4, 4, shifted=shifted))
+    layer = draw_parameters(WindowAttention(8, 4, 4, shifted=shifted))
     features = torch.randn(2, 8, 8, 12)
     torch.testing.assert_close(layer(features), attend_window_naively(layer, features), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_a_pixel_outside_the_window_changes_nothing(shifted: bool) -> None:
-    layer = random_parameters(WindowAttention(8, 4, 4, shifted=shifted))
+    layer = draw_parameters(WindowAttention(8, 4, 4, shifted=shifted))
     features = torch.randn(1, 8, 16, 16)
     changed = features.clone()
     changed[:, :, 0, 0] += 5
@@ -122,7 +116,7 @@ def test_a_pixel_outside_the_window_changes_nothing(shifted: bool) -> None:
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("mask_to", list(MASKED))
 def test_the_mask_multiplies_what_it_is_told_to(mask_to: str, shifted: bool) -> None:
-    layer = random_parameters(WindowAttention(8, 4, 4, shifted=shifted, mask_to=mask_to))
+    layer = draw_parameters(WindowAttention(8, 4, 4, shifted=shifted, mask_to=mask_to))
     features, clear = torch.randn(2, 8, 8, 12), torch.rand(2, 1, 8, 12)
     factor = 1.0 if mask_to == "none" else layer.embed_mask(clear).permute(0, 2, 3, 1)
     factors = tuple(factor if part in mask_to.split("-") else 1.0 for part in ("query", "key", "value"))
@@ -131,7 +125,7 @@ def test_the_mask_multiplies_what_it_is_told_to(mask_to: str, shifted: bool) -> 
 
 
 def test_embedded_mask_is_a_sigmoid_of_two_convolutions_and_knows_no_row() -> None:
-    layer, clear = random_parameters(MaskEmbedding(6)), torch.rand(2, 1, 7, 9)
+    layer, clear = draw_parameters(MaskEmbedding(6)), torch.rand(2, 1, 7, 9)
     embedded = layer(clear)
     torch.testing.assert_close(embedded, torch.sigmoid(layer.near(layer.point(clear))))
     changed = clear.clone()
@@ -140,7 +134,7 @@ def test_embedded_mask_is_a_sigmoid_of_two_convolutions_and_knows_no_row() -> No
 
 
 def test_spectral_windows_are_images_of_their_own() -> None:
-    layer, whole = random_parameters(SpectralAttention(8, 4, window_px=4)), SpectralAttention(8, 4)
+    layer, whole = draw_parameters(SpectralAttention(8, 4, window_px=4)), SpectralAttention(8, 4)
     nn.init.zeros_(layer.positional.second.weight)  # its positional branch sees beyond the windows
     whole.load_state_dict(layer.state_dict())
     features = torch.randn(2, 8, 8, 12)
@@ -165,7 +159,7 @@ def make_pair() -> tuple[WindowAttention, SpectralAttention]:
 
 @pytest.mark.parametrize("concat", [True, False])
 def test_parallel_attention_equals_its_equation(concat: bool) -> None:
-    layer = random_parameters(ParallelAttention(8, *make_pair(), concat=concat))
+    layer = draw_parameters(ParallelAttention(8, *make_pair(), concat=concat))
     features, clear = torch.randn(2, 8, 8, 12), torch.rand(2, 1, 8, 12)
     factor = layer.spatial.embed_mask(clear).permute(0, 2, 3, 1)
     near = attend_window_naively(layer.spatial, layer.norm_spatial(features), (factor, factor, 1.0))
@@ -175,7 +169,7 @@ def test_parallel_attention_equals_its_equation(concat: bool) -> None:
 
 
 def test_sequential_attention_is_two_residual_steps() -> None:
-    layer = random_parameters(SequentialAttention(8, *make_pair()))
+    layer = draw_parameters(SequentialAttention(8, *make_pair()))
     features, clear = torch.randn(2, 8, 8, 12), torch.rand(2, 1, 8, 12)
     halfway = features + layer.first(layer.norm_first(features), clear)
     expected = halfway + layer.second(layer.norm_second(halfway), clear)
@@ -189,7 +183,7 @@ def test_a_block_has_one_norm_for_each_attention_and_one_for_the_rest() -> None:
 
 
 def test_a_stage_is_its_blocks_one_after_the_other() -> None:
-    stage = random_parameters(TransformerStage(8, [SpectralAttention(8, 4), WindowAttention(8, 4, 4, shifted=True)], 2))
+    stage = draw_parameters(TransformerStage(8, [SpectralAttention(8, 4), WindowAttention(8, 4, 4, shifted=True)], 2))
     features = torch.randn(1, 8, 8, 8)
     torch.testing.assert_close(stage(features), stage.blocks[1](stage.blocks[0](features)))
 

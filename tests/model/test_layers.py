@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
-from torch import Tensor, nn
+from random_networks import draw_parameters
+from torch import Tensor
 
 from sereno.model.layers import (
     EDGE_EPS,
@@ -28,13 +29,6 @@ from sereno.model.layers import (
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def random_parameters(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.3)
-    return module
 
 
 def test_sobel_of_a_step_is_half_the_step_beside_it_and_nothing_elsewhere() -> None:
@@ -80,7 +74,7 @@ def test_sar_features_have_the_size_of_the_tokens(stem_px: int) -> None:
 
 @pytest.mark.parametrize("kind", [FusionGate, PixelFusion])
 def test_fusion_weights_lie_between_zero_and_one_and_depend_on_the_input(kind: type[FusionGate]) -> None:
-    gate = random_parameters(kind(8))
+    gate = draw_parameters(kind(8))
     optical, sar, cloud = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4), torch.rand(2, 1, 4, 4)
     weight = gate.weigh(optical, sar, cloud)
     assert weight.shape == ((2, 8, 4, 4) if kind is PixelFusion else (2, 8, 1, 1))
@@ -91,7 +85,7 @@ def test_fusion_weights_lie_between_zero_and_one_and_depend_on_the_input(kind: t
 
 
 def test_fusion_per_pixel_with_equal_weights_is_fusion_without_weights() -> None:
-    fusion, plain = random_parameters(PixelFusion(8)), ConcatFusion(8)
+    fusion, plain = draw_parameters(PixelFusion(8)), ConcatFusion(8)
     with torch.no_grad():
         for tensor in (*fusion.pixel.parameters(), *fusion.channel[2].parameters()):
             tensor.zero_()
@@ -102,7 +96,7 @@ def test_fusion_per_pixel_with_equal_weights_is_fusion_without_weights() -> None
 
 def test_layers_on_pixels_equal_convolutions_and_norms_of_torch() -> None:
     features = torch.randn(2, 6, 5, 7)
-    linear, norm = PixelLinear(6, 4), random_parameters(ChannelNorm(6))
+    linear, norm = PixelLinear(6, 4), draw_parameters(ChannelNorm(6))
     torch.testing.assert_close(linear(features), F.conv2d(features, linear.weight[:, :, None, None], linear.bias))
     expected = F.layer_norm(features.permute(0, 2, 3, 1), (6,), norm.weight, norm.bias).permute(0, 3, 1, 2)
     torch.testing.assert_close(norm(features), expected)

@@ -367,9 +367,21 @@ def test_an_api_may_state_any_minor_version_of_item_search(version: str) -> None
 def test_a_dead_address_is_reported_soon() -> None:
     with answering(lambda *_: (200, {})) as (base, _):
         pass
-    with open_catalogue(base, pause=lambda _: None) as catalogue, pytest.raises(CatalogueError, match="does not answer"):
+    with (
+        open_catalogue(base, pause=lambda _: None) as catalogue,
+        pytest.raises(CatalogueError, match="nothing listens at its address; try"),
+    ):
         select_collections(catalogue, ("c",))
     assert catalogue.budget.requests == 1 + http.CONNECT_ATTEMPTS
+
+
+def test_a_host_that_is_not_found_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    with (
+        open_catalogue("http://no-such-host.invalid/stac", pause=lambda _: None) as catalogue,
+        pytest.raises(CatalogueError, match=r"no-such-host\.invalid/stac does not answer as it should: its host is not found"),
+    ):
+        select_collections(catalogue, ("c",))
 
 
 def test_passwords_in_addresses_stay_out_of_messages_and_logs(caplog: pytest.LogCaptureFixture) -> None:

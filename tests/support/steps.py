@@ -14,7 +14,7 @@ from sereno.pipeline.align import align_pair
 from sereno.pipeline.config import AlignSettings, IngestSettings, MaskSettings, PatchSettings, QuerySettings, SimulateSettings
 from sereno.pipeline.errors import CatalogueError
 from sereno.pipeline.ingest import ingest_scene
-from sereno.pipeline.ledger import Entry, read_ledger
+from sereno.pipeline.ledger import Entry, read_ledgers
 from sereno.pipeline.mask import mask_pair
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.patch import patch_pair
@@ -119,7 +119,7 @@ def read_outcome(folder: Path, address: str) -> dict[str, Json]:
 
 def read_entries(folder: Path) -> list[Entry]:
     """All lines of the ledgers below `folder`."""
-    return [entry for path in sorted(folder.rglob("*.ledger.csv")) for entry in read_ledger(path)]
+    return read_ledgers(sorted(folder.rglob("*.ledger.csv")))
 
 
 def has_written(folder: Path) -> bool:
