@@ -92,7 +92,7 @@ class Flow:
     def dem_files(self) -> list[str]:
         """The files of heights that scenes are corrected with, those that are named and lie on a disk."""
         ingest = self.config.pipeline.ingest
-        named = [path for path in (ingest.dem, ingest.gaofen.geoid) if path]
+        named = [path for path in (ingest.dem, ingest.geoid) if path]
         return [self._locate(path) for path in named if "://" not in path and not path.startswith("/vsi")]
 
     def settings(self, step: str, **wildcards: str) -> str:

@@ -156,6 +156,9 @@ class SimulatedArea(Settings):
     """Side in pixels of 10 m, without the margin that the products have around it."""
     dialect: Literal["earth-search", "planetary-computer"] = "earth-search"
     """Style of the STAC items."""
+    satellites: Literal["sentinel", "gaofen-pms", "gaofen-wfv"] = "sentinel"
+    """`sentinel`: Sentinel-2 and 1 in the catalogue. Else products of Gaofen-6 with that camera and of Gaofen-3, in the folder `products`;
+    the catalogue then holds the elevation model alone."""
 
 
 class SimulateSettings(Settings):
@@ -227,6 +230,16 @@ class QuerySettings(Settings):
     table: Path | None = None
     """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair; none pairs
     them by overlap, time and cloud cover."""
+    inputs: Literal["found", "simulated", "either"] = "found"
+    """`found`: real cloudy scenes. `simulated`: every clear scene is target and input in one, and `align` lays clouds over the input.
+    `either`: as found where an area has a real pair, else simulated."""
+    skies: Annotated[int, Field(ge=1)] = 1
+    """With simulated inputs, so many pairs of every clear scene, each under a sky of its own."""
+    dem_catalogue: str | None = None
+    """Where elevation models are searched: a preset, the URL of a STAC API, or the folder of a simulated world. The step `dem` then joins
+    them to one image per area, which takes the place of `ingest.dem`. None: no search."""
+    dem_collection: str = "cop-dem-glo-30"
+    """Collection of the elevation models."""
     max_pairs: Annotated[int, Field(ge=1)] | None = None
     """At most so many pairs per area, the smallest time gaps first; none means all."""
     max_requests: Annotated[int, Field(ge=1)] = 2000
@@ -306,8 +319,6 @@ class GaofenSettings(Settings):
 
     height_m: float | None = None
     """Height of the ground above the ellipsoid where no `dem` is given; none takes what the product states."""
-    geoid: str | None = None
-    """Heights of the geoid above the ellipsoid, a GeoTIFF (for example PROJ's us_nga_egm08_25.tif): added to a `dem` above sea level."""
     scale_divisor: Annotated[float, Field(gt=0)] | None = None
     """Divisor of the digital numbers of Gaofen-3; none takes 32767 for I and Q, 65535 for detected images."""
     calibration: dict[str, BandCalibration] = Field(default_factory=dict)
@@ -330,6 +341,9 @@ class IngestSettings(Settings):
     dem: str | None = None
     """Heights above the ellipsoid, a GeoTIFF: with it Sentinel-1 products from a folder are terrain corrected (needs the extra `sar`), and
     GRD items of a catalogue are placed at these heights, not flattened; Gaofen products are orthorectified on them."""
+    geoid: str | None = None
+    """Heights of the geoid above the ellipsoid, a GeoTIFF (for example PROJ's us_nga_egm08_25.tif): added to a `dem` (or what the step
+    `dem` found) whose heights are above the sea, as those of Copernicus DEM are."""
     gaofen: GaofenSettings = GaofenSettings()
     """What the products of Gaofen leave open."""
     speckle: SpeckleSettings = SpeckleSettings()
@@ -349,8 +363,33 @@ FieldDegree = Literal["shift", "affine", "quadratic"]
 """How freely a shift may change over a scene: not at all, linearly, or with squares of place."""
 
 
+class OverlaySettings(Settings):
+    """Simulated clouds; every sky draws its own numbers from these ranges."""
+
+    seed: Annotated[int, Field(ge=0)] = 3
+    """Same seed, same skies."""
+    cover: tuple[Share, Share] = (0.15, 0.6)
+    """Share of the ground under thick cloud."""
+    cloud_m: tuple[float, float] = (400.0, 1600.0)
+    """Size of the clouds, metres."""
+    haze: tuple[float, float] = (0.2, 0.9)
+    """Largest optical thickness of thin cloud at 490 nm."""
+    cirrus: tuple[float, float] = (0.0, 0.35)
+    """Largest optical thickness of cirrus."""
+    base_m: tuple[float, float] = (700.0, 2500.0)
+    """Height of the clouds, metres: with the sun's place it says where shadows fall."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("cover", "cloud_m", "haze", "cirrus", "base_m"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high or (name in ("cloud_m", "base_m") and low == 0):
+                raise ValueError(f"'{name}' must be two ordered numbers, least first, above zero for sizes and heights")
+        return self
+
+
 class AlignSettings(Settings):
-    """How SAR is laid onto optical."""
+    """How SAR, and where needed the cloudy image, is laid onto the clear one."""
 
     search_m: Annotated[float, Field(gt=0)] = 100.0
     """How far SAR may lie from where it belongs, metres; fields that use more than 80 % of it are refused. RPC without control points err
@@ -373,6 +412,11 @@ class AlignSettings(Settings):
     """Smallest median correlation peak."""
     max_sigma_px: Annotated[float, Field(gt=0)] = 0.5
     """Largest predicted uncertainty of the field, anywhere in the scene."""
+    register_cloudy: bool | None = None
+    """Whether the cloudy image is registered to the clear one as well. None: where rational polynomial coefficients placed them (Gaofen),
+    whose errors of tens of metres differ from date to date; Sentinel-2 is trusted."""
+    overlay: OverlaySettings = OverlaySettings()
+    """Clouds that are laid over clear images where the input is simulated (`query.inputs`)."""
 
 
 CloudMethod = Literal["scl", "threshold", "haze", "s2cloudless", "omnicloudmask"]
@@ -470,6 +514,15 @@ class PlanSettings(Settings):
     """How they are stored."""
 
 
+class DemSettings(Settings):
+    """How elevation models that `query` found become one image per area (`query.dem_catalogue`)."""
+
+    margin_m: Annotated[float, Field(ge=0)] = 2000.0
+    """Ground around the area of which heights are kept: high ground beside the area leans into it."""
+    pixel_m: Annotated[float, Field(gt=0)] = 30.0
+    """Pixel of that image."""
+
+
 class PipelineSettings(Settings):
     """The data steps, one section each."""
 
@@ -477,6 +530,8 @@ class PipelineSettings(Settings):
     """Make a simulated world first; leave the section out for real data."""
     query: QuerySettings
     """Search scenes and pair them."""
+    dem: DemSettings = DemSettings()
+    """Join elevation models."""
     ingest: IngestSettings = IngestSettings()
     """Read and calibrate scenes."""
     align: AlignSettings = AlignSettings()

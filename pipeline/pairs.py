@@ -28,6 +28,7 @@ Sensor = Literal[
     "gaofen-pms",
     "gaofen-wfv",
     "gaofen-wfv4",
+    "dem",
 ]
 """`gaofen-wfv` is that of Gaofen-6 with eight bands, `gaofen-wfv4` that of Gaofen-1 with four."""
 Role = Literal["sar", "cloudy", "clear"]
@@ -158,6 +159,8 @@ class Pair(Settings):
     """Time of SAR minus time of the cloudy scene, in days."""
     clear_gap_days: float
     """Time of the clear scene minus time of the cloudy scene, in days."""
+    sky: Annotated[int, Field(ge=1)] | None = None
+    """Number of the simulated sky that is laid over the clear scene to make the input, which then is `cloudy` too; None: it is real."""
 
 
 class Refusal(Settings):
@@ -189,6 +192,8 @@ class Lock(Settings):
     """GeoJSON geometry in the grid's CRS outside which no pixel is used; None means the whole grid."""
     scenes: dict[str, SceneRecord]
     """Used scenes by id."""
+    dem: SceneRecord | None = None
+    """Elevation models that cover the area together, asset `dem` each; None if none were asked for."""
     pairs: tuple[Pair, ...]
     """In order of the time of the cloudy scene."""
     refused: tuple[Refusal, ...]

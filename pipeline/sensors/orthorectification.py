@@ -137,7 +137,7 @@ def read_relief(grid: GeoBox, settings: IngestSettings, stated_m: float) -> Reli
         MissingError: the DEM or the geoid is not there.
         DataError: one of them has no height in the area.
     """
-    dem, geoid = settings.dem, settings.gaofen.geoid
+    dem, geoid = settings.dem, settings.geoid
     if dem is None:
         height = stated_m if settings.gaofen.height_m is None else settings.gaofen.height_m
         source = "stated by the product" if settings.gaofen.height_m is None else "of pipeline.ingest.gaofen.height_m"
@@ -152,7 +152,7 @@ def read_relief(grid: GeoBox, settings: IngestSettings, stated_m: float) -> Reli
     else:
         notes = [warning for warning in (warn_of_datum(dem),) if warning]
         words = notes[0] if notes else f"{dem}, taken as above the ellipsoid"
-        notes = [f"{warning}; set pipeline.ingest.gaofen.geoid" for warning in notes]
+        notes = [f"{warning}; set pipeline.ingest.geoid" for warning in notes]
     unknown = float(np.isnan(heights).mean())
     if unknown:
         notes.append(f"pipeline.ingest.dem {dem} has no height on {unknown:.1%} of the area, which is not used: give one that covers it")

@@ -240,7 +240,7 @@ def test_a_geoid_is_added_to_heights_above_the_sea(tmp_path: Path) -> None:
     ground, geoid = make_ground(), make_ground(0)
     over_sea = products.Ground(BOX, ground.heights_m - 300)
     dem, undulation = write_dem(tmp_path / "dem.tif", over_sea), write_dem(tmp_path / "geoid.tif", geoid)
-    scene = read(write(tmp_path, ground=ground), dem=dem, gaofen={"geoid": undulation}).scene
+    scene = read(write(tmp_path, ground=ground), dem=dem, geoid=undulation).scene
     assert np.abs(scene["data"].values[0] / 100 - 10 * np.log10(make_power("HH")["HH"][INNER])).max() < 0.1
     assert "above the geoid" in scene.attrs["provenance"]["items"][0]["heights"]
 
