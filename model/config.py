@@ -81,11 +81,9 @@ class AfsstSettings(ClearingSettings):
         return self.blocks or SIZES[self.size][1]
 
 
-class S2TransformerSettings(ClearingSettings):
-    """The mask-aware S2-Transformer in cloud mode: the mask is the clear-sky confidence."""
+class SpatialSpectralSettings(Settings):
+    """The blocks of the S2-Transformer, whatever its task."""
 
-    name: Literal["s2transformer"]
-    """A network of `model/networks/`."""
     width: Annotated[int, Field(ge=8)] = 60
     """Channels everywhere."""
     head_dim: Annotated[int, Field(ge=4)] = 10
@@ -114,6 +112,82 @@ class S2TransformerSettings(ClearingSettings):
         if self.width % self.head_dim:
             raise ValueError(f"'head_dim' {self.head_dim} does not divide 'width' {self.width}")
         return self
+
+
+class S2TransformerSettings(SpatialSpectralSettings, ClearingSettings):
+    """The mask-aware S2-Transformer in cloud mode: the mask is the clear-sky confidence."""
+
+    name: Literal["s2transformer"]
+    """A network of `model/networks/`."""
+
+
+class S2SnapshotSettings(SpatialSpectralSettings):
+    """The S2-Transformer on its own task, snapshot spectral reconstruction: the mask is the coded aperture."""
+
+    name: Literal["s2snapshot"]
+    """A network of `model/networks/`."""
+    encoding: bool = True
+    """True adds the head that fits the encoded signal, for mask-encoding pretraining and mask-aware training."""
+
+
+class FusingSettings(Settings):
+    """What every network of ours for spatiotemporal fusion has in common."""
+
+    base: Literal["change", "none"] = "change"
+    """What the network adds to: the fine dates moved by the change of the coarse ones, or nothing as in the papers."""
+
+
+class StfganSettings(FusingSettings):
+    """The generators and critics of STFGAN."""
+
+    name: Literal["stfgan"]
+    """A network of `model/networks/`."""
+    width: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    """Channels of the generator, and of the critic's first layers."""
+    coarse_blocks: Annotated[int, Field(ge=1)] = 16
+    """Residual blocks on the coarse grid."""
+    fine_blocks: Annotated[int, Field(ge=1)] = 8
+    """Residual blocks on the fine grid."""
+    stages: Literal[1, 2] = 2
+    """Generators one after the other, each of which makes pixels four times as small: ratio 4 or 16 of coarse to fine."""
+    norm: Literal["channel", "batch"] = "channel"
+    """What is normalised: each pixel over its channels, or each channel over the batch as in the public re-implementation."""
+    joint: bool = False
+    """True lets the loss of the second stage train the first as well."""
+
+
+class StfnetSettings(FusingSettings):
+    """The two streams of StfNet, and how their predictions are combined."""
+
+    name: Literal["stfnet"]
+    """A network of `model/networks/`."""
+    width: Annotated[int, Field(ge=2, multiple_of=2)] = 32
+    """Channels of the first layer; the second has half as many."""
+    bands_apart: bool = False
+    """True gives each band streams of its own that see no other band, as the notes say."""
+    window_px: Annotated[int, Field(ge=1)] | None = None
+    """Side of the square around a pixel in which changes are measured for the combination; none takes the whole image."""
+    delta: Annotated[float, Field(ge=0)] = 0.2
+    """Reflectance; if one change exceeds the other by more, the prediction across the smaller one is taken alone."""
+
+
+class AdversarialSettings(Settings):
+    """How a critic takes part in training."""
+
+    objective: Literal["wgan-clip", "wgan-gp", "lsgan"] = "wgan-clip"
+    """What critic and generator minimise."""
+    weight: Annotated[float, Field(ge=0)] = 1e-3
+    """Weight of the adversarial term in the generator's loss."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps at the beginning in which the generator trains without the critic."""
+    critic_steps: Annotated[int, Field(ge=1)] = 1
+    """Steps of the critic per step of the generator."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the critic (RMSprop in the public re-implementation)."""
+    clip: Annotated[float, Field(gt=0)] = 0.01
+    """Objective `wgan-clip`: largest absolute value of a critic's weight (Arjovsky et al. 2017)."""
+    penalty: Annotated[float, Field(ge=0)] = 10.0
+    """Objective `wgan-gp`: weight of the gradient penalty (Gulrajani et al. 2017)."""
 
 
 class UnetSettings(ClearingSettings):
