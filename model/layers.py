@@ -1,4 +1,4 @@
-"""Building blocks of the networks: norms, feed-forward layers, SAR edges, fusion gates, smooth filling.
+"""Building blocks of the networks: norms, scales, feed-forward layers, SAR edges, fusion gates, smooth filling.
 
 Features enter and leave as (B, C, H, W). Inside they are read as tokens (B, H, W, C), which in channels-last memory is the same
 bytes, so that 1x1 convolutions are matrix products and nothing is copied. All code is written from the cited equations.
@@ -6,6 +6,7 @@ bytes, so that 1x1 convolutions are matrix products and nothing is copied. All c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -18,6 +19,10 @@ EDGE_EPS: Final = 1e-6
 """Added under the root of the edge magnitude: the derivative of a root at zero is infinite."""
 BINOMIAL: Final = (0.125, 0.375, 0.375, 0.125)
 """Cubic B-spline halving filter, separable."""
+SMALLEST_STD: Final = 1e-4
+"""Reflectance; a band that never varies is scaled by this."""
+NEAR_ZERO: Final = 1e-2
+"""Factor on the first weights of a last layer, so that training starts at what the network adds to."""
 
 
 def to_tokens(features: Tensor) -> Tensor:
@@ -210,9 +215,50 @@ class ConcatFusion(nn.Module):
         return merged
 
 
+class BandScale(nn.Module):
+    """Images in standard deviations of their bands, and back; `mean` and `std` (C,) are stored with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp_min(SMALLEST_STD)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Deviations from the mean: (..., C, H, W) -> (..., C, H, W)."""
+        return (image - self.mean) / self.std
+
+    def restore(self, deviations: Tensor) -> Tensor:
+        """What `forward` was given, in float32: (..., C, H, W) -> (..., C, H, W)."""
+        return deviations.float() * self.std + self.mean
+
+
+def pad_to_multiple(image: Tensor, step_px: int) -> Tensor:
+    """`image` reflected at the right and below to a multiple of `step_px`: (B, C, H, W) -> (B, C, H', W'), channels last.
+
+    It is replicated instead where it is too small to be reflected.
+    """
+    missing = [-extent % step_px for extent in image.shape[2:]]
+    mode = "reflect" if all(gap < extent for gap, extent in zip(missing, image.shape[2:], strict=True)) else "replicate"
+    if not image.shape[1]:  # a dataset without SAR: torch reflects no empty image
+        mode = "constant"
+    return F.pad(image, (0, missing[1], 0, missing[0]), mode=mode).contiguous(memory_format=torch.channels_last)
+
+
 def embed_pixels(bands: int, width: int, stem_px: int) -> nn.Conv2d:
     """The first convolution: 3x3, or for tokens of `stem_px` pixels one strided convolution that overlaps by a pixel all round."""
     return nn.Conv2d(bands, width, stem_px + 2, stride=stem_px, padding=1)
+
+
+def start_near_zero(last: nn.Conv2d) -> nn.Conv2d:
+    """The last convolution of a network that adds to something, with weights so small that training starts there."""
+    assert last.bias is not None
+    with torch.no_grad():
+        last.weight.mul_(NEAR_ZERO)
+        last.bias.zero_()
+    return last
 
 
 def halve(width: int, wider: int) -> nn.Conv2d:

@@ -16,16 +16,12 @@ import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
 from sereno.model.config import ClearingSettings
-from sereno.model.layers import smooth_fill
+from sereno.model.layers import SMALLEST_STD, pad_to_multiple, smooth_fill, start_near_zero
 
-NEAR_ZERO: Final = 1e-2
-"""Factor on the first weights of the last convolution, so that training starts at the base."""
 SAR_CENTRE: Final = 0.5
 """Middle of scaled backscatter."""
 SAR_SPREAD: Final = 0.2
 """About the standard deviation of scaled backscatter over land."""
-SMALLEST_STD: Final = 1e-4
-"""Reflectance; a band that never varies is scaled by this."""
 
 
 class ClearingNetwork(nn.Module, ABC):
@@ -69,12 +65,8 @@ class ClearingNetwork(nn.Module, ABC):
         return torch.asinh((image - self.mean[:, None, None]) / self.std[:, None, None])
 
     def _pad(self, image: Tensor) -> Tensor:
-        """`image` reflected to a size that the network divides (replicated where it is too small to be reflected)."""
-        missing = [-extent % self.step_px for extent in image.shape[2:]]
-        mode = "reflect" if all(gap < extent for gap, extent in zip(missing, image.shape[2:], strict=True)) else "replicate"
-        if not image.shape[1]:  # a dataset without SAR: torch reflects no empty image
-            mode = "constant"
-        return F.pad(image, (0, missing[1], 0, missing[0]), mode=mode).contiguous(memory_format=torch.channels_last)
+        """`image` at a size that the network divides."""
+        return pad_to_multiple(image, self.step_px)
 
     def _cut(self, change: Tensor, like: Tensor) -> Tensor:
         """Pixels from tokens, without the padding."""
@@ -88,8 +80,4 @@ def count_images(bands: int, settings: ClearingSettings) -> int:
 
 def make_last(width: int, bands: int, stem_px: int) -> nn.Conv2d:
     """The last convolution, 3x3 to `stem_px`^2 pixels per token, with weights so small that training starts at the base."""
-    last = nn.Conv2d(width, bands * stem_px**2, 3, padding=1)
-    with torch.no_grad():
-        last.weight.mul_(NEAR_ZERO)
-        last.bias.zero_()  # type: ignore[union-attr]
-    return last
+    return start_near_zero(nn.Conv2d(width, bands * stem_px**2, 3, padding=1))

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sereno.model.attention import ParallelAttention, SequentialAttention, SpectralAttention, TransformerBlock, WindowAttention
 from sereno.model.config import S2TransformerSettings
-from sereno.model.layers import ChannelNorm, PixelLinear, embed_pixels
-from sereno.model.networks.clearing import NEAR_ZERO, ClearingNetwork, count_images, make_last
+from sereno.model.layers import NEAR_ZERO, ChannelNorm, PixelLinear, embed_pixels
+from sereno.model.networks.clearing import ClearingNetwork, count_images, make_last
 
 
 class S2Transformer(ClearingNetwork):

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from sereno.model.layers import (
     EDGE_EPS,
+    SMALLEST_STD,
+    BandScale,
     ChannelNorm,
     ConcatFusion,
     FeedForward,
@@ -22,6 +24,7 @@ from sereno.model.layers import (
     SobelEdges,
     double,
     halve,
+    pad_to_multiple,
     smooth_fill,
 )
 
@@ -173,3 +176,19 @@ def test_images_of_a_batch_are_filled_apart() -> None:
     prior = torch.rand(2)
     alone = torch.cat([smooth_fill(image[n : n + 1], keep[n : n + 1], prior) for n in range(3)])
     torch.testing.assert_close(smooth_fill(image, keep, prior), alone)
+
+
+def test_bands_are_scaled_and_restored_and_one_that_never_varies_stays_finite() -> None:
+    scale, image = BandScale([0.2, 0.5], [0.1, 0.0]), torch.rand(3, 2, 2, 4, 5)
+    assert scale(image)[0, 0, 0, 0, 0].item() == pytest.approx((image[0, 0, 0, 0, 0].item() - 0.2) / 0.1, rel=1e-4)
+    assert scale.std[1].item() == pytest.approx(SMALLEST_STD)
+    torch.testing.assert_close(scale.restore(scale(image)), image)
+
+
+@pytest.mark.parametrize(("size", "padded"), [((8, 16), (8, 16)), ((13, 9), (16, 16)), ((1, 3), (8, 8))])
+def test_padding_adds_right_and_below_what_was_there(size: tuple[int, int], padded: tuple[int, int]) -> None:
+    image = torch.rand(2, 3, *size)
+    wider = pad_to_multiple(image, 8)
+    assert wider.shape[2:] == padded
+    assert torch.equal(wider[..., : size[0], : size[1]], image)
+    assert torch.isin(wider, image).all()
