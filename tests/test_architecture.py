@@ -51,7 +51,7 @@ PIPELINE_LANES = (
 MODEL_LANES = (
     {"config"},
     {"flow"},
-    {"metrics", "layers", "pictures", "results", "faults"},
+    {"metrics", "layers", "pictures", "results", "faults", "temporal", "fusion"},
     {"attention", "page"},
     {"gallery", "accounts", "alignment"},
     {"networks"},

@@ -1,0 +1,120 @@
+"""Three dates of one place: what changes between them say of the middle one, and what must agree.
+
+Reflectance enters and leaves. Coarse images (B, 3, C, h, w) are of all three dates, fine ones (B, 2, C, H, W) of the first and the last; a
+coarse pixel is the mean of the fine pixels under it. Everything is differentiable.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor
+
+NO_CHANGE: Final = 1e-6
+"""Reflectance; smaller changes count as equally small."""
+NO_AMOUNT: Final = 1e-8
+"""Smallest amount that a loss is divided by."""
+
+
+class Changes(NamedTuple):
+    """Changes of the fine image as a network predicts them, each (B, C, H, W) in reflectance."""
+
+    early: Tensor
+    """From the first date to the middle one, F12."""
+    late: Tensor
+    """From the middle date to the last one, F23."""
+    span_early: Tensor
+    """From the first date to the last one, F13, made of the coarse change by what made `early`."""
+    span_late: Tensor
+    """The same, by what made `late`."""
+
+
+class Middle(NamedTuple):
+    """Two predictions of the fine image of the middle date, each (B, C, H, W) in reflectance."""
+
+    early: Tensor
+    """From the first date on."""
+    late: Tensor
+    """From the last date back."""
+
+
+def lay_on_grid(coarse: Tensor, size: tuple[int, int]) -> Tensor:
+    """Coarse images on the fine grid, bilinear between the centres of their pixels: (B, T, C, h, w) -> (B, T, C, *size)."""
+    if coarse.shape[-2:] == size:
+        return coarse
+    laid = F.interpolate(coarse.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
+    return laid.reshape(*coarse.shape[:3], *size)
+
+
+def predict_middle(changes: Changes, fine: Tensor) -> Middle:
+    """The middle date from both sides, F1 + F12 and F3 - F23; `fine` is (B, 2, C, H, W).
+
+    The figure of StfNet (Liu et al. 2019) draws a plus on F3; with F23 = F3 - F2 it must be a minus.
+    """
+    return Middle(fine[:, 0] + changes.early, fine[:, 1] - changes.late)
+
+
+def combine_middle(middle: Middle, coarse: Tensor, *, delta: float = 0.2, reach_px: int | None = None) -> Tensor:
+    """The middle date from both its predictions: (B, C, H, W) twice, coarse on the same grid (B, 3, C, H, W) -> (B, C, H, W).
+
+    The prediction across the smaller change weighs more: with v the coarse changes before and after, `alpha = (1 / v12) / (1 / v12 +
+    1 / v23)`, and it is taken alone where the changes differ by more than `delta`, reflectance (the rule of StfNet, Liu et al. 2019, as
+    told by StfMLP). Ours: v is the mean absolute change per band, which opposite changes do not cancel, over the image or over the square
+    of `reach_px` pixels to each side.
+    """
+    steps = coarse.diff(dim=1).abs()
+    if reach_px is None:
+        sizes = steps.mean(dim=(-2, -1), keepdim=True)
+    else:
+        pooled = F.avg_pool2d(steps.flatten(0, 1), 2 * reach_px + 1, stride=1, padding=reach_px, count_include_pad=False)
+        sizes = pooled.reshape(steps.shape)
+    before, after = (sizes + NO_CHANGE).unbind(1)
+    share = after / (before + after)
+    share = torch.where(after - before > delta, 1.0, torch.where(before - after > delta, 0.0, share))
+    return share * middle.early + (1 - share) * middle.late
+
+
+def predict_by_change(coarse: Tensor, fine: Tensor, *, delta: float = 0.2, reach_px: int | None = None) -> Tensor:
+    """The fine dates moved by the change of the coarse ones: (B, 3, C, h, w), (B, 2, C, H, W) -> (B, C, H, W).
+
+    Exact where the fine image changes as much as its surroundings; what networks add to with `base: change`.
+    """
+    laid = lay_on_grid(coarse, (fine.shape[-2], fine.shape[-1]))
+    early, late = laid.diff(dim=1).unbind(1)
+    middle = Middle(fine[:, 0] + early, fine[:, 1] - late)
+    return combine_middle(middle, laid, delta=delta, reach_px=reach_px)
+
+
+def measure_trust(trust: Tensor) -> Tensor:
+    """What the losses below are divided by, a scalar to be summed over all pieces of a batch; `trust` (B, 1, H, W) is 0..1."""
+    return trust.sum()
+
+
+def compute_span_loss(changes: Changes, fine: Tensor, trust: Tensor, *, amount: Tensor | None = None) -> Tensor:
+    """Squared errors of the two predictions of F13, a scalar: L_R of StfNet (Liu et al. 2019), which never sees the middle fine image.
+
+    `trust` (B, 1, H, W) is 0..1, 0 where either of `fine` (B, 2, C, H, W) is not to be trusted, whatever is stored there; `amount` is
+    `measure_trust` of the whole batch if this is a piece of it. Mean over bands and trusted pixels, sum over the two predictions.
+    """
+    true = fine[:, 1] - fine[:, 0]
+    return sum(
+        (_add_squares(span - true, trust, amount) for span in (changes.span_early, changes.span_late)), start=torch.zeros_like(true.sum())
+    )
+
+
+def compute_consistency_loss(middle: Middle, trust: Tensor, *, amount: Tensor | None = None) -> Tensor:
+    """Squared difference of two predictions of one date, a scalar; `trust`, `amount` and mean as in `compute_span_loss`.
+
+    With `predict_middle` it is `|F12 + F23 - F13|^2`, L_T of StfNet (Liu et al. 2019). Of a cloudy date between two clear ones any two
+    predictions will do, one from each side. A single prediction agrees with itself: F12 and F23 must not be taken from one image.
+    """
+    return _add_squares(middle.early - middle.late, trust, amount)
+
+
+def _add_squares(error: Tensor, trust: Tensor, amount: Tensor | None) -> Tensor:
+    """Trusted mean over pixels of the mean square over bands, in float32."""
+    error = error.to(torch.promote_types(error.dtype, torch.float32))
+    squares = torch.where(trust > 0, error, 0.0).square().mean(dim=1, keepdim=True)
+    return (squares * trust).sum() / (measure_trust(trust) if amount is None else amount).clamp_min(NO_AMOUNT)

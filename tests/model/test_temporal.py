@@ -1,0 +1,127 @@
+"""Laws of three dates: what agrees, what is combined how, and what moves nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor
+
+from sereno.model.temporal import (
+    Changes,
+    Middle,
+    combine_middle,
+    compute_consistency_loss,
+    compute_span_loss,
+    lay_on_grid,
+    measure_trust,
+    predict_by_change,
+    predict_middle,
+)
+
+
+def draw_dates(seed: int = 0, *, size: int = 16) -> Tensor:
+    """Fine images of three dates, (2, 3, 4, size, size), in float64."""
+    return torch.rand(2, 3, 4, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def change_exactly(dates: Tensor) -> Changes:
+    early, late = dates.diff(dim=1).unbind(1)
+    return Changes(early, late, early + late, early + late)
+
+
+def flat_series(*levels: float) -> Tensor:
+    """Coarse images of three dates, each of one value: (1, 3, 1, 8, 8)."""
+    return torch.tensor(levels)[None, :, None, None, None].expand(1, 3, 1, 8, 8)
+
+
+def test_with_exact_changes_both_sides_agree_on_the_middle_and_both_losses_are_zero() -> None:
+    dates = draw_dates()
+    changes, fine, trust = change_exactly(dates), dates[:, ::2], torch.ones(2, 1, 16, 16)
+    middle = predict_middle(changes, fine)
+    torch.testing.assert_close(middle.early, dates[:, 1])
+    torch.testing.assert_close(middle.late, dates[:, 1])
+    assert compute_consistency_loss(middle, trust).item() == pytest.approx(0, abs=1e-12)
+    assert compute_span_loss(changes, fine, trust).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_losses_are_their_formulas_and_never_see_the_middle_fine_image() -> None:
+    dates, wrong = draw_dates(), draw_dates(1)
+    changes = Changes(wrong[:, 0], wrong[:, 1], wrong[:, 2], wrong[:, 0] - wrong[:, 1])
+    fine, trust, span = dates[:, ::2], torch.ones(2, 1, 16, 16), dates[:, 2] - dates[:, 0]
+    expected = (changes.span_early - span).square().mean() + (changes.span_late - span).square().mean()
+    torch.testing.assert_close(compute_span_loss(changes, fine, trust), expected)
+    agreed = compute_consistency_loss(predict_middle(changes, fine), trust)
+    torch.testing.assert_close(agreed, (changes.early + changes.late - span).square().mean())
+
+
+def test_what_is_not_trusted_moves_nothing_and_pieces_add_up_to_the_whole() -> None:
+    dates, wrong = draw_dates(), draw_dates(1)
+    trust = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    trust = trust * (trust > 0.4)
+    spoilt = torch.where(trust[:, None] > 0, dates, torch.nan)
+    changes = Changes(*(wrong.roll(step, 1)[:, 0] for step in range(3)), span_late=wrong[:, 1])
+    whole = compute_span_loss(changes, dates[:, ::2], trust)
+    assert compute_span_loss(changes, spoilt[:, ::2], trust) == whole
+    amount = measure_trust(trust)
+    parts = [
+        compute_span_loss(Changes(*(image[n : n + 1] for image in changes)), dates[n : n + 1, ::2], trust[n : n + 1], amount=amount)
+        for n in range(2)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+    nothing = compute_consistency_loss(Middle(wrong[:, 0].requires_grad_(), wrong[:, 1]), torch.zeros_like(trust))
+    nothing.backward()
+    assert nothing == 0
+
+
+@pytest.mark.parametrize(
+    ("levels", "share"),
+    [((0.2, 0.2, 0.3), 1.0), ((0.2, 0.3, 0.3), 0.0), ((0.2, 0.25, 0.40), 0.75), ((0.4, 0.3, 0.2), 0.5), ((0.3, 0.3, 0.3), 0.5)],
+)
+def test_the_date_across_the_smaller_change_weighs_more(levels: tuple[float, ...], share: float) -> None:
+    early, late = torch.full((1, 1, 8, 8), 1.0), torch.zeros(1, 1, 8, 8)
+    for reach in (None, 1):
+        combined = combine_middle(Middle(early, late), flat_series(*levels), reach_px=reach)
+        torch.testing.assert_close(combined, torch.full_like(combined, share), atol=1e-4, rtol=0)
+
+
+def test_where_changes_differ_by_more_than_delta_the_other_side_has_no_say() -> None:
+    early, late = torch.full((1, 1, 8, 8), 1.0), torch.zeros(1, 1, 8, 8)
+    coarse = flat_series(0.2, 0.3, 0.55)
+    assert (combine_middle(Middle(early, late), coarse, delta=0.1) == 1).all()
+    assert (combine_middle(Middle(early, late), coarse.flip(1), delta=0.1) == 0).all()
+    assert 0.5 < combine_middle(Middle(early, late), coarse, delta=0.2).mean() < 1
+
+
+def test_opposite_changes_in_one_image_do_not_cancel() -> None:
+    """|mean| of the first step is zero, its mean absolute value is not."""
+    coarse = flat_series(0.3, 0.3, 0.35).clone()
+    coarse[:, 1, :, :, :4] += 0.1
+    coarse[:, 1, :, :, 4:] -= 0.1
+    combined = combine_middle(Middle(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)), coarse)
+    assert 0.4 < combined.mean() < 0.6
+
+
+def test_with_a_reach_each_place_is_combined_by_its_own_change() -> None:
+    coarse = flat_series(0.3, 0.3, 0.3).clone()
+    coarse[:, 1:, :, :, :4] += 0.1  # left the change lies before the middle date, right after it
+    coarse[:, 2:, :, :, 4:] += 0.1
+    combined = combine_middle(Middle(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)), coarse, reach_px=1)
+    assert combined[..., :3].max() < 1e-3
+    assert combined[..., 5:].min() > 1 - 1e-3
+
+
+def test_coarse_pixels_keep_their_places_on_the_fine_grid() -> None:
+    """A plane is met exactly inside; on its own grid nothing is touched."""
+    fine = (torch.arange(32.0)[:, None] + 2 * torch.arange(32.0))[None, None, None].expand(1, 3, 2, 32, 32)
+    coarse = F.avg_pool2d(fine.flatten(0, 1), 4).unflatten(0, (1, 3))
+    laid = lay_on_grid(coarse, (32, 32))
+    torch.testing.assert_close(laid[..., 2:-2, 2:-2], fine[..., 2:-2, 2:-2])
+    assert lay_on_grid(fine, (32, 32)) is fine
+
+
+def test_a_change_of_everything_alike_is_followed_exactly() -> None:
+    ground, levels = draw_dates()[:, :1, :, :, :], torch.tensor([0.0, 0.17, 0.05])[None, :, None, None, None]
+    dates = ground + levels
+    coarse = F.avg_pool2d(dates.flatten(0, 1), 8).unflatten(0, (2, 3))
+    torch.testing.assert_close(predict_by_change(coarse, dates[:, ::2]), dates[:, 1])
