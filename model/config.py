@@ -165,8 +165,8 @@ class StfnetSettings(FusingSettings):
     """Channels of the first layer; the second has half as many."""
     bands_apart: bool = False
     """True gives each band streams of its own that see no other band, as the notes say."""
-    window_px: Annotated[int, Field(ge=1)] | None = None
-    """Side of the square around a pixel in which changes are measured for the combination; none takes the whole image."""
+    reach_px: Annotated[int, Field(ge=1)] | None = None
+    """Pixels to each side within which changes are measured for the combination; none takes the whole image."""
     delta: Annotated[float, Field(ge=0)] = 0.2
     """Reflectance; if one change exceeds the other by more, the prediction across the smaller one is taken alone."""
 
@@ -199,6 +199,19 @@ class UnetSettings(ClearingSettings):
     """Channels at full resolution, doubled at each deeper level; 24 has about as many parameters as AFSST S."""
     levels: Annotated[int, Field(ge=1, le=5)] = 4
     """Encoder levels."""
+
+
+class SfiinSettings(Settings):
+    """Pan-sharpening in space and in the frequency domain."""
+
+    name: Literal["sfiin"]
+    """A network of `model/networks/`."""
+    width: Annotated[int, Field(ge=4, multiple_of=4)] = 8
+    """Channels everywhere; 8 as in the published benchmark."""
+    blocks: Annotated[int, Field(ge=1)] = 5
+    """Spatial-frequency blocks, one after the other."""
+    spatial: Literal["invertible", "convolution"] = "invertible"
+    """The branch in space: an invertible block as in the authors' code, or one convolution as in the notes."""
 
 
 class CustomSettings(Settings):
