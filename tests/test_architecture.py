@@ -56,7 +56,7 @@ MODEL_LANES = (
     {"gallery", "accounts", "alignment"},
     {"networks"},
     {"weighting"},
-    {"losses"},
+    {"losses", "adversarial"},
     {"tasks"},
     {"data", "schedule", "ranks"},
     {"checkpoint", "monitor", "run"},
