@@ -28,8 +28,6 @@ SSIM_K1: Final = 0.01
 """Stabiliser of the luminance term, as a share of the peak (ibid.)."""
 SSIM_K2: Final = 0.03
 """Stabiliser of the contrast term, as a share of the peak (ibid.)."""
-ERGAS_RATIO: Final = 1.0
-"""Pixel size of the fine image over that of the coarse one, h/l; 1 here, since input and target share a grid."""
 BOOTSTRAP_DRAWS: Final = 2000
 """Resamplings behind an interval."""
 
@@ -102,11 +100,12 @@ def compute_error_maps(prediction: Tensor, target: Tensor, usable: Tensor) -> Er
     )
 
 
-def average_maps(maps: ErrorMaps, region: Tensor) -> dict[str, Tensor]:
+def average_maps(maps: ErrorMaps, region: Tensor, *, ratio: float = 1.0) -> dict[str, Tensor]:
     """Average the maps over a region, image by image: maps, (B, H, W) bool -> METRICS and COUNTS, each (B,) float64.
 
     Scores of a region without pixels are NaN; `sam_deg` also where no pixel has an angle, `ssim` where no window fits inside.
-    ERGAS is 100 h/l sqrt(mean over bands of MSE / mean(target)^2) (Wald 2000) with the band means taken over the region.
+    ERGAS is 100 h/l sqrt(mean over bands of MSE / mean(target)^2) (Wald 2000) with the band means taken over the region; `ratio` is l/h,
+    the pixel size of a coarse input over that of the target, 1 where they share a grid.
     """
     squared = _average(maps.squared, region[:, None])
     level = _average(maps.target, region[:, None])
@@ -118,7 +117,7 @@ def average_maps(maps: ErrorMaps, region: Tensor) -> dict[str, Tensor]:
         "psnr": 10 * torch.log10(PEAK**2 / mse),
         "ssim": _average(maps.ssim, has_ssim),
         "sam_deg": _average(maps.angle_deg, has_angle),
-        "ergas": 100 * ERGAS_RATIO * (squared / level.square()).mean(1).sqrt(),
+        "ergas": 100 / ratio * (squared / level.square()).mean(1).sqrt(),
         "n_pixels": region.sum((1, 2)).double(),
         "n_ssim_pixels": has_ssim.sum((1, 2)).double(),
         "n_zero_vectors": (region & ~has_angle).sum((1, 2)).double(),

@@ -51,8 +51,8 @@ PIPELINE_LANES = (
 MODEL_LANES = (
     {"config"},
     {"flow"},
-    {"metrics", "layers", "pictures", "results", "faults", "temporal", "fusion"},
-    {"attention", "page"},
+    {"metrics", "layers", "pictures", "results", "faults", "sharpening", "indices", "temporal", "fusion"},
+    {"attention", "frequency", "page"},
     {"gallery", "accounts", "alignment"},
     {"networks"},
     {"weighting"},

@@ -15,6 +15,7 @@ from sereno.model.config import (
     LossSettings,
     S2TransformerSettings,
     SarRange,
+    SfiinSettings,
     TrainSettings,
     UnetSettings,
     load_config,
@@ -83,6 +84,7 @@ READERS = {
     AfsstSettings: ["model/networks/afsst.py", "model/networks/clearing.py", "model/tasks.py"],
     S2TransformerSettings: ["model/networks/s2transformer.py", "model/networks/clearing.py", "model/tasks.py"],
     UnetSettings: ["model/networks/unet.py", "model/networks/clearing.py", "model/tasks.py"],
+    SfiinSettings: ["model/networks/sfiin.py", "model/tasks.py"],
     CustomSettings: ["model/networks/custom.py", "model/tasks.py"],
 }
 """The files in which the settings of each section have their effect."""

@@ -85,6 +85,15 @@ def test_psnr_sam_and_ergas_equal_torchmetrics() -> None:
     torch.testing.assert_close(metrics.masked_psnr(prediction, target, region), scores["psnr"])
 
 
+def test_ergas_of_an_image_sharpened_four_times_is_torchmetrics_at_that_ratio() -> None:
+    prediction, target, region = make_images()
+    maps = metrics.compute_error_maps(prediction, target, region)
+    oracle = error_relative_global_dimensionless_synthesis(prediction, target, ratio=4, reduction="none")
+    scores = metrics.average_maps(maps, region, ratio=4)
+    torch.testing.assert_close(scores["ergas"].float(), oracle, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores["sam_deg"], metrics.average_maps(maps, region)["sam_deg"])
+
+
 def test_a_known_offset_gives_the_scores_worked_out_by_hand() -> None:
     target = torch.full((1, 2, 16, 16), 0.2)
     prediction = target + torch.tensor([0.1, -0.05]).view(1, 2, 1, 1)
