@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from real_files import find_samples
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from sereno.model.sharpening import (
     sharpen_gsa,
     synthesise_pan,
 )
-from sereno.pipeline.bands import SENTINEL2_BANDS
+from sereno.pipeline.bands import L1C_BANDS, SENTINEL2_BANDS
 from sereno.pipeline.errors import DataError
 
 RATIOS = [2, 3, 4]
@@ -173,3 +175,20 @@ def test_ratio_one_changes_nothing() -> None:
 def test_gains_are_of_known_bands() -> None:
     assert set(SENTINEL2_GAINS) <= {band.name for band in SENTINEL2_BANDS}
     assert all(0.1 < gain < 0.5 for gain in SENTINEL2_GAINS.values())
+
+
+@pytest.mark.real
+def test_real_bands_of_10_m_bring_real_bands_of_20_m_nearer_to_the_truth() -> None:
+    """Means over 2 x 2 px undo what SEN12MS-CR did to the 20 m bands; these are then the truth, their own 40 m the input."""
+    path = find_samples() / "sen12mscr/glfcr/s2_cloudfree/ROIs1970_fall_139_p839.tif"
+    with rasterio.open(path) as file:
+        scene = torch.from_numpy(file.read().astype(np.float64) / 10_000)[None]
+    sharp_bands, coarse_bands = ("B02", "B03", "B04", "B08"), ("B05", "B06", "B07", "B8A", "B11", "B12")
+    guide, coarse = (scene[:, [L1C_BANDS.index(name) for name in names]] for names in (sharp_bands, coarse_bands))
+    ms = torch.nn.functional.avg_pool2d(coarse, 2)
+    gains, pan_gains = ([SENTINEL2_GAINS[name] for name in names] for names in (coarse_bands, sharp_bands))
+    pair = make_wald_pair(ms, guide, gains=gains, pan_gains=pan_gains)
+    sharpened = (enlarge(pair.ms, 2), sharpen_brovey(pair.ms, pair.pan), sharpen_gsa(pair.ms, pair.pan))
+    psnr = [-10 * (image - pair.target).square().mean().log10().item() for image in sharpened]
+    assert psnr[1] > psnr[0] + 1
+    assert psnr[2] > psnr[1] + 1
