@@ -51,7 +51,7 @@ PIPELINE_LANES = (
 MODEL_LANES = (
     {"config"},
     {"flow"},
-    {"metrics", "layers", "pictures", "results", "faults", "sharpening", "indices", "temporal", "fusion"},
+    {"metrics", "layers", "pictures", "results", "faults", "sharpening", "indices", "temporal", "fusion", "snapshot"},
     {"attention", "frequency", "page"},
     {"gallery", "accounts", "alignment"},
     {"networks"},

@@ -1,25 +1,51 @@
-"""S2-Transformer in cloud mode: from notes and the published structure, written anew; not the authors' code.
+"""S2-Transformer, on its own task and in cloud mode: from notes and the published structure, written anew; not the authors' code.
 
 A residual transformer in which every block attends in windows and among channels side by side, its window attention modulated by a
 mask (Wang, Li, Zhang, Yuan and Tao 2025, IEEE TPAMI, arXiv 2209.12075). Theirs reconstructs snapshot spectral images and the mask is the
-coded aperture; here the mask is the clear-sky confidence, 1 minus the cloud probability, and SAR is stacked upon the optical bands.
+coded aperture: `S2Snapshot`. In cloud mode, `S2Transformer`, the mask is the clear-sky confidence, 1 minus the cloud probability, and SAR
+is stacked upon the optical bands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
 from sereno.model.attention import ParallelAttention, SequentialAttention, SpectralAttention, TransformerBlock, WindowAttention
-from sereno.model.config import S2TransformerSettings
-from sereno.model.layers import NEAR_ZERO, ChannelNorm, PixelLinear, embed_pixels
+from sereno.model.config import S2SnapshotSettings, S2TransformerSettings, SpatialSpectralSettings
+from sereno.model.layers import NEAR_ZERO, BandScale, ChannelNorm, PixelLinear, embed_pixels, pad_to_multiple
 from sereno.model.networks.clearing import ClearingNetwork, count_images, make_last
 
 
-class S2Transformer(ClearingNetwork):
+class _Trunk(nn.Module):
+    """What both forms of the network share: the skeleton from the first convolution to the last."""
+
+    def build(self, settings: SpatialSpectralSettings, *, images: int, bands: int, stem_px: int) -> None:
+        """Make the layers for so many channels in and `bands` out."""
+        width = settings.width
+        self.embed = embed_pixels(images, width, stem_px)
+        self.stages = nn.ModuleList(_Stage(settings, number) for number in range(settings.stages))
+        self.norm = ChannelNorm(width)
+        self.deep = nn.Conv2d(width, width, 3, padding=1)
+        self.last = make_last(width, bands, stem_px)
+        self.pin = _make_pin(width, bands * stem_px**2) if settings.pins else None
+
+    def run(self, images: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features for the last convolution, and the pin of every stage if there are pins; `mask` (B, 1, H, W) is 1 where it is open."""
+        shallow, pinned = self.embed(images), []
+        stream = shallow
+        for stage in self.stages:
+            stream = stage(stream, mask)
+            if self.pin is not None:
+                pinned.append(self.pin(stream))
+        return shallow + self.deep(self.norm(stream)), pinned
+
+
+class S2Transformer(ClearingNetwork, _Trunk):
     """Clear an image with spatial-spectral attention that knows where the sky is clear, as `ClearingNetwork` says.
 
     Theirs: the skeleton (3x3, stages of blocks with a 3x3 and a residual around, norm, 3x3 onto the shallow features, 3x3, onto the
@@ -36,31 +62,70 @@ class S2Transformer(ClearingNetwork):
     def __init__(self, settings: S2TransformerSettings, *, sar_bands: int, mean: Sequence[float], std: Sequence[float]) -> None:
         """`mean` and `std`: reflectance of clear training pixels, per band; they are stored with the weights."""
         super().__init__(settings, step_px=settings.window_px * settings.stem_px, mean=mean, std=std)
-        bands, width = len(mean), settings.width
         self.use_sar = settings.use_sar
-        self.embed = embed_pixels(count_images(bands, settings) + (sar_bands if settings.use_sar else 0), width, settings.stem_px)
-        self.stages = nn.ModuleList(_Stage(settings, number) for number in range(settings.stages))
-        self.norm = ChannelNorm(width)
-        self.deep = nn.Conv2d(width, width, 3, padding=1)
-        self.last = make_last(width, bands, settings.stem_px)
-        self.pin = _make_pin(width, bands * settings.stem_px**2) if settings.pins else None
+        images = count_images(len(mean), settings) + (sar_bands if settings.use_sar else 0)
+        self.build(settings, images=images, bands=len(mean), stem_px=settings.stem_px)
 
     def restore(self, images: Tensor, sar: Tensor, cloud: Tensor) -> list[Tensor]:
         """What the base lacks, in standard deviations; with pins then the same after every stage."""
-        shallow = self.embed(torch.cat([images, sar], dim=1) if self.use_sar else images)
-        clear = 1 - F.avg_pool2d(cloud, self.stem_px)
-        stream, pinned = shallow, []
-        for stage in self.stages:
-            stream = stage(stream, clear)
-            if self.pin is not None:
-                pinned.append(self.pin(stream))
-        return [self.last(shallow + self.deep(self.norm(stream))), *pinned]
+        seen = torch.cat([images, sar], dim=1) if self.use_sar else images
+        features, pinned = self.run(seen, 1 - F.avg_pool2d(cloud, self.stem_px))
+        return [self.last(features), *pinned]
+
+
+class Encoded(NamedTuple):
+    """What the S2-Transformer makes of a measurement while it learns about masks."""
+
+    image: Tensor
+    """(B, C, H, W) the cube."""
+    signal: Tensor
+    """(B, C, H, W) the encoded signal M F, as its head sees it."""
+
+
+class S2Snapshot(_Trunk):
+    """Reconstruct cubes: an estimate (B, C, H, W) and the coded aperture (B, 1, H, W) in 0..1 -> (B, C, H, W), any size.
+
+    The estimate is one of `sereno.model.snapshot`, which the answer is added to. Skeleton, block, sizes and pins as in `S2Transformer`;
+    with 28 bands and pins, without the head for the encoded signal, it has the 2.61 M parameters counted in their code. Theirs for the
+    mask-aware learning is the idea of an auxiliary head; that it is one 1x1 convolution of the last features is our guess. Ours: bands
+    are scaled by their mean and spread, and a sigmoid in the mask's embedding.
+    """
+
+    def __init__(self, settings: S2SnapshotSettings, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        """`mean` and `std`: of the training cubes, per band; they are stored with the weights."""
+        super().__init__()
+        self.window_px = settings.window_px
+        self.scale = BandScale(mean, std)
+        self.build(settings, images=len(mean), bands=len(mean), stem_px=1)
+        self.encode = PixelLinear(settings.width, len(mean)) if settings.encoding else None
+
+    def forward(self, estimate: Tensor, mask: Tensor) -> Tensor:
+        """The cube."""
+        return self.forward_stages(estimate, mask)[0]
+
+    def forward_stages(self, estimate: Tensor, mask: Tensor) -> list[Tensor]:
+        """The cube, then with pins an intermediate one after every stage."""
+        features, pinned = self._look(estimate, mask)
+        return [self._add(estimate, change) for change in (self.last(features), *pinned)]
+
+    def forward_encoded(self, estimate: Tensor, mask: Tensor) -> Encoded:
+        """The cube and the encoded signal, for mask-encoding pretraining and mask-aware training; only with `encoding`."""
+        assert self.encode is not None
+        features, _ = self._look(estimate, mask)
+        signal = self.encode(features).float()[:, :, : estimate.shape[2], : estimate.shape[3]]
+        return Encoded(self._add(estimate, self.last(features)), signal * self.scale.std)
+
+    def _look(self, estimate: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.run(pad_to_multiple(self.scale(estimate), self.window_px), pad_to_multiple(mask, self.window_px))
+
+    def _add(self, estimate: Tensor, change: Tensor) -> Tensor:
+        return estimate + self.scale.std * change.float()[:, :, : estimate.shape[2], : estimate.shape[3]]
 
 
 class _Stage(nn.Module):
     """Blocks and a 3x3 convolution with a residual around: (B, C, H, W), clear sky (B, 1, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, settings: S2TransformerSettings, number: int) -> None:
+    def __init__(self, settings: SpatialSpectralSettings, number: int) -> None:
         super().__init__()
         places = range(number * settings.blocks, (number + 1) * settings.blocks)
         self.blocks = nn.ModuleList(_make_block(settings, place) for place in places)
@@ -74,7 +139,7 @@ class _Stage(nn.Module):
         return merged
 
 
-def _make_block(settings: S2TransformerSettings, place: int) -> TransformerBlock:
+def _make_block(settings: SpatialSpectralSettings, place: int) -> TransformerBlock:
     """Block number `place` of the network."""
     width, hidden = settings.width, settings.width * settings.expansion
     mix = nn.Sequential(PixelLinear(width, hidden), nn.GELU(), PixelLinear(hidden, width))
@@ -82,7 +147,7 @@ def _make_block(settings: S2TransformerSettings, place: int) -> TransformerBlock
     return TransformerBlock(width, _make_attention(settings, shifted=bool(place % 2)), mix, drop=settings.drop_path * place / max(1, last))
 
 
-def _make_attention(settings: S2TransformerSettings, *, shifted: bool) -> nn.Module:
+def _make_attention(settings: SpatialSpectralSettings, *, shifted: bool) -> nn.Module:
     """The attention that `order` names."""
     width, head_dim, window_px = settings.width, settings.head_dim, settings.window_px
     spatial = WindowAttention(width, head_dim, window_px, shifted=shifted, mask_to=settings.mask_to)

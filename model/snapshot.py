@@ -1,0 +1,204 @@
+"""A camera that sees all bands of a scene in one picture through a coded aperture, and how to go back from the picture.
+
+Cubes (B, C, H, W) become measurements (B, H, W + largest shift) and the other way round (CASSI with a single disperser, Wagadarikar et
+al. 2008). Baselines without a network and the losses of mask-aware learning stand here too. Values are linear in light, about 0..1.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor
+
+from sereno.pipeline.errors import DataError
+
+SHIFT_PX: Final = 2
+"""Columns by which the disperser shifts each band further than the one before (S2-Transformer's code)."""
+NO_LIGHT: Final = 1e-8
+"""Smallest sum of mask values that is divided by; less light reaches a detector pixel only from behind closed apertures."""
+DUAL_STEP: Final = 0.125
+"""Step of the dual iteration: it converges up to 1 over the squared norm of the gradient, which is 8 (Chambolle 2004, theorem 3.1)."""
+
+
+class Camera(NamedTuple):
+    """What a scene goes through on its way to the detector."""
+
+    mask: Tensor
+    """(H, W) share of light that the coded aperture lets through at each pixel."""
+    shifts_px: tuple[int, ...]
+    """Columns by which each band is shifted, not falling."""
+    gain: float
+    """What the sum over bands is multiplied by."""
+
+    @property
+    def detector(self) -> tuple[int, int]:
+        """Rows and columns of a measurement."""
+        return self.mask.shape[0], self.mask.shape[1] + self.shifts_px[-1]
+
+
+class GapTv(NamedTuple):
+    """How long GAP-TV goes on, and how smooth its answer is."""
+
+    rounds: int = 60
+    """Projections onto the measurement, each followed by denoising."""
+    weight: float = 0.1
+    """Weight of the total variation, in units of the cube times pixels."""
+    denoising: int = 8
+    """Dual steps of the denoising of each round."""
+
+
+def make_camera(mask: Tensor, bands: int, *, shift_px: int = SHIFT_PX, where: str = "mask") -> Camera:
+    """A camera with this aperture (H, W) for so many bands; `where` names its source in messages.
+
+    Band k is shifted by `shift_px` k columns, and the sum over C bands multiplied by 2 / C, so that half-open apertures keep the
+    brightness (S2-Transformer's code).
+
+    Raises:
+        DataError: the mask is not an image of values from 0 upwards that lets some light through.
+    """
+    if mask.ndim != 2:
+        raise DataError(f"{where}: a coded aperture is an image of two axes, not of shape {tuple(mask.shape)}; give the mask of one band")
+    if not (mask.isfinite().all() and mask.min() >= 0 and mask.max() > 0):
+        raise DataError(f"{where}: values from {mask.min():g} to {mask.max():g}, but a mask lets through shares of light from 0 up to 1")
+    return Camera(mask, tuple(shift_px * band for band in range(bands)), 2 / bands)
+
+
+def check_cube(camera: Camera, cube: Tensor, *, where: str = "cube") -> None:
+    """Refuse a cube (..., C, H, W) that is not of the camera's bands and size.
+
+    Raises:
+        DataError: says both and what to do.
+    """
+    bands, *size = cube.shape[-3:]
+    if bands != len(camera.shifts_px):
+        raise DataError(
+            f"{where}: {bands} bands, but the camera is for {len(camera.shifts_px)}; resample its wavelengths or change the camera"
+        )
+    if tuple(size) != tuple(camera.mask.shape):
+        raise DataError(f"{where}: {_say(size)}, but the mask has {_say(camera.mask.shape)}; crop one to the size of the other")
+
+
+def check_measurement(camera: Camera, measurement: Tensor, *, where: str = "measurement") -> None:
+    """Refuse a measurement (..., H, W') that this camera cannot have made.
+
+    Raises:
+        DataError: says its size, the one expected, and what to do.
+    """
+    if tuple(measurement.shape[-2:]) != camera.detector:
+        raise DataError(
+            f"{where}: {_say(measurement.shape[-2:])}, but a mask of {_say(camera.mask.shape)} and shifts up to "
+            f"{camera.shifts_px[-1]} columns give {_say(camera.detector)}; use the mask and the shift it was taken with"
+        )
+
+
+def measure_cube(camera: Camera, cube: Tensor) -> Tensor:
+    """The picture of a cube, A x: (B, C, H, W) -> (B, H, W'). Each band is masked, shifted, and added to the others."""
+    coded = camera.mask.to(cube) * cube
+    last = camera.shifts_px[-1]
+    shifted = (F.pad(band, (shift, last - shift)) for band, shift in zip(coded.unbind(1), camera.shifts_px, strict=True))
+    return camera.gain * sum(shifted, start=torch.zeros(()).to(cube))
+
+
+def project_back(camera: Camera, measurement: Tensor) -> Tensor:
+    """The adjoint of `measure_cube`, A' y: (B, H, W') -> (B, C, H, W)."""
+    return camera.gain * camera.mask.to(measurement) * _shift_back(camera, measurement)
+
+
+def estimate_first(camera: Camera, measurement: Tensor) -> Tensor:
+    """The smallest cube with this picture, A' (A A')^-1 y: (B, H, W') -> (B, C, H, W), 0 behind closed apertures.
+
+    The measurement shifted back and masked, as the S2-Transformer is given it, here divided by the light that reached each detector
+    pixel, of which there is less at the sides. A A' is diagonal, since a detector pixel sees each band in one place at most.
+    """
+    return project_back(camera, measurement / _measure_light(camera, measurement))
+
+
+def estimate_open(camera: Camera, measurement: Tensor) -> Tensor:
+    """The mean of all bands that met in a detector pixel, for each of them: (B, H, W') -> (B, C, H, W), 0 where none did.
+
+    Ours: behind closed apertures it shows other bands of other places, which is mostly nearer than nothing.
+    """
+    sums = measure_cube(camera, torch.ones(1, len(camera.shifts_px), *camera.mask.shape).to(measurement))
+    return _shift_back(camera, torch.where(sums > NO_LIGHT, measurement / sums.clamp_min(NO_LIGHT), 0.0))
+
+
+def reconstruct_gap_tv(camera: Camera, measurement: Tensor, settings: GapTv | None = None) -> Tensor:
+    """A cube with this picture and little total variation: (B, H, W') -> (B, C, H, W) (GAP-TV, Yuan 2016, ICIP).
+
+    Alternates the projection onto the cubes with this picture, `x = v + A' (A A')^-1 (y - A v)`, and denoising each band, `v = TV(x)`;
+    accelerated by adding up the residuals of y (Liao et al. 2014, GAP).
+    """
+    settings = settings or GapTv()
+    light = _measure_light(camera, measurement)
+    cube, aimed = torch.zeros_like(_shift_back(camera, measurement)), torch.zeros_like(measurement)
+    for _ in range(settings.rounds):
+        seen = measure_cube(camera, cube)
+        aimed = aimed + (measurement - seen)
+        cube = denoise_bands(cube + project_back(camera, (aimed - seen) / light), settings.weight, steps=settings.denoising)
+    return cube
+
+
+def denoise_bands(cube: Tensor, weight: float, *, steps: int) -> Tensor:
+    """`argmin 1/2 |u - x|^2 + weight TV(u)` of each band, approached in so many steps: (B, C, H, W) -> (B, C, H, W).
+
+    The isotropic total variation of Rudin, Osher and Fatemi (1992), by projected gradients of the dual (Chambolle 2004, section 3).
+    """
+    down, across = torch.zeros_like(cube), torch.zeros_like(cube)
+    for _ in range(steps):
+        smooth = cube + weight * _diverge(down, across)
+        down = down + DUAL_STEP / weight * F.pad(smooth.diff(dim=2), (0, 0, 0, 1))
+        across = across + DUAL_STEP / weight * F.pad(smooth.diff(dim=3), (0, 1))
+        length = (down.square() + across.square()).sqrt().clamp_min(1)
+        down, across = down / length, across / length
+    return cube + weight * _diverge(down, across)
+
+
+def compute_signal_loss(signal: Tensor, cube: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference of a head's answer from the encoded signal F' = M F, a scalar: cubes (B, C, H, W), mask (B, 1, H, W).
+
+    With the mean absolute error of the image it is the loss of mask-encoding pretraining (Wang et al. 2025, as reading notes tell it; the
+    norm is our guess).
+    """
+    return (signal.float() - mask * cube).abs().mean()
+
+
+def weigh_signal(signal: Tensor, *, max_weight: float = 10.0) -> Tensor:
+    """How much each voxel counts by how weak its encoded signal looks: (B, C, H, W) -> the same, mean 1 per image, no gradient.
+
+    `w = 1 / |g|` cut to between 1 and `max_weight`, then `(w - 1) / mean(w - 1)`: nothing where the signal is strong, most where it is
+    masked (mask-aware training, Wang et al. 2025, as reading notes tell it). NOTE: dark voxels in the open weigh as much as masked ones.
+    """
+    weight = 1 / signal.detach().float().abs().clamp_min(1 / max_weight)
+    excess = weight.clamp_min(1) - 1
+    return excess / excess.mean(dim=(1, 2, 3), keepdim=True).clamp_min(NO_LIGHT)
+
+
+def compute_mask_aware_loss(image: Tensor, cube: Tensor, weight: Tensor, *, emphasis: float = 1.0) -> Tensor:
+    """`mean |e| + emphasis mean |w e|`, a scalar; `weight` (B, C, H, W) is that of `weigh_signal`."""
+    error = (image.float() - cube).abs()
+    return error.mean() + emphasis * (weight * error).mean()
+
+
+def _shift_back(camera: Camera, measurement: Tensor) -> Tensor:
+    """What of a measurement each band fell upon: (B, H, W') -> (B, C, H, W)."""
+    width = camera.mask.shape[1]
+    return torch.stack([measurement[..., shift : shift + width] for shift in camera.shifts_px], dim=1)
+
+
+def _measure_light(camera: Camera, like: Tensor) -> Tensor:
+    """The diagonal of A A': (1, H, W')."""
+    openness = project_back(camera, torch.ones(1, *camera.detector).to(like))
+    return measure_cube(camera, openness).clamp_min(NO_LIGHT)
+
+
+def _diverge(down: Tensor, across: Tensor) -> Tensor:
+    """The divergence of a field, minus the adjoint of the forward difference; at the last row and column the field is 0."""
+    rows = F.pad(down[:, :, :-1], (0, 0, 1, 1)).diff(dim=2)
+    columns = F.pad(across[..., :-1], (1, 1)).diff(dim=3)
+    return rows + columns
+
+
+def _say(size: tuple[int, ...] | list[int] | torch.Size) -> str:
+    return f"{size[0]} x {size[1]} pixels"
