@@ -135,6 +135,9 @@ class FusingSettings(Settings):
 
     base: Literal["change", "none"] = "change"
     """What the network adds to: the fine dates moved by the change of the coarse ones, or nothing as in the papers."""
+    reach_px: Annotated[int, Field(ge=1)] | None = 32
+    """Fine pixels to each side within which changes are measured where predictions from both dates are combined; none takes the whole
+    image as in StfNet, whose answer then depends on how a scene is cut into tiles."""
 
 
 class StfganSettings(FusingSettings):
@@ -165,8 +168,6 @@ class StfnetSettings(FusingSettings):
     """Channels of the first layer; the second has half as many."""
     bands_apart: bool = False
     """True gives each band streams of its own that see no other band, as the notes say."""
-    reach_px: Annotated[int, Field(ge=1)] | None = None
-    """Pixels to each side within which changes are measured for the combination; none takes the whole image."""
     delta: Annotated[float, Field(ge=0)] = 0.2
     """Reflectance; if one change exceeds the other by more, the prediction across the smaller one is taken alone."""
 

@@ -43,7 +43,9 @@ class Stfgan(nn.Module):
         self.joint = settings.joint
         self.ratio = STAGE_RATIO**settings.stages
         self.scale = _make_scale(settings, mean, std)
-        self.generators = nn.ModuleList(Generator(len(mean), settings) for _ in range(settings.stages))
+        smaller = [STAGE_RATIO**left for left in reversed(range(settings.stages))]
+        reaches = [settings.reach_px and max(1, settings.reach_px // ratio) for ratio in smaller]
+        self.generators = nn.ModuleList(Generator(len(mean), settings, reach_px=reach) for reach in reaches)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """The fine image of the middle date."""
@@ -71,10 +73,11 @@ class Generator(nn.Module):
     its channels, which takes as many parameters as a batch norm, so that an image depends on no other of its batch.
     """
 
-    def __init__(self, bands: int, settings: StfganSettings) -> None:
+    def __init__(self, bands: int, settings: StfganSettings, *, reach_px: int | None = None) -> None:
+        """`reach_px`: as in the settings, but in pixels of its own answer."""
         super().__init__()
         width, norm = settings.width, settings.norm
-        self.base = settings.base
+        self.base, self.reach_px = settings.base, reach_px
         self.coarse = _Features(3 * bands, width, settings.coarse_blocks, norm)
         self.enlarge = nn.Sequential(*(layer for _ in range(2) for layer in _double(width)))
         self.fine = _Features(2 * bands, width, settings.fine_blocks, norm)
@@ -88,7 +91,7 @@ class Generator(nn.Module):
         if self.base == "none":
             return torch.tanh(merged.float())
         with torch.autocast(fine.device.type, enabled=False):  # the base is shown: bf16 would round it to one part in 256
-            return predict_by_change(coarse, fine, delta=torch.inf) + merged.float()
+            return predict_by_change(coarse, fine, delta=torch.inf, reach_px=self.reach_px) + merged.float()
 
 
 class Discriminator(nn.Module):

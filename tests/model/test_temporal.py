@@ -111,6 +111,22 @@ def test_with_a_reach_each_place_is_combined_by_its_own_change() -> None:
     assert combined[..., 5:].min() > 1 - 1e-3
 
 
+@pytest.mark.parametrize("reach", [1, 3, 20])
+def test_a_reach_is_a_square_cut_off_at_the_borders(reach: int) -> None:
+    """Once more with a loop over pixels."""
+    dates = draw_dates(size=9)[:1].float()
+    ones, combined = torch.ones(1, 4, 9, 9), torch.empty(1, 4, 9, 9)
+    steps = dates.diff(dim=1).abs()
+    for row in range(9):
+        for column in range(9):
+            square = steps[..., max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1].mean(dim=(3, 4))
+            combined[..., row, column] = square[:, 1] / square.sum(dim=1)
+    found = combine_middle(Middle(ones, torch.zeros_like(ones)), dates, delta=9.0, reach_px=reach)
+    torch.testing.assert_close(found, combined, atol=1e-5, rtol=1e-5)
+    if reach == 20:
+        torch.testing.assert_close(found, combine_middle(Middle(ones, torch.zeros_like(ones)), dates, delta=9.0).expand_as(found))
+
+
 def test_coarse_pixels_keep_their_places_on_the_fine_grid() -> None:
     """A plane is met exactly inside; on its own grid nothing is touched."""
     fine = (torch.arange(32.0)[:, None] + 2 * torch.arange(32.0))[None, None, None].expand(1, 3, 2, 32, 32)

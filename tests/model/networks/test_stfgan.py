@@ -13,7 +13,7 @@ from sereno.model.config import StfganSettings
 from sereno.model.networks.stfgan import Discriminator, Generator, Stfgan, coarsen
 from sereno.model.temporal import predict_by_change
 
-SMALL: dict[str, Any] = {"name": "stfgan", "width": 8, "coarse_blocks": 2, "fine_blocks": 1}
+SMALL: dict[str, Any] = {"name": "stfgan", "width": 8, "coarse_blocks": 2, "fine_blocks": 1, "reach_px": None}
 BANDS = 3
 
 
@@ -74,6 +74,11 @@ def test_training_starts_at_the_fine_dates_moved_by_the_change_of_the_coarse_one
     middle = torch.stack([between[:, 0], first, between[:, 1]], dim=1)
     torch.testing.assert_close(image, predict_by_change(middle, fine), atol=0.02, rtol=0)
     assert not torch.equal(image, predict_by_change(middle, fine))
+
+
+@pytest.mark.parametrize(("reach", "stages", "expected"), [(32, 2, [8, 32]), (2, 2, [1, 2]), (None, 2, [None, None]), (32, 1, [32])])
+def test_a_reach_in_fine_pixels_is_as_long_on_the_grid_of_each_stage(reach: int | None, stages: int, expected: list[int | None]) -> None:
+    assert [generator.reach_px for generator in make(reach_px=reach, stages=stages).generators] == expected
 
 
 def test_the_second_stage_sees_what_the_first_gives_in_training_as_in_use() -> None:
