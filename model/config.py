@@ -186,7 +186,7 @@ class AdversarialSettings(Settings):
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Learning rate of the critic (RMSprop in the public re-implementation)."""
     clip: Annotated[float, Field(gt=0)] = 0.01
-    """Objective `wgan-clip`: largest absolute value of a critic's weight (Arjovsky et al. 2017)."""
+    """Objective `wgan-clip`: largest absolute value of a critic's weight (Arjovsky et al. 2017); those of norms are left alone."""
     penalty: Annotated[float, Field(ge=0)] = 10.0
     """Objective `wgan-gp`: weight of the gradient penalty (Gulrajani et al. 2017)."""
 
