@@ -263,6 +263,8 @@ class LossSettings(Settings):
     """Mean absolute difference."""
     charbonnier: Annotated[float, Field(ge=0)] = 0.0
     """Absolute difference, smooth at zero."""
+    squared: Annotated[float, Field(ge=0)] = 0.0
+    """Squared difference, as STFGAN and StfNet have it."""
     spatial: Annotated[float, Field(ge=0)] = 0.2
     """Difference of neighbouring pixels."""
     spectral: Annotated[float, Field(ge=0)] = 0.2
@@ -288,7 +290,7 @@ class LossSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        parts = ("pixel", "charbonnier", "spatial", "spectral", "sam", "carl", "amplitude", "phase")
+        parts = ("pixel", "charbonnier", "squared", "spatial", "spectral", "sam", "carl", "amplitude", "phase")
         if not any(getattr(self, part) for part in parts):
             raise ValueError(f"every part of the loss has weight zero: give one of {', '.join(parts)} a weight")
         return self

@@ -131,6 +131,11 @@ def _add_charbonnier(seen: Comparison) -> Tensor:
     return _add_weighted((seen.error.square() + CHARBONNIER**2).sqrt() - CHARBONNIER, seen.truth.weight)
 
 
+def _add_squares(seen: Comparison) -> Tensor:
+    """Squared differences."""
+    return _add_weighted(seen.error.square(), seen.truth.weight)
+
+
 def _add_neighbours(seen: Comparison, dim: int) -> Tensor:
     """Half of the absolute differences of neighbouring pixels along `dim` (SSR-NET, Zhang et al. 2021)."""
     return _add_weighted(seen.error.diff(dim=dim).abs(), _lesser(seen.truth.weight, dim)) / 2
@@ -272,6 +277,7 @@ def _lesser(weight: Tensor, dim: int) -> Tensor:
 TERMS: Final = {
     "pixel": Term("pixel", _add_pixels, _measure_weight),
     "charbonnier": Term("charbonnier", _add_charbonnier, _measure_weight),
+    "squared": Term("squared", _add_squares, _measure_weight),
     "spatial_across": Term("spatial", partial(_add_neighbours, dim=3), partial(_measure_neighbours, dim=3)),
     "spatial_down": Term("spatial", partial(_add_neighbours, dim=2), partial(_measure_neighbours, dim=2)),
     "spectral": Term("spectral", _add_bands, _measure_weight),

@@ -118,6 +118,7 @@ def naive_phase(p: Array, t: Array, _: Array, truth: Truth) -> float:
 NAIVE: dict[str, Callable[[Array, Array, Array, Truth], float]] = {
     "pixel": lambda p, t, w, _: mean_of(np.abs(p - t), w),
     "charbonnier": lambda p, t, w, _: mean_of(np.sqrt((p - t) ** 2 + CHARBONNIER**2) - CHARBONNIER, w),
+    "squared": lambda p, t, w, _: mean_of((p - t) ** 2, w),
     "spatial": naive_neighbours,
     "spectral": lambda p, t, w, _: mean_of(np.abs(np.diff(p, axis=1) - np.diff(t, axis=1)), w),
     "sam": naive_sam,
