@@ -128,6 +128,9 @@ class S2SnapshotSettings(SpatialSpectralSettings):
     """A network of `model/networks/`."""
     encoding: bool = True
     """True adds the head that fits the encoded signal, for mask-encoding pretraining and mask-aware training."""
+    base: Literal["gap-tv", "open", "first"] = "gap-tv"
+    """What the network sees and adds to, a row of `ESTIMATES` in `model/snapshot.py`: a few rounds of GAP-TV, or the measurement shifted
+    back without the aperture, or with it as in the authors' code."""
 
 
 class FusingSettings(Settings):

@@ -6,6 +6,7 @@ al. 2008). Baselines without a network and the losses of mask-aware learning sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
@@ -47,6 +48,10 @@ class GapTv(NamedTuple):
     """Weight of the total variation, in units of the cube times pixels."""
     denoising: int = 8
     """Dual steps of the denoising of each round."""
+
+
+QUICK: Final = GapTv(rounds=20, denoising=5)
+"""GAP-TV as a first estimate."""
 
 
 def make_camera(mask: Tensor, bands: int, *, shift_px: int = SHIFT_PX, where: str = "mask") -> Camera:
@@ -140,6 +145,15 @@ def reconstruct_gap_tv(camera: Camera, measurement: Tensor, settings: GapTv | No
     return cube
 
 
+def estimate_quickly(camera: Camera, measurement: Tensor) -> Tensor:
+    """A few rounds of GAP-TV, a fifth of its work: (B, H, W') -> (B, C, H, W).
+
+    Ours. On made-up fields of 12 bands a network that adds to it was 2 dB better than GAP-TV after 150 steps, one that adds to
+    `estimate_open` or `estimate_first` 4 dB worse.
+    """
+    return reconstruct_gap_tv(camera, measurement, QUICK)
+
+
 def denoise_bands(cube: Tensor, weight: float, *, steps: int) -> Tensor:
     """`argmin 1/2 |u - x|^2 + weight TV(u)` of each band, approached in so many steps: (B, C, H, W) -> (B, C, H, W).
 
@@ -153,6 +167,14 @@ def denoise_bands(cube: Tensor, weight: float, *, steps: int) -> Tensor:
         length = (down.square() + across.square()).sqrt().clamp_min(1)
         down, across = down / length, across / length
     return cube + weight * _diverge(down, across)
+
+
+ESTIMATES: Final[dict[str, Callable[[Camera, Tensor], Tensor]]] = {
+    "gap-tv": estimate_quickly,
+    "open": estimate_open,
+    "first": estimate_first,
+}
+"""What a network can be given, by the name of its base."""
 
 
 def compute_signal_loss(signal: Tensor, cube: Tensor, mask: Tensor) -> Tensor:

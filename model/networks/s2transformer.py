@@ -85,10 +85,10 @@ class Encoded(NamedTuple):
 class S2Snapshot(_Trunk):
     """Reconstruct cubes: an estimate (B, C, H, W) and the coded aperture (B, 1, H, W) in 0..1 -> (B, C, H, W), any size.
 
-    The estimate is one of `sereno.model.snapshot`, which the answer is added to. Skeleton, block, sizes and pins as in `S2Transformer`;
-    with 28 bands and pins, without the head for the encoded signal, it has the 2.61 M parameters counted in their code. Theirs for the
-    mask-aware learning is the idea of an auxiliary head; that it is one 1x1 convolution of the last features is our guess. Ours: bands
-    are scaled by their mean and spread, and a sigmoid in the mask's embedding.
+    The estimate is a row of `ESTIMATES` in `sereno.model.snapshot`, which the answer is added to. Skeleton, block, sizes and pins as in
+    `S2Transformer`; with 28 bands and pins, without the head for the encoded signal, it has 2,613,052 parameters, the 2.61 M counted in
+    their code. Theirs for the mask-aware learning is the idea of an auxiliary head; that it is one 1x1 convolution of the last features is
+    our guess. Ours: bands are scaled by their mean and spread, a base better than theirs, and a sigmoid in the mask's embedding.
     """
 
     def __init__(self, settings: S2SnapshotSettings, *, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -9,7 +9,9 @@ import torch
 from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
+from sereno.model.config import S2SnapshotSettings
 from sereno.model.snapshot import (
+    ESTIMATES,
     Camera,
     GapTv,
     check_cube,
@@ -136,6 +138,14 @@ def test_gap_tv_fits_the_picture_and_beats_both_estimates_by_far() -> None:
     assert compute_psnr(rebuilt, cube) > max(scores) + 5
     assert (measure_cube(camera, rebuilt) - picture).abs().mean() < 1e-3
     assert compute_psnr(reconstruct_gap_tv(camera, picture, GapTv(rounds=5)), cube) < compute_psnr(rebuilt, cube)
+
+
+def test_every_base_of_the_settings_is_an_estimate_and_the_quick_one_the_best() -> None:
+    cube, camera = draw_fields(12), draw_camera(12, size=(48, 48))
+    names = S2SnapshotSettings.model_json_schema()["properties"]["base"]["enum"]
+    scores = {name: compute_psnr(ESTIMATES[name](camera, measure_cube(camera, cube)), cube) for name in names}
+    assert scores.keys() == ESTIMATES.keys()
+    assert scores["gap-tv"] > scores["open"] + 4 > scores["first"] + 4
 
 
 def test_a_detector_pixel_that_no_light_reaches_does_no_harm() -> None:
