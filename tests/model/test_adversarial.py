@@ -21,7 +21,7 @@ from sereno.model.adversarial import (
 )
 from sereno.model.config import AdversarialSettings, StfganSettings
 from sereno.model.layers import ChannelNorm
-from sereno.model.networks.stfgan import Discriminator
+from sereno.model.networks.stfgan import Discriminator, Stfgan
 from sereno.pipeline.errors import ConfigError
 
 BANDS = 2
@@ -218,6 +218,27 @@ def test_what_is_not_trusted_tells_nothing() -> None:
     compute_fooling_loss(small_critic(), show_trusted(made, trust), settings_of("lsgan")).backward()
     assert made.grad is not None
     assert not made.grad[:, :, 2:4].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_under_bf16_both_sides_of_stfgan_get_gradients_near_those_of_fp32(name: str) -> None:
+    torch.manual_seed(0)
+    network_settings = StfganSettings(name="stfgan", width=8, coarse_blocks=1, fine_blocks=1, stages=1)
+    network, critic = (kind(network_settings, mean=[0.4] * BANDS, std=[0.3] * BANDS) for kind in (Stfgan, Discriminator))
+    coarse, fine, target = torch.rand(2, 3, BANDS, 4, 4), torch.rand(2, 2, BANDS, 16, 16), torch.rand(2, BANDS, 16, 16)
+    settings, gradients = settings_of(name), []
+    for enabled in (False, True):
+        network.zero_grad()
+        critic.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            made = network(coarse, fine)
+            fooling = compute_fooling_loss(critic, made, settings)
+            judged = compute_critic_loss(critic, Contest(target, made, 2), settings, shares=torch.tensor([0.3, 0.6])).total
+        assert fooling.dtype == judged.dtype == torch.float32
+        (fooling + judged).backward()
+        gradients.append([torch.cat([parameter.grad.flatten() for parameter in side.parameters()]) for side in (network, critic)])
+    for exact, rounded in zip(*gradients, strict=True):
+        assert torch.cosine_similarity(exact, rounded, dim=0) > 0.95
 
 
 @pytest.mark.parametrize("name", NAMES)
