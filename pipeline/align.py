@@ -168,7 +168,7 @@ def measure_field(clear: xr.Dataset, sar: tuple[Float, Bool], settings: AlignSet
     power, valid = sar
     decibel = 10 * np.log10(np.where(valid & (power > 0), power, np.nan))
     optical = to_reflectance(clear["data"].sel(band=names).values)
-    return estimate_field(Layer(optical, ground), Layer(decibel, valid), settings, pixel_m=measure_pixel(geobox_of(clear)))
+    return estimate_field(Layer(optical, ground), Layer(decibel, valid, "sar"), settings, pixel_m=measure_pixel(geobox_of(clear)))
 
 
 def measure_pixel(grid: GeoBox) -> float:

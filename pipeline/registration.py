@@ -1,8 +1,8 @@
-"""How far SAR content lies from optical content: a field of shifts per scene, with its uncertainty and a verdict.
+"""How far the content of one image lies from that of another: a field of shifts per scene, with its uncertainty and a verdict.
 
-Two images of unlike physics enter, on one grid, with their validity; a `Registration` leaves. Descriptors that ignore contrast are compared
-in many windows, from coarse to fine where the search is wide, and the simplest field on which the windows agree is taken. When they do not
-agree, or any gate is not passed, it is refused, never guessed.
+Two images enter, optical and SAR or optical of two dates, on one grid, with their validity; a `Registration` leaves. Descriptors that
+ignore contrast are compared in many windows, from coarse to fine where the search is wide, and the simplest field on which the windows
+agree is taken. When they do not agree, or any gate is not passed, it is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Layer(NamedTuple):
     """(band, y, x): reflectance 0..1, best green, red and near infrared, or SAR in dB. NaN and infinite values count as not valid."""
     valid: Bool
     """(y, x), True = usable: no cloud, no shadow, observed."""
+    kind: Literal["optical", "sar"] = "optical"
+    """Which of the two `values` are. SAR taken for optical has no structure and is refused."""
 
 
 class WindowMatch(NamedTuple):
@@ -78,9 +80,9 @@ class WindowMatch(NamedTuple):
     col: float
     """Centre of its usable ground, pixels of the grid."""
     dy: float
-    """Shift of SAR content, rows."""
+    """Shift of content, rows."""
     dx: float
-    """Shift of SAR content, columns."""
+    """Shift of content, columns."""
     peak: float
     """Normalised correlation at that shift, -1..1."""
     residual_px: float
@@ -94,9 +96,9 @@ class Registration:
     """A measured field and how far it can be trusted."""
 
     field: ShiftField
-    """Content at (row, col) of the optical image appears at (row + dy, col + dx) of the SAR image. Zero if refused."""
+    """Content at (row, col) of the fixed image appears at (row + dy, col + dx) of the moved one. Zero if refused."""
     verdict: Literal["applied", "refused"]
-    """`refused` means: leave SAR where its geocoding puts it."""
+    """`refused` means: leave the moved image where its geocoding puts it."""
     status: Status
     """Why, in one word."""
     reason: str
@@ -166,37 +168,37 @@ def _round(value: Any) -> Any:
     return round(value, 4) if abs(value) >= 1e-3 or value == 0 else float(f"{value:.4g}")
 
 
-def estimate_field(optical: Layer, sar: Layer, settings: AlignSettings, *, pixel_m: float) -> Registration:
-    """The field of shifts of SAR content relative to optical content, or a refusal with its reason; never an exception for bad pixels.
+def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: float) -> Registration:
+    """The field of shifts of the content of `moved` relative to `fixed`, or a refusal with its reason; never an exception for bad pixels.
 
-    `optical` and `sar` lie on one grid with pixels of `pixel_m` metres. Equal input and settings give equal output.
+    Both lie on one grid with pixels of `pixel_m` metres. Equal input and settings give equal output.
 
     Source: descriptors after Dalal & Triggs (2005) or Heinrich et al. (2012), masked correlation after Padfield (2012), consensus after
     Fischler & Bolles (1981), gates as `_find_fault` names them.
     """
-    optical, sar = (layer._replace(valid=layer.valid & np.isfinite(layer.values).all(axis=0)) for layer in (optical, sar))
+    fixed, moved = (layer._replace(valid=layer.valid & np.isfinite(layer.values).all(axis=0)) for layer in (fixed, moved))
     search_px = settings.search_m / pixel_m
-    factor = choose_factor(search_px, optical.valid.shape)
-    rows, cols = optical.valid.shape
+    factor = choose_factor(search_px, fixed.valid.shape)
+    rows, cols = fixed.valid.shape
     start = start_registration((rows, cols), "nothing was measured", pixel_m=pixel_m)
     start = dataclasses.replace(
         start,
         search_px=search_px,
         coarse_factor=factor,
         descriptor=settings.descriptor,
-        valid_share=float((optical.valid & sar.valid).mean()),
+        valid_share=float((fixed.valid & moved.valid).mean()),
     )
     radius, guess = math.ceil(search_px), start.field
     if factor > 1:
-        coarse = estimate_field(shrink_optical(optical, factor), shrink_sar(sar, factor), settings, pixel_m=pixel_m * factor)
+        coarse = estimate_field(shrink_layer(fixed, factor), shrink_layer(moved, factor), settings, pixel_m=pixel_m * factor)
         if coarse.verdict == "refused":
             return dataclasses.replace(start, status=coarse.status, reason=f"on pixels of {pixel_m * factor:g} m: {coarse.reason}")
         radius, guess = max(FINE_RADIUS_PX, 2 * factor), refine_field(coarse.field, factor)
-    layout = lay_windows(optical.valid.shape, radius, settings)
+    layout = lay_windows(fixed.valid.shape, radius, settings)
     if layout is None:
-        reason = f"a scene of {optical.valid.shape} pixels is too small for windows of {MIN_WINDOW_PX}"
+        reason = f"a scene of {fixed.valid.shape} pixels is too small for windows of {MIN_WINDOW_PX}"
         return dataclasses.replace(start, status="no_ground", reason=reason)
-    matches = match_windows(*describe_layers(optical, sar, settings), layout, guess)
+    matches = match_windows(describe_layer(fixed, settings), describe_layer(moved, settings), layout, guess)
     return _judge(matches, layout, start, settings)
 
 
@@ -217,12 +219,11 @@ def start_registration(shape: tuple[int, int], reason: str, *, pixel_m: float) -
     )
 
 
-def describe_layers(optical: Layer, sar: Layer, settings: AlignSettings) -> tuple[Features, Features]:
-    """Descriptors of both images: of the logarithm of reflectance, and of the mean dB of all polarisations."""
-    describe = DESCRIPTORS[settings.descriptor]
-    logarithm = np.log(np.maximum(np.where(optical.valid, optical.values, 0), 0) + LOG_OFFSET)
-    mean = np.where(sar.valid, sar.values, 0).mean(axis=0, keepdims=True)
-    return describe(logarithm.astype(np.float32), optical.valid), describe(mean.astype(np.float32), sar.valid)
+def describe_layer(layer: Layer, settings: AlignSettings) -> Features:
+    """Descriptors of the logarithm of reflectance, or of the mean dB of all polarisations."""
+    values = np.where(layer.valid, layer.values, 0)
+    values = values.mean(axis=0, keepdims=True) if layer.kind == "sar" else np.log(np.maximum(values, 0) + LOG_OFFSET)
+    return DESCRIPTORS[settings.descriptor](values.astype(np.float32), layer.valid)
 
 
 def choose_factor(search_px: float, shape: tuple[int, ...]) -> int:
@@ -233,20 +234,20 @@ def choose_factor(search_px: float, shape: tuple[int, ...]) -> int:
     return factor
 
 
-def shrink_optical(layer: Layer, factor: int) -> Layer:
-    """Means of `factor` x `factor` pixels; rows and columns that do not fill one are dropped."""
+def shrink_layer(layer: Layer, factor: int) -> Layer:
+    """Means of `factor` x `factor` pixels, of SAR as power; rows and columns that do not fill one are dropped."""
+    if layer.kind == "sar":
+        return _shrink_sar(layer, factor)
     values, weights = _sum_blocks(layer.values, layer.valid, factor)
-    valid = weights >= COARSE_VALID * factor**2
     means: Float = (values / np.maximum(weights, 1)).astype(np.float32)
-    return Layer(means, valid)
+    return layer._replace(values=means, valid=weights >= COARSE_VALID * factor**2)
 
 
-def shrink_sar(layer: Layer, factor: int) -> Layer:
-    """The same for SAR in dB, averaged as power."""
-    power, valid = shrink_optical(Layer((10 ** (layer.values / 10)).astype(np.float32), layer.valid), factor)
+def _shrink_sar(layer: Layer, factor: int) -> Layer:
+    power, valid, _ = shrink_layer(Layer((10 ** (layer.values / 10)).astype(np.float32), layer.valid), factor)
     valid = valid & (power > 0).all(axis=0)
     decibel: Float = (10 * np.log10(np.where(valid, power, 1))).astype(np.float32)
-    return Layer(decibel, valid)
+    return layer._replace(values=decibel, valid=valid)
 
 
 def _sum_blocks(values: Float, valid: Bool, factor: int) -> tuple[Float, Float]:

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.geometry import displace_pixels, sample_power
-from sereno.pipeline.registration import Layer, Registration, choose_factor, estimate_field, refine_field, shrink_optical, shrink_sar
+from sereno.pipeline.registration import Layer, Registration, choose_factor, estimate_field, refine_field, shrink_layer
 from sereno.pipeline.shiftfield import ShiftField, make_shift
 
 SIDE, SMALL = 768, 384
@@ -47,7 +47,7 @@ def moved_sar(degree: Any, looks: float = 4.0, side: int = SIDE) -> Array:
 def estimate(optical: Array, sar: Array, valid: Bool | None = None, **settings: Any) -> Registration:
     usable = np.ones(optical.shape[1:], bool) if valid is None else valid
     whole = np.ones(sar.shape[1:], bool)
-    return estimate_field(Layer(optical, usable), Layer(sar, whole), AlignSettings(**settings), pixel_m=10.0)
+    return estimate_field(Layer(optical, usable), Layer(sar, whole, "sar"), AlignSettings(**settings), pixel_m=10.0)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_coarser_pixels_are_means_of_power_and_know_what_is_missing() -> None:
     valid = np.ones((8, 8), bool)
     valid[:4, :2], valid[4:, 4:6] = False, False
     valid[4, 4] = True
-    sar = shrink_sar(Layer(decibel, valid), 4)
+    sar = shrink_layer(Layer(decibel, valid, "sar"), 4)
     assert sar.values[0, 0, 1] == pytest.approx(10 * np.log10(0.505), abs=1e-4)
     assert sar.valid.tolist() == [[False, True], [True, False]]
-    optical = shrink_optical(Layer(np.where(valid, 0.2, 50.0)[None].astype(np.float32), valid), 2)
+    optical = shrink_layer(Layer(np.where(valid, 0.2, 50.0)[None].astype(np.float32), valid), 2)
     assert optical.values[0][optical.valid] == pytest.approx(0.2)
 
 
