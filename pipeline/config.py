@@ -160,6 +160,12 @@ class SimulatedArea(Settings):
     """`sentinel`: Sentinel-2 and 1 in the catalogue. Else products of Gaofen-6 with that camera and of Gaofen-3, in the folder `products`;
     the catalogue then holds the elevation model alone."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.satellites != "sentinel" and self.size_px % 24:
+            raise ValueError(f"'size_px' {self.size_px} must be a multiple of 24 for Gaofen, so that pixels of 8 and 16 m fit")
+        return self
+
 
 class SimulateSettings(Settings):
     """A small world with known truth."""
@@ -169,13 +175,22 @@ class SimulateSettings(Settings):
     areas: dict[Name, SimulatedArea] = Field(default_factory=dict)
     """The ground squares, by name."""
     cloudy_dates: Annotated[int, Field(ge=1, le=6)] = 3
-    """Number of cloudy dates per area, each with a Sentinel-1 scene."""
+    """Number of cloudy dates per area, each with a SAR scene."""
     first_day: date = date(2021, 6, 3)
     """Day of the first optical scene; the others follow every five days."""
     max_shift_px: Annotated[float, Field(ge=0)] = 4.0
-    """Largest shift of a simulated SAR scene in pixels of 10 m."""
+    """Largest shift of a simulated Sentinel-1 scene in pixels of 10 m."""
     looks: Annotated[float, Field(gt=0)] = 4.4
-    """Equivalent number of looks of the speckle (Sentinel-1 IW GRDH: about 4.4)."""
+    """Equivalent number of looks of the speckle (Sentinel-1 IW GRDH: about 4.4); Gaofen-3 has one."""
+    rpc_error_m: tuple[float, float] = (20.0, 120.0)
+    """Least and largest distance by which the coefficients of a Gaofen product place everything off, in any direction, metres."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.rpc_error_m
+        if not 0 <= low <= high <= 400:  # the ground goes on for 500 m and more around an area
+            raise ValueError("'rpc_error_m' must be two ordered distances between 0 and 400 m")
+        return self
 
 
 class QuerySettings(Settings):

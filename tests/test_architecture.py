@@ -42,7 +42,7 @@ PIPELINE_LANES = (
     },
     {"catalogue", "detectors", "mosaic", "estimate", "probes"},
     {"ground", "atmosphere"},
-    {"radar", "stac", "world", "overlay"},
+    {"radar", "stac", "world", "overlay", "overflights"},
     {"sensors"},
     {"cover", "products"},
     set(DATA_VERBS),
