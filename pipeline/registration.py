@@ -49,6 +49,9 @@ MIN_WITNESSES: Final[dict[FieldDegree, int]] = {"shift": 0, "affine": 10, "quadr
 MIN_GAIN: Final = 0.98
 """A freer field is taken if it lowers the distance of held-out windows at least to this share. In the simulated world a true affine part of
 0.08 px lowered it to 0.81-0.98, a quadratic one that was not there raised it to 1.01-1.02."""
+MIN_GAIN_OF_FEW: Final = 0.5
+"""The same where there are fewer witnesses than `MIN_WITNESSES`: two dates of one optical sensor agree within hundredths of a pixel, so that
+what clouds leave of them tells a slope that a shift alone would miss by a pixel at the far side."""
 MAX_SHARE_OF_SEARCH: Final = 0.8
 """A field that reaches nearer to the end of the search range is refused: the true one may lie outside."""
 MAX_FALSE_ALARMS: Final = 1e-3
@@ -317,10 +320,9 @@ def choose_fit(matches: Matches, layout: Layout, start: Registration, settings: 
     assert best is not None
     degrees: tuple[FieldDegree, ...] = ("shift", "affine", "quadratic")
     for degree in degrees[1 : degrees.index(settings.field) + 1]:
-        if len(matches.good) / layout.overlap < MIN_WITNESSES[degree]:
-            break
+        needed = MIN_GAIN if len(matches.good) / layout.overlap >= MIN_WITNESSES[degree] else MIN_GAIN_OF_FEW
         freer = fit_field(votes, degree, start.shape)
-        if freer is None or freer.held_out_px > MIN_GAIN * best.held_out_px:
+        if freer is None or freer.held_out_px > needed * best.held_out_px:
             continue
         if float(freer.predict_sigma(*spread_lattice(start.shape)).max()) <= settings.max_sigma_px:
             best = freer

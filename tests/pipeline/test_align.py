@@ -128,7 +128,7 @@ def test_pair_records_where_it_comes_from_and_what_was_measured(tmp_path: Path) 
     manifest = align(tmp_path, make_sar(SHIFT))
     assert verify_store(manifest) > 0
     provenance, summary = open_dataset(manifest).attrs["provenance"], read_manifest(manifest, kind="pair")["summary"]
-    assert set(provenance) == {"pair", "area", "sar", "cloudy", "clear", "registration", "refused"}
+    assert set(provenance) == {"pair", "area", "sar", "cloudy", "clear", "registration", "registration_cloudy", "refused"}
     assert [provenance[role]["item"] for role in ("sar", "cloudy", "clear")] == ["S", "C", "T"]
     assert summary["registration"] == provenance["registration"]
     assert summary["pair"] == PAIR.model_dump(mode="json")
