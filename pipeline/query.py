@@ -45,7 +45,7 @@ from sereno.pipeline.pairing import (
     select_polarisations,
     to_pairs,
 )
-from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status, is_sar
+from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
 from sereno.pipeline.table import choose_by_table, parse_table
@@ -287,11 +287,10 @@ def _list_gaofen(folder: Path, kind: Kind) -> tuple[list[Read], list[tuple[str, 
 
     A product that cannot be used is named once: as that kind which its name tells.
     """
-    from sereno.pipeline.sensors.gaofen_folder import list_products, read_kind  # they read products, which a search never does
+    from sereno.pipeline.sensors.gaofen_folder import list_products  # it reads products, which a search never does
 
-    listing = list_products(folder)
-    found: list[Read] = [(record, footprint) for record, footprint in listing.items if is_sar(record.sensor) == (kind == "sar")]
-    return found, [(name, reason) for name, reason in listing.refused if read_kind(name) == kind]
+    listing = list_products(folder, kind)
+    return [(record, footprint) for record, footprint in listing.items], listing.refused
 
 
 def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read | Refused:

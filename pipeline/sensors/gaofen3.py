@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 from rasterio.windows import Window
 
-from sereno.pipeline.archives import Contents, strip_suffix
+from sereno.pipeline.archives import Contents
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
@@ -75,12 +75,12 @@ KNOWN_SHARE: Final = 0.5
 
 def is_text(name: str) -> bool:
     """Whether listing a product needs the content of the file `name`."""
-    return name.endswith(META)
+    return name.lower().endswith(META)
 
 
 def find_metadata(names: list[str]) -> str | None:
     """The metadata file among the files of a product, by its name; None if it is no product of Gaofen-3."""
-    return next((name for name in sorted(names) if name.endswith(META) and PurePosixPath(name).name.startswith("GF3")), None)
+    return next((name for name in sorted(names) if is_text(name) and PurePosixPath(name).name.startswith("GF3")), None)
 
 
 def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
@@ -96,9 +96,9 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
     if meta is None:
         raise DataError(f"{root} holds no *{META} of Gaofen-3: its copy may be unfinished, fetch it again")
     name = parse_name(PurePosixPath(meta).name)
-    metadata = parse_metadata(contents.texts[meta], where=f"{root}, {PurePosixPath(meta).name}")
+    metadata = parse_metadata(contents.texts[meta], where=PurePosixPath(meta).name)
     assets = {"MTD": _to_asset(root, meta, contents)}
-    incidence = next((path for path in sorted(contents.sizes) if path.endswith(INCIDENCE)), None)
+    incidence = next((path for path in sorted(contents.sizes) if path.lower().endswith(INCIDENCE)), None)
     if incidence is not None:
         assets["incidence"] = _to_asset(root, incidence, contents)
     faults = {}
@@ -110,7 +110,7 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
             continue
         assets |= {key: _to_asset(root, path, contents) for key, path in found.items()}
     if len(faults) == len(name.polarisations):
-        raise DataError(f"{strip_suffix(root)}: {'; '.join(faults.values())}: fetch the product again")
+        raise DataError(f"{name.product} {'; '.join(dict.fromkeys(faults.values()))}: fetch the product again")
     bbox, footprint = to_footprint(metadata.corners)
     record = ItemRecord(
         item=name.product,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.archives import Contents, strip_suffix
+from sereno.pipeline.archives import Contents
 from sereno.pipeline.bands import GAOFEN_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
@@ -245,9 +245,9 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
     named = NAME.match(PurePosixPath(meta).name)
     assert named is not None  # find_metadata has matched it
     product = PurePosixPath(meta).name.split("-")[0].removesuffix(PurePosixPath(meta).suffix)
-    metadata = parse_metadata(contents.texts[meta], where=f"{root}, {PurePosixPath(meta).name}")
+    metadata = parse_metadata(contents.texts[meta], where=PurePosixPath(meta).name)
     if metadata.level != LEVEL:
-        raise DataError(f"{strip_suffix(root)} is of {metadata.level}, only {LEVEL} can be read: order it as level 1A")
+        raise DataError(f"{product} is of {metadata.level}, only {LEVEL} can be read: order it as level 1A")
     files = _list_files(product, contents)
     part = (named["part"] or "").upper()
     is_wfv = named["sensor"].upper().startswith("WFV")
@@ -258,7 +258,7 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
             path = files.get((name, kind))
             if path is None:
                 what = f"image {name}".strip() if kind == "image" else f"coefficients (.rpb) of image {name}".strip()
-                raise DataError(f"{strip_suffix(root)} has no {what}: its copy may be unfinished, fetch it again")
+                raise DataError(f"{product} has no {what}: its copy may be unfinished, fetch it again")
             assets[key] = AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path])
     pan = next((name for name, kind in files if name.startswith("PAN") and kind == "image"), None)
     if pan is not None and (pan, "rpc") in files:
