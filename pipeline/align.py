@@ -271,7 +271,7 @@ def to_layer(scene: xr.Dataset) -> Layer:
     """
     valid = scene["valid"].values
     if "sar_band" in scene.dims:
-        return Layer(scene["data"].values.astype(np.float32) / CENTI_DB, valid, "sar")
+        return Layer((scene["data"].values / CENTI_DB).astype(np.float32), valid, "sar")
     names = [name for name in STRUCTURE_BANDS if name in bands_of(scene)]
     if not names:
         raise MissingError(f"one of {STRUCTURE_BANDS} is needed to align, scenes have {bands_of(scene)}: add it to pipeline.ingest.bands")

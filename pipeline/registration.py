@@ -45,13 +45,13 @@ MIN_GOOD: Final = 8
 MIN_GOOD_SHARE: Final = 0.25
 """Smallest share of good windows among all."""
 MIN_WITNESSES: Final[dict[FieldDegree, int]] = {"shift": 0, "affine": 10, "quadratic": 15}
-"""Independent good windows (their number by their overlap) from which a field of that degree is tried."""
+"""Independent good windows (their number by their overlap) from which a field of that degree needs but a small gain."""
 MIN_GAIN: Final = 0.98
 """A freer field is taken if it lowers the distance of held-out windows at least to this share. In the simulated world a true affine part of
 0.08 px lowered it to 0.81-0.98, a quadratic one that was not there raised it to 1.01-1.02."""
 MIN_GAIN_OF_FEW: Final = 0.5
-"""The same where there are fewer witnesses than `MIN_WITNESSES`: two dates of one optical sensor agree within hundredths of a pixel, so that
-what clouds leave of them tells a slope that a shift alone would miss by a pixel at the far side."""
+"""The same where there are fewer witnesses than `MIN_WITNESSES`: two dates of one optical sensor agree within hundredths of a pixel, so
+that what clouds leave of them tells a slope which a shift alone would miss by a pixel at the far side."""
 MAX_SHARE_OF_SEARCH: Final = 0.8
 """A field that reaches nearer to the end of the search range is refused: the true one may lie outside."""
 MAX_FALSE_ALARMS: Final = 1e-3
