@@ -122,7 +122,7 @@ def open_image(item: ItemRecord, name: str, path: Path, settings: IngestSettings
     Raises:
         LossError: it is not there, cannot be opened, or is not that of the lock.
     """
-    record = item.assets[name].model_copy(update={"href": str(path)})
+    record = item.assets[name].model_copy(update={"href": path.name})
     asset = Asset(item.item, name, record, Resolver(str(path.parent)), settings.attempts, settings.check)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its place is in a file beside it
