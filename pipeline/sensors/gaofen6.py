@@ -164,7 +164,10 @@ def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
         raise DataError(f"{where}: not valid XML ({error}); the file is damaged, fetch the product again") from None
     need, number = partial(_need, root, where=where), partial(_number, root, where=where)
     ends = ("TopLeft", "TopRight", "BottomRight", "BottomLeft")
-    corners = tuple((float(need(f"{end}Longitude")), float(need(f"{end}Latitude"))) for end in ends)
+    corners = tuple(
+        (_to_float(need(f"{end}Longitude"), f"{end}Longitude", where), _to_float(need(f"{end}Latitude"), f"{end}Latitude", where))
+        for end in ends
+    )
     longitude, latitude = np.mean(to_footprint(corners)[1]["coordinates"][0][:4], axis=0)
     centre = (float(longitude), float(latitude))
     stated = number("SolarZenith")
@@ -196,8 +199,10 @@ def _need(root: ET.Element, path: str, *, where: str) -> str:
 
 def _number(root: ET.Element, path: str, *, where: str) -> float | None:
     text = (root.findtext(path) or "").strip()
-    if not text:
-        return None
+    return _to_float(text, path, where) if text else None
+
+
+def _to_float(text: str, path: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -179,6 +179,8 @@ def test_files_that_belong_to_nothing_are_passed_over(tmp_path: Path) -> None:
         (drop("*.rpb"), r"has no coefficients \(.rpb\) of image MUX"),
         (drop("*.xml"), "holds no metadata"),
         (spoil_text("*.xml", "LEVEL1A", "LEVEL2A"), "is of LEVEL2A, only LEVEL1A"),
+        (spoil_text("*.xml", "<TopLeftLatitude>", "<TopLeftLatitude>N"), "TopLeftLatitude is 'N.*expected a number"),
+        (spoil_text("*.xml", "<CloudPercent>0", "<CloudPercent>nan"), "CloudPercent is .*expected a finite number"),
         (spoil_text("*.xml", "<SensorID>PMS</SensorID>", "<SensorID />"), "lacks SensorID"),
         (spoil_text("*.xml", "<CenterTime>2020-06", "<CenterTime>soon"), "CenterTime is"),
         (spoil_text("*.xml", "</ProductMetaData>", ""), "not valid XML"),
