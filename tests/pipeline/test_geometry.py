@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 from scipy import ndimage
 
-from sereno.pipeline.geometry import Positions, compose_positions, resample_sar, sample_power, to_metres
+from sereno.pipeline.geometry import Positions, compose_positions, displace_pixels, resample_sar, sample_power, to_metres
 from sereno.pipeline.shiftfield import N_TERMS, ShiftField, make_shift
 
 MARGIN = 16
@@ -155,7 +155,7 @@ def test_a_field_is_composed_with_any_geocoding_that_gives_positions() -> None:
     rows, cols = np.mgrid[: TARGET.shape.y, : TARGET.shape.x].astype(float)
     known, field = Positions(2 * cols + 20, 0.5 * rows + 0.01 * cols + 15), make_field("affine")
     image = np.stack(np.mgrid[:160, :80]).astype(np.float32)
-    values, valid = sample_power(image, np.ones((160, 80), bool), compose_positions(known, field))
+    values, valid = sample_power(image, np.ones((160, 80), bool), compose_positions(known, displace_pixels(TARGET.shape, field)))
     dy, dx = field.evaluate(rows, cols)
     assert valid.all()
     assert values[0] == pytest.approx(2 * (cols + dx) + 20, abs=1e-3)

@@ -242,7 +242,7 @@ def test_a_geoid_is_added_to_heights_above_the_sea(tmp_path: Path) -> None:
     dem, undulation = write_dem(tmp_path / "dem.tif", over_sea), write_dem(tmp_path / "geoid.tif", geoid)
     scene = read(write(tmp_path, ground=ground), dem=dem, geoid=undulation).scene
     assert np.abs(scene["data"].values[0] / 100 - 10 * np.log10(make_power("HH")["HH"][INNER])).max() < 0.1
-    assert "above the geoid" in scene.attrs["provenance"]["items"][0]["heights"]
+    assert "the geoid geoid.tif added" in scene.attrs["provenance"]["items"][0]["heights"]
 
 
 def test_a_table_of_incidence_of_another_image_loses_the_item(tmp_path: Path) -> None:

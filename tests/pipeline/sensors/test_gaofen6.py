@@ -212,7 +212,7 @@ def test_own_gains_replace_the_table(tmp_path: Path) -> None:
     product = write(tmp_path)
     own = {"GF6-PMS": {"gains": [2 * gain for gain in GAINS["GF6-PMS"][2020].bands], "esun": gaofen6.ESUN["GF6-PMS"]}}
     table, doubled = read(product).scene, read(product, gaofen={"calibration": own}).scene
-    np.testing.assert_allclose(doubled["data"].values, 2.0 * table["data"].values, atol=1)
+    np.testing.assert_allclose(doubled["data"].values, 2.0 * table["data"].values, atol=3)  # both are rounded in plate and scene
     facts = doubled.attrs["provenance"]["items"][0]
     assert (facts["calib_source"], facts["calib_year"]) == ("pipeline.ingest.gaofen.calibration", None)
 
