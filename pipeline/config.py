@@ -193,6 +193,10 @@ class SimulateSettings(Settings):
         return self
 
 
+Inputs = Literal["found", "simulated", "either"]
+"""Where the cloudy image of a pair comes from."""
+
+
 class QuerySettings(Settings):
     """Which scenes are searched and how they become pairs."""
 
@@ -244,12 +248,12 @@ class QuerySettings(Settings):
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     table: Path | None = None
     """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair; none pairs
-    them by overlap, time and cloud cover."""
-    inputs: Literal["found", "simulated", "either"] = "found"
+    them by overlap, time and cloud cover. Unless `inputs` is `found`, `cloudy` may be empty."""
+    inputs: Inputs = "found"
     """`found`: real cloudy scenes. `simulated`: every clear scene is target and input in one, and `align` lays clouds over the input.
-    `either`: as found where an area has a real pair, else simulated."""
+    `either`: as found where an area has a real pair, else simulated; with a `table`, row by row: simulated where `cloudy` is empty."""
     skies: Annotated[int, Field(ge=1)] = 1
-    """With simulated inputs, so many pairs of every clear scene, each under a sky of its own."""
+    """With simulated inputs, so many pairs of every clear scene, each under a sky of its own. `max_pairs` counts each of them."""
     dem_catalogue: str | None = None
     """Where elevation models are searched: a preset, the URL of a STAC API, or the folder of a simulated world. The step `dem` then joins
     them to one image per area, which takes the place of `ingest.dem`. None: no search."""
@@ -272,6 +276,8 @@ class QuerySettings(Settings):
             raise ValueError("'start' lies after 'end'")
         if self.table is not None and self.source != "gaofen":
             raise ValueError("'table' needs 'source: gaofen'")
+        if self.dem_catalogue is not None and self.source == "sen12mscr":
+            raise ValueError("'dem_catalogue' is for scenes that are placed by heights, which those of 'source: sen12mscr' are not")
         if self.source in ("stac", "gaofen") and not self.areas:
             raise ValueError("'areas' is empty: name at least one area with its bbox")
         return self
@@ -383,13 +389,13 @@ class OverlaySettings(Settings):
 
     seed: Annotated[int, Field(ge=0)] = 3
     """Same seed, same skies."""
-    cover: tuple[Share, Share] = (0.15, 0.6)
-    """Share of the ground under thick cloud."""
+    cover: tuple[Share, Share] = (0.1, 0.6)
+    """Share of the ground under cloud that hides half of it and more."""
     cloud_m: tuple[float, float] = (400.0, 1600.0)
     """Size of the clouds, metres."""
-    haze: tuple[float, float] = (0.2, 0.9)
-    """Largest optical thickness of thin cloud at 490 nm."""
-    cirrus: tuple[float, float] = (0.0, 0.35)
+    haze: tuple[float, float] = (0.0, 2.0)
+    """Largest optical thickness of thin cloud."""
+    cirrus: tuple[float, float] = (0.0, 0.8)
     """Largest optical thickness of cirrus."""
     base_m: tuple[float, float] = (700.0, 2500.0)
     """Height of the clouds, metres: with the sun's place it says where shadows fall."""
@@ -518,17 +524,6 @@ class PackSettings(Settings):
     """Seed of the order in which patches are stored."""
 
 
-class PlanSettings(Settings):
-    """What an estimate from locks depends on: the settings of three later steps."""
-
-    ingest: IngestSettings = IngestSettings()
-    """Which bands are read."""
-    patch: PatchSettings = PatchSettings()
-    """How many windows there are."""
-    pack: PackSettings = PackSettings()
-    """How they are stored."""
-
-
 class DemSettings(Settings):
     """How elevation models that `query` found become one image per area (`query.dem_catalogue`)."""
 
@@ -536,6 +531,24 @@ class DemSettings(Settings):
     """Ground around the area of which heights are kept: high ground beside the area leans into it."""
     pixel_m: Annotated[float, Field(gt=0)] = 30.0
     """Pixel of that image."""
+    missing: Literal["unknown", "sea"] = "unknown"
+    """What ground is that no elevation model covers. `unknown`: nothing is placed there. `sea`: it lies at height 0 above the geoid, since
+    Copernicus DEM has no tiles of open sea; some countries are left out of it as well."""
+    attempts: Annotated[int, Field(ge=1)] = 4
+    """How often one elevation model is tried before it counts as unreadable."""
+
+
+class PlanSettings(Settings):
+    """What an estimate from locks depends on: the settings of four later steps."""
+
+    dem: DemSettings = DemSettings()
+    """How much of the elevation models is read."""
+    ingest: IngestSettings = IngestSettings()
+    """Which bands are read."""
+    patch: PatchSettings = PatchSettings()
+    """How many windows there are."""
+    pack: PackSettings = PackSettings()
+    """How they are stored."""
 
 
 class PipelineSettings(Settings):
@@ -563,9 +576,11 @@ class PipelineSettings(Settings):
         unasked = ", ".join(sorted(set(self.ingest.bands) - set(self.query.bands))) or "all bands, which its empty list means"
         if self.query.bands and not (self.ingest.bands and set(self.ingest.bands) <= set(self.query.bands)):
             raise ValueError(f"'query.bands' must name what 'ingest.bands' keeps: also {unasked}")
+        if self.ingest.dem is not None and self.query.dem_catalogue is not None:
+            raise ValueError("'query.dem_catalogue' and 'ingest.dem' both say where heights come from: leave one of them out")
         return self
 
     @property
     def plan(self) -> PlanSettings:
         """What an estimate from locks depends on."""
-        return PlanSettings(ingest=self.ingest, patch=self.patch, pack=self.pack)
+        return PlanSettings(dem=self.dem, ingest=self.ingest, patch=self.patch, pack=self.pack)

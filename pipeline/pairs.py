@@ -44,6 +44,11 @@ def is_sar(sensor: str) -> bool:
     return sensor.startswith("sentinel1") or sensor in ("gaofen3", "sen12mscr-s1")
 
 
+def needs_heights(sensor: str) -> bool:
+    """Whether scenes of a sensor are placed on the ground with heights when they are read."""
+    return sensor.startswith("gaofen") or sensor in ("sentinel1-grd", "sentinel1-safe")
+
+
 class GridRecord(Settings):
     """A grid as plain numbers; `to_geobox` makes the value that the code works with."""
 

@@ -57,8 +57,10 @@ Read = tuple[ItemRecord, dict[str, Any] | None]
 """An item in our form, and the GeoJSON geometry of its footprint."""
 
 
-def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
+def query_pairs(area: str, output: Path, settings: QuerySettings, *, dem_margin_m: float = 0.0) -> None:
     """Write the lock of `area` to `output`, and beside it the ledger of every item.
+
+    Where the settings ask for elevation models they are searched as far as `dem_margin_m` around the area.
 
     Raises:
         ConfigError: the settings name no such area, its ground is no grid, or a key for reading is missing.
@@ -68,6 +70,9 @@ def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
     started = monotonic()
     logger.info("query %s: %s %s", area, "taking the lock from" if settings.source == "lock" else "searching", settings.catalogue)
     lock, notes = _make_lock(area, settings)
+    if settings.dem_catalogue is not None and settings.source != "lock":
+        lock, found = _add_elevations(lock, settings, dem_margin_m)
+        notes += found
     write_ledger(ledger_of(output), _to_entries(area, lock, notes))
     store.write_json(output, lock.model_dump(mode="json"))
     counts = f"{len(lock.pairs)} pairs of {len(lock.scenes)} scenes, {len(lock.refused)} items refused"
@@ -77,12 +82,32 @@ def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
 def _make_lock(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
     """The lock from where the settings say, and what the ledger tells besides."""
     if settings.source == "lock":
-        return read_frozen_lock(area, Path(settings.catalogue)), []
+        lock = read_frozen_lock(area, Path(settings.catalogue))
+        if settings.dem_catalogue is not None and lock.dem is None:
+            raise ConfigError(
+                f"the frozen lock of area {area!r} in {settings.catalogue} names no elevation models, which pipeline.query.dem_catalogue "
+                "asks for: search again without 'source: lock', or name a GeoTIFF in pipeline.ingest.dem instead"
+            )
+        return lock, []
     if settings.source == "sen12mscr":
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
 
         return list_pairs(Path(settings.catalogue), area), []
     return _search_pairs(area, settings)
+
+
+def _add_elevations(lock: Lock, settings: QuerySettings, margin_m: float) -> tuple[Lock, list[Entry]]:
+    """The lock with the elevation models around its area, and what the ledger tells of them."""
+    from sereno.pipeline.elevation import find_elevations
+
+    ground = to_ground(settings.areas[lock.area], settings.resolution_m)
+    found = find_elevations(lock.area, ground, settings, margin_m=margin_m)
+    searched = lock.searched or (None if found.is_local else _tell_time())
+    return lock.model_copy(update={"dem": found.record, "searched": searched}), list(found.notes)
+
+
+def _tell_time() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def read_frozen_lock(area: str, folder: Path) -> Lock:
@@ -184,7 +209,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
     lock = Lock(
         area=area,
         catalogue=settings.catalogue,
-        searched=None if all(source.is_local for source in search.sources.values()) else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        searched=None if all(source.is_local for source in search.sources.values()) else _tell_time(),
         grid=GridRecord.from_geobox(search.ground.geobox),
         outline=search.ground.outline_json,
         scenes=dict(sorted(scenes.items())),
@@ -422,7 +447,8 @@ def _probe_used(search: Search, triplets: Sequence[Triplet]) -> tuple[dict[str, 
 
 def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
     """The ledger: every item of the lock, used or not, and further notes."""
-    used = [Entry("query", area, scene.id, item.item, "", "used") for scene in lock.scenes.values() for item in scene.items]
+    scenes = [*lock.scenes.values(), *([lock.dem] if lock.dem else [])]
+    used = [Entry("query", area, scene.id, item.item, "", "used") for scene in scenes for item in scene.items]
     refused = [Entry("query", area, "", entry.item, "", entry.status, entry.reason) for entry in lock.refused]
     return [*used, *refused, *(note._replace(area=area) for note in notes)]
 

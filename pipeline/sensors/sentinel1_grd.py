@@ -22,7 +22,7 @@ from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.scheduler import run_tasks
 from sereno.pipeline.sensors.assets import Asset
-from sereno.pipeline.sensors.geolocation import Geolocation, Positions, compute_positions, read_heights, warn_of_datum
+from sereno.pipeline.sensors.geolocation import Geolocation, Positions, compute_positions, read_ellipsoidal_heights
 from sereno.pipeline.sensors.ground_range import (
     Backscatter,
     ItemFiles,
@@ -87,7 +87,8 @@ def read_item(
     if lost_part := lose_incomplete(item, needed, n_bands=len(bands), dtype=np.float32):
         return lost_part
     place, files = find_place(wanted), ItemFiles(item, settings, resolver)
-    terrain = Terrain(grid[place], None if settings.dem is None else read_heights(settings.dem, grid[place]))
+    heights = None if settings.dem is None else read_ellipsoidal_heights(grid[place], settings, where=f"item {item.item}")
+    terrain = Terrain(grid[place], None if heights is None else heights.values_m)
     try:
         tables = [read_tables(files, band) for band in bands]
         location = read_location(files, bands[0], str(grid.crs))
@@ -95,16 +96,15 @@ def read_item(
     except NamedLossError as loss:
         return lose_part(files, loss, len(bands))
     part = to_part(dict(zip(bands, layers, strict=True)), tables, place, wanted[place])
-    words = warn_of_relief(location.geolocation) if settings.dem is None else warn_of_datum(settings.dem)
+    warnings = (warn_of_relief(location.geolocation),) if heights is None else heights.warnings
     facts = {
         **describe_power(CALIBRATION),
-        "geocoding": "gcp+dem" if settings.dem else "gcp",
+        "geocoding": "gcp" if heights is None else "gcp+dem",
+        "heights": "of the control points" if heights is None else heights.words,
         "geocoding_residual_px": list(location.geolocation.residual_px),
         **part.facts,
     }
-    return part._replace(
-        facts=facts, entries=(*files.entries.values(), *part.entries), warnings=((words,) if words else ()) + part.warnings
-    )
+    return part._replace(facts=facts, entries=(*files.entries.values(), *part.entries), warnings=warnings + part.warnings)
 
 
 def warn_of_relief(geolocation: Geolocation) -> str:

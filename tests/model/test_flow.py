@@ -58,7 +58,7 @@ def write_lock(folder: Path, area: str, **changes: object) -> None:
     grid = {"crs": "EPSG:32632", "transform": [10, 0, 0, 0, -10, 0], "shape": [1, 1]}
     item = {"item": "I", "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-01T00:00:00Z", "crs": "", "bbox": [0, 0, 1, 1]}
     scene = {"id": "s", "sensor": "sentinel1-rtc", "time": "2021-06-01T00:00:00Z", "items": [item | {"assets": {}}]}
-    pair = {"id": "p", "sar": "s", "cloudy": "s", "clear": "s", "sar_gap_days": 0, "clear_gap_days": 0}
+    pair = {"id": "p", "sar": "s", "cloudy": "s", "clear": "s", "sar_gap_days": 0, "clear_gap_days": 0, "sky": 1}
     lock = {"area": area, "catalogue": "x", "grid": grid, "scenes": {"s": scene}, "pairs": [pair], "refused": []}
     folder.joinpath("query").mkdir(parents=True, exist_ok=True)
     folder.joinpath(f"query/{area}.json").write_text(json.dumps(lock | changes))
