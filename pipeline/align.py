@@ -27,7 +27,7 @@ from sereno.pipeline.geometry import displace_pixels, to_metres
 from sereno.pipeline.pairs import Lock, Pair
 from sereno.pipeline.plates import place_scene
 from sereno.pipeline.radiometry import power_to_centi_db, to_reflectance
-from sereno.pipeline.registration import Bool, Layer, Registration, estimate_field, start_registration
+from sereno.pipeline.registration import Bool, Layer, Registration, estimate_field, settle_field, start_registration
 from sereno.pipeline.scene import (
     CENTI_DB,
     MAX_REFLECTANCE,
@@ -36,10 +36,11 @@ from sereno.pipeline.scene import (
     SAR_UNITS,
     bands_of,
     geobox_of,
+    plates_of,
     to_scene,
     with_grid,
 )
-from sereno.pipeline.shiftfield import ShiftField
+from sereno.pipeline.shiftfield import ShiftField, make_shift
 from sereno.pipeline.store import open_dataset, save_dataset
 
 logger = logging.getLogger(__name__)
@@ -157,18 +158,27 @@ def is_loose(scene: xr.Dataset) -> bool:
 
 def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSettings) -> Aligned:
     """The scenes on `grid`, with the fields taken out that were found."""
-    fixed = to_layer(scenes.clear)
-    start = place_sar(scenes.sar, grid)
-    sar = estimate_field(fixed, to_layer(start), settings, pixel_m=measure_pixel(grid))
-    cloudy = None
+    fixed, cloudy = to_layer(scenes.clear), None
+    sar = _measure_field(fixed, scenes.sar, grid, settings)
     if is_cloudy_wanted(scenes.cloudy, pair, settings):
-        cloudy = estimate_field(fixed, to_layer(scenes.cloudy), settings, pixel_m=measure_pixel(grid))
+        cloudy = _measure_field(fixed, scenes.cloudy, grid, settings)
     moved = Scenes(
-        sar=start if sar.field.is_zero else place_sar(scenes.sar, grid, sar.field),
-        cloudy=scenes.cloudy if cloudy is None or cloudy.field.is_zero else place_optical(scenes.cloudy, grid, cloudy.field),
+        sar=place_sar(scenes.sar, grid, sar.field),
+        cloudy=scenes.cloudy if cloudy is None else place_optical(scenes.cloudy, grid, cloudy.field),
         clear=scenes.clear,
     )
     return Aligned(moved, sar, cloudy)
+
+
+def _measure_field(fixed: Layer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
+    """The field of `scene` relative to `fixed`, which lies on `grid`."""
+
+    def place(field: ShiftField) -> Layer:
+        return to_layer(place_sar(scene, grid, field) if "sar_band" in scene.dims else place_optical(scene, grid, field))
+
+    if any(plate.relief is not None for plate in plates_of(scene)):
+        return settle_field(fixed, place, settings, pixel_m=measure_pixel(grid))
+    return estimate_field(fixed, place(make_shift(fixed.valid.shape)), settings, pixel_m=measure_pixel(grid))
 
 
 def is_cloudy_wanted(cloudy: xr.Dataset, pair: Pair, settings: AlignSettings) -> bool:
@@ -178,7 +188,7 @@ def is_cloudy_wanted(cloudy: xr.Dataset, pair: Pair, settings: AlignSettings) ->
     return is_loose(cloudy) if settings.register_cloudy is None else settings.register_cloudy
 
 
-def place_sar(scene: xr.Dataset, grid: GeoBox, field: ShiftField | None = None) -> xr.Dataset:
+def place_sar(scene: xr.Dataset, grid: GeoBox, field: ShiftField) -> xr.Dataset:
     """A SAR scene on `grid` with `field` taken out."""
     power, valid = place_scene(scene, grid, field)
     stored, _ = power_to_centi_db(power, valid)
@@ -186,7 +196,9 @@ def place_sar(scene: xr.Dataset, grid: GeoBox, field: ShiftField | None = None) 
 
 
 def place_optical(scene: xr.Dataset, grid: GeoBox, field: ShiftField) -> xr.Dataset:
-    """An optical scene on `grid` with `field` taken out; classes come from the nearest pixel."""
+    """An optical scene, which lies on `grid`, with `field` taken out; classes come from the nearest pixel."""
+    if field.is_zero:
+        return scene
     reflectance, valid = place_scene(scene, grid, field)
     stored = np.clip(np.rint(reflectance * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE).astype(np.uint16)
     scl = move_classes(scene["scl"].values, field) if "scl" in scene else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from sereno.pipeline.matching import (
     match_windows,
     to_votes,
 )
-from sereno.pipeline.shiftfield import INLIER_PX, Fit, ShiftField, count_false_alarms, fit_field, make_shift, spread_lattice
+from sereno.pipeline.shiftfield import INLIER_PX, Fit, ShiftField, count_false_alarms, fit_field, join_fields, make_shift, spread_lattice
 
 LOG_OFFSET: Final = 0.01
 """Reflectance added before the logarithm, so that dark water does not dominate."""
@@ -40,6 +41,10 @@ COARSE_VALID: Final = 0.75
 """Share of its pixels that a coarser pixel needs valid."""
 FINE_RADIUS_PX: Final = 8
 """Least radius of a finer search: enough background to tell a peak from."""
+MAX_PLACINGS: Final = 4
+"""Times an image with relief is placed and measured at most; two or three are usual."""
+SETTLED_PX: Final = 0.5
+"""An image that is left to move by no more than this is not placed again: relief of slope 1 then bends it by less."""
 MIN_GOOD: Final = 8
 """Smallest number of good windows."""
 MIN_GOOD_SHARE: Final = 0.25
@@ -73,6 +78,10 @@ class Layer(NamedTuple):
     """(y, x), True = usable: no cloud, no shadow, observed."""
     kind: Literal["optical", "sar"] = "optical"
     """Which of the two `values` are. SAR taken for optical has no structure and is refused."""
+
+
+Mover = Callable[[ShiftField], Layer]
+"""Gives an image with a field taken out, interpolated from what the sensor saw."""
 
 
 class WindowMatch(NamedTuple):
@@ -142,6 +151,8 @@ class Registration:
     """Expected number of equally good agreements by chance; None if nothing was fitted."""
     windows: tuple[WindowMatch, ...] = ()
     """The good windows."""
+    fitted: ShiftField | None = None
+    """The field that was fitted, refused or not; None if none was. Not to be believed, but another measurement may begin there."""
 
     @property
     def shift_px(self) -> tuple[float, float]:
@@ -151,7 +162,9 @@ class Registration:
 
     def to_record(self) -> dict[str, Any]:
         """The registration as plain JSON values, rounded to 1e-4: what provenance and report need."""
-        record = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name not in {"field", "windows"}}
+        record = {
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name not in {"field", "windows", "fitted"}
+        }
         dy, dx = self.shift_px
         lengths = np.hypot(*self.field.evaluate(*spread_lattice(self.shape)))
         record |= {
@@ -195,14 +208,56 @@ def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel
     if factor > 1:
         coarse = estimate_field(shrink_layer(fixed, factor), shrink_layer(moved, factor), settings, pixel_m=pixel_m * factor)
         if coarse.verdict == "refused":
-            return dataclasses.replace(start, status=coarse.status, reason=f"on pixels of {pixel_m * factor:g} m: {coarse.reason}")
+            fitted = None if coarse.fitted is None else refine_field(coarse.fitted, factor)
+            reason = f"on pixels of {pixel_m * factor:g} m: {coarse.reason}"
+            return dataclasses.replace(start, status=coarse.status, reason=reason, fitted=fitted)
         radius, guess = max(FINE_RADIUS_PX, 2 * factor), refine_field(coarse.field, factor)
+        start = dataclasses.replace(start, fitted=guess)
     layout = lay_windows(fixed.valid.shape, radius, settings)
     if layout is None:
         reason = f"a scene of {fixed.valid.shape} pixels is too small for windows of {MIN_WINDOW_PX}"
         return dataclasses.replace(start, status="no_ground", reason=reason)
     matches = match_windows(describe_layer(fixed, settings), describe_layer(moved, settings), layout, guess)
     return _judge(matches, layout, start, settings)
+
+
+def settle_field(fixed: Layer, place: Mover, settings: AlignSettings, *, pixel_m: float) -> Registration:
+    """The field of an image whose relief falls into place only as the field is taken out; otherwise as `estimate_field`.
+
+    Hills bend an image that is placed 100 m off, and windows disagree, however smooth the error that put it there. So a fitted field, even
+    a refused one, says where the image is placed next; what is believed, or not, is the last measurement alone, with all its gates.
+    """
+    known = make_shift(fixed.valid.shape)
+    found = estimate_field(fixed, place(known), settings, pixel_m=pixel_m)
+    first, near = found, settings.model_copy(update={"search_m": min(settings.search_m, DIRECT_PX * pixel_m)})
+    for _ in range(MAX_PLACINGS - 1):
+        if found.fitted is None or _measure_reach(found.fitted, found.shape) <= SETTLED_PX:
+            break
+        known = join_fields(known, found.fitted)
+        found = estimate_field(fixed, place(known), near, pixel_m=pixel_m)
+    return found if found is first else _add_known(found, known, first)
+
+
+def _add_known(found: Registration, known: ShiftField, first: Registration) -> Registration:
+    """What was found once `known` had been taken out, as it is of the image before; `first` knows how far was searched."""
+    whole = dataclasses.replace(found, search_px=first.search_px, coarse_factor=first.coarse_factor, valid_share=first.valid_share)
+    if found.verdict == "refused":
+        return dataclasses.replace(whole, reason=f"placed again: {found.reason}")
+    field, limit = join_fields(known, found.field), MAX_SHARE_OF_SEARCH * first.search_px
+    reach = _measure_reach(field, found.shape)
+    if reach > limit:
+        reason = f"shifts of up to {reach:.2f} px are beyond {limit:.1f}, too near the end of the search range"
+        return dataclasses.replace(whole, field=make_shift(found.shape), verdict="refused", status="out_of_range", reason=reason)
+    before = [known.evaluate(window.row + window.dy, window.col + window.dx) for window in found.windows]
+    windows = [
+        window._replace(dy=window.dy + float(dy), dx=window.dx + float(dx)) for window, (dy, dx) in zip(found.windows, before, strict=True)
+    ]
+    return dataclasses.replace(whole, field=field, fitted=field, windows=tuple(windows))
+
+
+def _measure_reach(field: ShiftField, shape: tuple[int, int]) -> float:
+    """Largest shift along an axis, pixels."""
+    return max(float(np.abs(axis).max()) for axis in field.evaluate(*spread_lattice(shape)))
 
 
 def start_registration(shape: tuple[int, int], reason: str, *, pixel_m: float) -> Registration:
@@ -307,10 +362,10 @@ def _sharpen(seen: Registration, fit: Fit, matches: Matches, layout: Layout) -> 
     sharper = fit_field(to_votes(again, layout.overlap), fit.field.degree, seen.shape) if len(again) >= len(matches.good) else None
     sigma = math.inf if sharper is None else float(sharper.predict_sigma(*spread_lattice(seen.shape)).max())
     if sharper is None or not math.isfinite(sigma):
-        return dataclasses.replace(seen, field=fit.field)
+        return dataclasses.replace(seen, field=fit.field, fitted=fit.field)
     distances = [math.dist((window.dy, window.dx), sharper.field.evaluate(window.row, window.col)) for window in seen.windows]
     windows = tuple(window._replace(residual_px=distance) for window, distance in zip(seen.windows, distances, strict=True))
-    return dataclasses.replace(seen, field=sharper.field, sigma_px=sigma, windows=windows)
+    return dataclasses.replace(seen, field=sharper.field, fitted=sharper.field, sigma_px=sigma, windows=windows)
 
 
 def choose_fit(matches: Matches, layout: Layout, start: Registration, settings: AlignSettings) -> Fit:
@@ -342,6 +397,7 @@ def _take_fit(seen: Registration, fit: Fit, matches: Matches, layout: Layout) ->
         n_inlier=int(fit.inlier.sum()),
         inlier_ratio=float(fit.inlier.mean()),
         rms_px=float(np.sqrt(np.mean(distances**2))) if distances.size else INLIER_PX,
+        fitted=fit.field,
         held_out_px=fit.held_out_px,
         sigma_px=sigma if math.isfinite(sigma) else INLIER_PX,
         median_psr=float(np.median([match.psr for match in matches.good])),
