@@ -204,7 +204,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         if not triplets:
             for entry in to_refusals(refused):  # a failed step leaves no ledger: its log is where the reasons are
                 logger.info("query %s: %s as %s: %s: %s", area, entry.status, entry.role, entry.item, entry.reason)
-            raise MissingError(_describe_failure(area, search, {kind: len(found.items) for kind, found in listed.items()}, refused))
+            raise MissingError(_describe_failure(area, search, listed, refused))
         scenes, unknown = _probe_used(search, triplets)
     lock = Lock(
         area=area,
@@ -453,9 +453,9 @@ def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
     return [*used, *refused, *(note._replace(area=area) for note in notes)]
 
 
-def _describe_failure(area: str, search: Search, counts: Mapping[Kind, int], refused: Sequence[Refused]) -> str:
+def _describe_failure(area: str, search: Search, listed: Mapping[Kind, Listed], refused: Sequence[Refused]) -> str:
     """One line: what was found, why it was refused, what to widen."""
-    found = f"area {area!r}: no pair among {counts['optical']} optical and {counts['sar']} SAR items"
+    found = f"area {area!r}: no pair among {len(listed['optical'].items)} optical and {len(listed['sar'].items)} SAR items"
     if not refused:
         boxes = " and ".join(str([round(edge, 4) for edge in box]) for box in to_bboxes(search.ground.geobox))
         start, end = (f"{moment:%Y-%m-%d}" if moment else "ever" for moment in search.settings.period)
@@ -464,8 +464,33 @@ def _describe_failure(area: str, search: Search, counts: Mapping[Kind, int], ref
             "comes before latitude"
         )
     # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
-    causes: Counter[Cause] = Counter(entry.cause for entry in refused)
+    decisive = _select_decisive(refused, len(listed["sar"].items))
+    causes: Counter[Cause] = Counter(entry.cause for entry in decisive)
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
     cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
-    example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in refused if entry.cause is cause)
+    example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
+    if cause is Cause.OVERLAP:
+        example += _tell_places(search, listed)
     return f"{found}; {causes[cause]} refused for one cause, for example {example}; {cause.value}"
+
+
+def _select_decisive(refused: Sequence[Refused], n_sar: int) -> Sequence[Refused]:
+    """The refusals that say why there is no pair: those of SAR if none of it could be used whatever its partners, else all.
+
+    Without any SAR each optical scene is refused for want of it, which hides why there is none.
+    """
+    partners = (Cause.UNUSED, Cause.SAR_GAP, Cause.CLEAR_GAP, Cause.MAX_PAIRS)
+    own = [entry for entry in refused if entry.role == "sar" and entry.cause not in partners]
+    return own if n_sar and len({item for entry in own for item in entry.items}) == n_sar else refused
+
+
+def _tell_places(search: Search, listed: Mapping[Kind, Listed]) -> str:
+    """Where the area and what was found lie, in words, for a message: longitude and latitude may be exchanged, or the area forgotten."""
+    area = " and ".join(str([round(edge, 3) for edge in box]) for box in to_bboxes(search.ground.geobox))
+    words = [f" (west, south, east, north of the area: {area}"]
+    for kind, found in listed.items():
+        boxes = [entry[0].bbox for entry in found.items if not isinstance(entry, Refused)]
+        if boxes:
+            west, south, east, north = zip(*boxes, strict=True)
+            words.append(f"{kind}: {[round(edge, 3) for edge in (min(west), min(south), max(east), max(north))]}")
+    return ", ".join(words) + ")"
