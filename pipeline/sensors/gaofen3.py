@@ -225,7 +225,7 @@ def _read_item(
     try:
         with open_product(item, (*names, *extra), resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
-            relief = read_relief(grid[place], settings, metadata.height_m)
+            relief = read_relief(grid[place], settings, metadata.height_m, where=f"item {item.item}")
             ground = Ground(grid, place, 0, relief)  # the grid has its margin already
             layers = [_read_band((item, band), files, metadata, ground, settings) for band in bands]
     except (DataError, MissingError, LossError) as error:

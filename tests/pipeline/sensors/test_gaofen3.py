@@ -206,16 +206,22 @@ def test_products_that_cannot_be_used_are_refused_by_name(tmp_path: Path, spoil:
     assert product.name in str(caught.value)
 
 
-def test_a_dem_beside_the_area_is_refused(tmp_path: Path) -> None:
+def test_a_dem_beside_the_area_is_refused_with_the_product_and_what_helps(tmp_path: Path) -> None:
     far = BOX.pad(0)
     profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": 9, "width": 9}
     path = tmp_path / "far.tif"
     with rasterio.open(path, "w", **profile, crs=str(far.crs), transform=far.transform * Affine.translation(9000, 0)) as file:
         file.write(np.zeros((1, 9, 9), np.float32))
-    with pytest.raises(DataError, match="holds no height in the area"):
+    with pytest.raises(
+        DataError, match=r"item GF3_\S+: pipeline\.ingest\.dem \S+far\.tif holds no height in the area: give one that covers it"
+    ):
         read(write(tmp_path), dem=str(path))
-    with pytest.raises(MissingError, match="cannot be opened"):
-        read(tmp_path / make_item_name(tmp_path), dem=str(tmp_path / "none.tif"))
+    product = tmp_path / make_item_name(tmp_path)
+    with pytest.raises(MissingError, match=r"item GF3_\S+: pipeline\.ingest\.dem \S+none\.tif cannot be opened"):
+        read(product, dem=str(tmp_path / "none.tif"))
+    dem = write_dem(tmp_path / "dem.tif", make_ground())
+    with pytest.raises(MissingError, match=r"item GF3_\S+: pipeline\.ingest\.geoid \S+none\.tif, which is added to \S+dem\.tif, cannot be"):
+        read(product, dem=dem, geoid=str(tmp_path / "none.tif"))
 
 
 def make_item_name(folder: Path) -> str:
@@ -233,7 +239,9 @@ def test_ground_without_a_height_is_not_used_and_said(tmp_path: Path) -> None:
     valid = scene["valid"].values
     assert not valid[:, :42].any()
     assert valid[:, 46:].all()
-    assert any("has no height on" in words for words in scene.attrs["provenance"]["warnings"])
+    (words,) = (words for words in scene.attrs["provenance"]["warnings"] if "has no height on" in words)
+    assert words.startswith("item GF3_")
+    assert words.endswith("which is not used: give a pipeline.ingest.dem that covers it")
 
 
 def test_a_geoid_is_added_to_heights_above_the_sea(tmp_path: Path) -> None:
