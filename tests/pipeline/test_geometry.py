@@ -168,3 +168,21 @@ def test_strips_of_a_tall_scene_join_without_seam(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sereno.pipeline.geometry.STRIP_ROWS", 7)
     cut = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, field=field)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(whole, cut, strict=True))
+
+
+def test_positions_known_at_every_few_pixels_are_linear_between_and_beyond_and_nan_does_not_spread_from_where_it_counts_nothing() -> None:
+    rows, cols = np.meshgrid(np.arange(-16.0, 81, 16), np.arange(-16.0, 65, 16), indexing="ij")
+    known = Positions(3 * rows + cols, 0.5 * cols)
+    known.cols[3, 3] = np.nan  # at row 32, column 32
+    places = Positions(np.array([[31.0, 0, -30, 16, 100]]), np.array([[31.0, 5, 90, 32, 0]]))
+    found = compose_positions(known, places, step_px=16, first_px=-16)
+    np.testing.assert_allclose(found.rows, 3 * places.rows + places.cols)
+    np.testing.assert_allclose(found.cols, [[np.nan, 2.5, 45, 16, 0]])
+
+
+def test_where_a_position_is_not_known_nothing_is_valid() -> None:
+    rows, cols = np.mgrid[:4, :5].astype(float)
+    rows[2, 3] = np.nan
+    values, valid = sample_power(np.ones((1, 9, 9), np.float32), np.ones((9, 9), bool), Positions(rows, cols))
+    assert np.argwhere(~valid).tolist() == [[2, 3]]
+    assert values[0, 2, 3] == 0
