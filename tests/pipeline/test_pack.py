@@ -403,7 +403,7 @@ L1A, L2 = to_gaofen("gaofen3", "L1A"), to_gaofen("gaofen3", "L2")
 PMS, L2A = to_gaofen("gaofen-pms", "LEVEL1A"), {"item": "S2-L2A", "sensor": "sentinel2-l2a"}
 LEVELS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"sar": L1A}, {"sar": L2}, r"sar images are of 2 .*level 1A: 1, for example gaofen3-L1A of area west.*level 2: 1, .* of area east"),
-    ({"clear": PMS}, {"clear": L2A}, r"top of the atmosphere: 1, .*west; reflectance of the surface: 3, .*i of area west"),
+    ({"clear": PMS}, {"clear": L2A}, r"top of the atmosphere: 1, .*west; reflectance of the surface: 3, .*i of area east"),
     ({"clear": PMS, "cloudy": PMS}, {"clear": L2A, "cloudy": L2A}, r"top .*: 2, .*west; .* surface: 2, .*S2-L2A of area east"),
     ({"clear": PMS, "cloudy": L2A}, {"clear": PMS, "cloudy": L2A}, "cloudy and clear images are of 2 processing levels"),
 ]
