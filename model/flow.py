@@ -120,6 +120,11 @@ class Flow:
         """The joined elevation models of every area, by their manifests."""
         return [f"{self.results}/dem/{area}.json" for area in self.areas if self._joins_dem(checkpoints, area)]
 
+    def _needed_dems(self, checkpoints: Any) -> list[str]:
+        """Those of them that a scene is placed by."""
+        scenes = ((area, scene) for area in self.areas for scene in self.lock(checkpoints, area).scenes)
+        return list(dict.fromkeys(path for area, scene in scenes for path in self.dem_image(checkpoints, area, scene)))
+
     def _joins_dem(self, checkpoints: Any, area: str) -> bool:
         asked = self.may_join_dems and self.config.pipeline.ingest.dem is None
         return asked and self.lock(checkpoints, area).dem is not None
@@ -201,7 +206,8 @@ class Flow:
 
     def all_ledgers(self, checkpoints: Any) -> list[str]:
         """What became of the items and assets of every area and scene."""
-        return [f"{manifest.removesuffix('.json')}.ledger.csv" for manifest in (*self.locks, *self.all_scenes(checkpoints))]
+        manifests = [*self.locks, *self.all_scenes(checkpoints), *self._needed_dems(checkpoints)]
+        return [f"{manifest.removesuffix('.json')}.ledger.csv" for manifest in manifests]
 
     def all_scenes(self, checkpoints: Any) -> list[str]:
         """Scene manifests of every area."""

@@ -17,7 +17,7 @@ from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS
 from sereno.pipeline.config import PlanSettings
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
-from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord, is_sar
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord, is_sar, needs_heights
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.polygons import Bbox
 from sereno.pipeline.presets import PRESETS
@@ -41,6 +41,10 @@ TYPICAL_SCL_BYTES_PX: Final = 0.03
 """The same for the scene classification."""
 TYPICAL_SAR_BYTES_PX: Final = 3.0
 """The same for Sentinel-1 RTC (float32), its black corners counted as pixels: median of four items of Planetary Computer."""
+DEM_GSD_M: Final = 30
+"""Pixel of Copernicus DEM along a meridian."""
+TYPICAL_DEM_BYTES_PX: Final = 3.0
+"""The same for elevation models: float32, of which compression leaves about three quarters (assumed, not measured)."""
 SLICE_FILL: Final = 0.73
 """Share of its bounding box that a Sentinel-1 slice of 250 by 170 km fills, 10 degrees off north; black corners cost next to nothing."""
 OPTICAL_STORED: Final[Mapping[str, Mapping[int, float]]] = {"lz4": {10: 0.69, 20: 0.41, 60: 0.08}, "zstd": {10: 0.65, 20: 0.22, 60: 0.04}}
@@ -116,7 +120,8 @@ class AreaPlan(NamedTuple):
 def estimate_area(lock: Lock, settings: PlanSettings) -> AreaPlan:
     """The plan of one lock."""
     geobox = lock.grid.to_geobox()
-    fetches = [_estimate_asset(part, geobox, settings) for scene in lock.scenes.values() for part in _list_parts(lock, scene, settings)]
+    read = [*lock.scenes.values(), *_find_dem(lock, settings)]
+    fetches = [_estimate_asset(part, geobox, settings) for scene in read for part in _list_parts(lock, scene, settings)]
     patches = sum(_count_windows(lock.scene(pair.cloudy), geobox, settings) for pair in lock.pairs)
     items = sum(len(scene.items) for scene in lock.scenes.values())
     disk = _estimate_disk(lock, geobox, patches, settings)
@@ -147,6 +152,12 @@ class _Part(NamedTuple):
     """Whether a server gives it."""
 
 
+def _find_dem(lock: Lock, settings: PlanSettings) -> list[SceneRecord]:
+    """The elevation models of the lock, if a scene needs them."""
+    asked = settings.ingest.dem is None and any(needs_heights(scene.sensor) for scene in lock.scenes.values())
+    return [lock.dem] if lock.dem is not None and asked else []
+
+
 def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[_Part]:
     """The assets of a scene that will be read: bands that are kept, and what describes them."""
     catalogue = scene.catalogue or lock.catalogue
@@ -171,6 +182,7 @@ def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetc
     if gsd_m is None:  # a document, or a window of a delivered dataset: read whole
         return Fetch(1, stated or DOCUMENT_BYTES, int(stated is None), int(part.is_remote))
     margin_m = settings.ingest.margin_px * abs(geobox.resolution.y) if _is_sar(part) else 0.0
+    margin_m = settings.dem.margin_m if part.item.sensor == "dem" else margin_m
     width_m, height_m = _measure(part.item.bbox)
     tile_m = TILE_PX * gsd_m
     wanted = _measure_overlap(_enclose(geobox), part.item.bbox, margin_m)
@@ -184,7 +196,7 @@ def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetc
 
 def _gsd_of(name: str) -> int | None:
     """Pixel of a band in metres; None for what is no band of an image that is larger than the area."""
-    return SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
+    return DEM_GSD_M if name == "dem" else SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
 
 
 def _is_sar(part: _Part) -> bool:
@@ -192,8 +204,8 @@ def _is_sar(part: _Part) -> bool:
 
 
 def _assume_bytes_px(name: str, gsd_m: int) -> float:
-    if name in POLARISATIONS:
-        return TYPICAL_SAR_BYTES_PX
+    if name in (*POLARISATIONS, "dem"):
+        return TYPICAL_DEM_BYTES_PX if name == "dem" else TYPICAL_SAR_BYTES_PX
     return TYPICAL_SCL_BYTES_PX if name == SCL else TYPICAL_BYTES_PX[gsd_m]
 
 

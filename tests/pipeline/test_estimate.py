@@ -57,6 +57,21 @@ def test_counts_are_those_of_the_lock() -> None:
     assert plan.fetch.unstated == 0
 
 
+def test_elevation_models_count_where_a_scene_needs_them() -> None:
+    asset = {"dem": AssetRecord(href="https://example.org/dem.tif", size_bytes=40_000_000)}
+    facts: dict[str, Any] = {"sensor": "dem", "time": "2021-04-22T00:00:00Z"}
+    item = ItemRecord.model_validate({**facts, "item": "d", "collection": "c", "crs": "EPSG:4326", "bbox": tile_bbox(), "assets": asset})
+    lock = make_lock(make_grid(1024)).model_copy(update={"dem": SceneRecord.model_validate({**facts, "id": "dem", "items": [item]})})
+    sar = lock.scenes["s"].model_copy(update={"sensor": "sentinel1-grd"})
+    needed = lock.model_copy(update={"scenes": {**lock.scenes, "s": sar}})
+    plain, more = (estimate_area(one, PlanSettings()).fetch for one in (lock, needed))
+    assert (more.assets - plain.assets, more.unstated) == (1, 0)
+    assert 0 < more.bytes - plain.bytes < 40_000_000 * FULL_SHARE
+    wide = PlanSettings.model_validate({"dem": {"margin_m": 20_000}})
+    assert estimate_area(needed, wide).fetch.bytes > more.bytes
+    assert estimate_area(needed, PlanSettings(ingest=IngestSettings(dem="heights.tif"))).fetch == plain
+
+
 def test_an_area_as_large_as_the_file_needs_its_full_resolution() -> None:
     grid = make_grid(TILE_M // 10, 0, 0)
     plan = estimate_area(make_lock(grid), PlanSettings())
