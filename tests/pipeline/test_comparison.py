@@ -77,6 +77,14 @@ def test_a_changed_file_is_named_with_both_ends_of_long_values(field: str) -> No
     assert len(line) < 200
 
 
+def test_elevation_models_that_come_or_change_are_named() -> None:
+    dem = make_scene("dem", make_item("d", sensor="dem"))
+    assert lines(dem=dem) == ["+ dem"]
+    changed = make_scene("dem", make_item("d", sensor="dem", crs="EPSG:4326"))
+    seen = compare_locks(LOCK.model_copy(update={"dem": dem}), LOCK.model_copy(update={"dem": changed}))
+    assert [change.describe() for change in seen] == ["~ dem, item d, crs: EPSG:32632 -> EPSG:4326"]
+
+
 def test_items_are_compared_by_name_and_so_is_the_order_in_which_they_are_laid() -> None:
     tiles = (make_item("A"), make_item("B"))
     first, second = (LOCK.model_copy(update={"scenes": {"o": make_scene("o", *order)}}) for order in (tiles, tiles[::-1]))

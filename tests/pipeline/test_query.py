@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from elevations import EAST, GRID, WEST, write_catalogue
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from real_files import find_samples
@@ -606,3 +607,23 @@ def test_a_table_names_the_pairs_whatever_the_cover(tmp_path: Path) -> None:
     (pair,) = lock.pairs
     assert (pair.cloudy, pair.clear) == (names["clear"], names["cloudy"])
     assert any("GF3_none" in refusal.reason for refusal in lock.refused)
+
+
+def test_elevation_models_are_frozen_in_the_lock_and_stand_in_the_ledger(tmp_path: Path) -> None:
+    folder, models = write_world(tmp_path / "world"), write_catalogue(tmp_path / "models")
+    settings = to_settings(folder, dem_catalogue=str(models), areas={"west": {"epsg": 32632, "bounds_m": GRID.boundingbox.bbox}})
+    query_pairs("west", tmp_path / "west.json", settings, dem_margin_m=500)
+    lock = Lock.read(tmp_path / "west.json")
+    assert lock.dem is not None
+    assert ([item.item for item in lock.dem.items], lock.dem.catalogue) == ([WEST, EAST], str(models))
+    assert lock.searched is None
+    assert [entry.item for entry in read_ledger(tmp_path / "west.ledger.csv") if entry.scene == "dem"] == [WEST, EAST]
+    query_pairs("west", tmp_path / "again.json", settings, dem_margin_m=500)
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "west.json").read_bytes()
+    frozen = QuerySettings(source="lock", catalogue=str(tmp_path), dem_catalogue=str(models))
+    query_pairs("west", tmp_path / "frozen" / "west.json", frozen)
+    assert Lock.read(tmp_path / "frozen" / "west.json") == lock
+    plain = lock.model_copy(update={"dem": None})
+    (tmp_path / "west.json").write_text(plain.to_json())
+    with pytest.raises(ConfigError, match=r"the frozen lock of area 'west' .* names no elevation models"):
+        query_pairs("west", tmp_path / "frozen" / "west.json", frozen)
