@@ -8,6 +8,7 @@ coefficients that placed them are too coarse to be believed and no field was fou
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from sereno.pipeline.geometry import displace_pixels, to_metres
 from sereno.pipeline.pairs import Lock, Pair
 from sereno.pipeline.plates import place_scene
 from sereno.pipeline.radiometry import power_to_centi_db, to_reflectance
-from sereno.pipeline.registration import Bool, Layer, Registration, estimate_field, settle_field, start_registration
+from sereno.pipeline.registration import Bool, Layer, Mover, Registration, estimate_field, settle_field, start_registration
 from sereno.pipeline.scene import (
     CENTI_DB,
     MAX_REFLECTANCE,
@@ -158,7 +159,7 @@ def is_loose(scene: xr.Dataset) -> bool:
 
 def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSettings) -> Aligned:
     """The scenes on `grid`, with the fields taken out that were found."""
-    fixed, cloudy = to_layer(scenes.clear), None
+    fixed, cloudy = without_cloud(scenes.clear), None
     sar = _measure_field(fixed, scenes.sar, grid, settings)
     if is_cloudy_wanted(scenes.cloudy, pair, settings):
         cloudy = _measure_field(fixed, scenes.cloudy, grid, settings)
@@ -171,14 +172,25 @@ def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSetti
 
 
 def _measure_field(fixed: Layer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
-    """The field of `scene` relative to `fixed`, which lies on `grid`."""
+    """The field of `scene` relative to `fixed`, which lies on `grid`.
 
-    def place(field: ShiftField) -> Layer:
-        return to_layer(place_sar(scene, grid, field) if "sar_band" in scene.dims else place_optical(scene, grid, field))
+    Where little but cloud would be left, what was kept out for cloud is let in: it lies in one image alone, so that all gates hold, and
+    found by haze some of it is bright ground.
+    """
+    if "sar_band" in scene.dims:
+        return _settle_field(fixed, lambda field: to_layer(place_sar(scene, grid, field)), scene, grid, settings)
+    found = _settle_field(fixed, lambda field: without_cloud(place_optical(scene, grid, field)), scene, grid, settings)
+    if found.status != "no_ground":
+        return found
+    again = _settle_field(fixed, lambda field: to_layer(place_optical(scene, grid, field)), scene, grid, settings)
+    return dataclasses.replace(again, reason=f"clouds let in: {again.reason}") if again.verdict == "applied" else found
 
+
+def _settle_field(fixed: Layer, place: Mover, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
+    pixel_m = measure_pixel(grid)
     if any(plate.relief is not None for plate in plates_of(scene)):
-        return settle_field(fixed, place, settings, pixel_m=measure_pixel(grid))
-    return estimate_field(fixed, place(make_shift(fixed.valid.shape)), settings, pixel_m=measure_pixel(grid))
+        return settle_field(fixed, place, settings, pixel_m=pixel_m)
+    return estimate_field(fixed, place(make_shift(fixed.valid.shape)), settings, pixel_m=pixel_m)
 
 
 def is_cloudy_wanted(cloudy: xr.Dataset, pair: Pair, settings: AlignSettings) -> bool:
@@ -274,9 +286,7 @@ def _check_same_product(scenes: Scenes, pair: Pair) -> None:
 
 
 def to_layer(scene: xr.Dataset) -> Layer:
-    """What registration looks at: SAR in dB, or the bands of an optical scene that show structure, where there is no cloud.
-
-    Shadows of clouds stay: borders go on in them, and on made-up ground fields are found under more clouds with them than without.
+    """What registration looks at: SAR in dB, or the bands of an optical scene that show structure.
 
     Raises:
         MissingError: an optical scene has none of those bands.
@@ -287,7 +297,16 @@ def to_layer(scene: xr.Dataset) -> Layer:
     names = [name for name in STRUCTURE_BANDS if name in bands_of(scene)]
     if not names:
         raise MissingError(f"one of {STRUCTURE_BANDS} is needed to align, scenes have {bands_of(scene)}: add it to pipeline.ingest.bands")
-    return Layer(to_reflectance(scene["data"].sel(band=names).values), valid & ~find_cloud(scene))
+    return Layer(to_reflectance(scene["data"].sel(band=names).values), valid)
+
+
+def without_cloud(scene: xr.Dataset) -> Layer:
+    """`to_layer` of an optical scene where there is no cloud.
+
+    Shadows of clouds stay: borders go on in them, and on made-up ground fields are found under more clouds with them than without.
+    """
+    layer = to_layer(scene)
+    return layer._replace(valid=layer.valid & ~find_cloud(scene))
 
 
 def find_cloud(scene: xr.Dataset) -> Bool:

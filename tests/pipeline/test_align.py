@@ -193,6 +193,15 @@ def test_cloud_is_told_by_classes_else_by_haze_else_not_at_all() -> None:
     assert not find_cloud(hazy.sel(band=["B3", "B4"])).any()
 
 
+def test_clouds_are_let_in_where_they_would_leave_too_little_ground(tmp_path: Path) -> None:
+    scl = np.full(GRID.shape, 9, np.uint8)  # all cloud, say the classes, though the ground is seen
+    clear = make_optical()
+    pair = align(tmp_path, make_sar(), make_optical("C", shift=(-4, 5), scl=scl), clear, settings=AlignSettings(register_cloudy=True))
+    found = read_manifest(pair)["summary"]["registration_cloudy"]
+    assert (found["verdict"], found["reason"][:15]) == ("applied", "clouds let in: ")
+    assert (found["dy_px"], found["dx_px"]) == pytest.approx((-4, 5), abs=0.05)
+
+
 def test_refused_shift_leaves_sar_where_it_is_to_the_last_bit(tmp_path: Path) -> None:
     other = make_sar(SHIFT, seed=9)
     pair = open_dataset(align(tmp_path, other), kind="pair")
