@@ -37,6 +37,8 @@ DIRECT_PX: Final = 12
 COARSE_SIDE_PX: Final = 192
 """A coarser grid keeps at least so many pixels along its shorter side: with 128, a real scene of 256 pixels was refused that a search of 30
 pixels on the grid itself measured as surely as one of 10."""
+MIN_COARSE_WINDOWS: Final = 16
+"""With fewer windows a refusal on a coarser grid says that little ground is left between clouds, not that images do not match."""
 COARSE_VALID: Final = 0.75
 """Share of its pixels that a coarser pixel needs valid."""
 FINE_RADIUS_PX: Final = 8
@@ -193,9 +195,28 @@ def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel
     Fischler & Bolles (1981), gates as `_find_fault` names them.
     """
     fixed, moved = (layer._replace(valid=layer.valid & np.isfinite(layer.values).all(axis=0)) for layer in (fixed, moved))
-    search_px = settings.search_m / pixel_m
-    factor = choose_factor(search_px, fixed.valid.shape)
+    return _measure(fixed, moved, settings, pixel_m=pixel_m, coarse=_begin_coarse((fixed, moved), settings, pixel_m))
+
+
+def _begin_coarse(layers: tuple[Layer, Layer], settings: AlignSettings, pixel_m: float) -> Registration | None:
+    """What a coarser grid says; None where the search begins on the grid itself.
+
+    Between many clouds little ground is left on a coarse grid: where windows are too few to judge by, it begins on one half as coarse.
+    """
+    factor = choose_factor(settings.search_m / pixel_m, layers[0].valid.shape)
+    while factor > 1:
+        fixed, moved = (shrink_layer(layer, factor) for layer in layers)
+        coarse = _measure(fixed, moved, settings, pixel_m=pixel_m * factor, coarse=None)
+        if coarse.verdict == "applied" or coarse.n_windows >= MIN_COARSE_WINDOWS:
+            return coarse
+        factor //= 2
+    return None
+
+
+def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: float, coarse: Registration | None) -> Registration:
+    """The field on one grid, near what a coarser one says if there is one, else within the whole search."""
     rows, cols = fixed.valid.shape
+    search_px, factor = settings.search_m / pixel_m, 1 if coarse is None else round(coarse.pixel_m / pixel_m)
     start = start_registration((rows, cols), "nothing was measured", pixel_m=pixel_m)
     start = dataclasses.replace(
         start,
@@ -205,11 +226,10 @@ def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel
         valid_share=float((fixed.valid & moved.valid).mean()),
     )
     radius, guess = math.ceil(search_px), start.field
-    if factor > 1:
-        coarse = estimate_field(shrink_layer(fixed, factor), shrink_layer(moved, factor), settings, pixel_m=pixel_m * factor)
+    if coarse is not None:
         if coarse.verdict == "refused":
             fitted = None if coarse.fitted is None else refine_field(coarse.fitted, factor)
-            reason = f"on pixels of {pixel_m * factor:g} m: {coarse.reason}"
+            reason = f"on pixels of {coarse.pixel_m:g} m: {coarse.reason}"
             return dataclasses.replace(start, status=coarse.status, reason=reason, fitted=fitted)
         radius, guess = max(FINE_RADIUS_PX, 2 * factor), refine_field(coarse.field, factor)
         start = dataclasses.replace(start, fitted=guess)

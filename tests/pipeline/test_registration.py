@@ -140,6 +140,15 @@ def test_a_wide_search_goes_from_coarse_to_fine_and_is_as_exact() -> None:
     assert (refused.verdict, refused.reason.startswith("on pixels of 40 m: ")) == ("refused", True)
 
 
+def test_a_wide_search_between_many_clouds_begins_where_enough_ground_is_left() -> None:
+    true = ShiftField("shift", (14.0,), (-9.0,), *_origin(SIDE))
+    clouds = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=(SIDE, SIDE)), 14) > 0.003
+    found = estimate(optical_of(), ground().draw_sar(true), ~clouds, search_m=300.0)
+    assert 0.3 < clouds.mean() < 0.6
+    assert (found.verdict, found.coarse_factor < 4) == ("applied", True)
+    assert measure_error(found.field, true, SIDE) <= 0.3
+
+
 def _origin(side: int) -> tuple[tuple[float, float], float]:
     start = make_shift((side, side))
     return start.centre, start.scale_px
