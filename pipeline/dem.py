@@ -31,7 +31,7 @@ from sereno.pipeline import store
 from sereno.pipeline.areas import Ground, cut_footprint, to_bboxes
 from sereno.pipeline.config import DemSettings
 from sereno.pipeline.elevation import SCENE, to_dem_grid
-from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.geometry import WARP_TOLERANCE_PX
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord
@@ -94,12 +94,15 @@ def join_elevations(lock: Path, output: Path, settings: DemSettings) -> None:
     The image is float32 metres, NaN where not known, its CRS compound where the surface is a known geoid; a tag states it in any case.
 
     Raises:
+        ConfigError: `output` is named like an image, or a key that reading takes is missing.
         MissingError: the lock is not there or names no elevation models, or their folder is not there.
         DataError: no height is known in the area, or the models are above different surfaces.
         CatalogueError: a file cannot be read now; running again later helps.
         StoreError: the image cannot be written.
     """
-    started = time.monotonic()
+    started, image = time.monotonic(), output.with_suffix(".tif")
+    if output == image:
+        raise ConfigError(f"{output} is to be the manifest of the image beside it: name a file that ends on .json")
     content = Lock.read(lock)
     record = content.dem
     if record is None:
@@ -109,21 +112,25 @@ def join_elevations(lock: Path, output: Path, settings: DemSettings) -> None:
     resolver = find_resolver(record.catalogue or content.catalogue, record.items[0].collection)
     check_credentials(resolver, (item.assets["dem"].href for item in record.items))
     reads = [read_item(item, grid, resolver, settings) for item in record.items]
+    _check_known(content.area, record, reads)
     heights, sea = lay_heights(record.items, reads, grid, settings)
     facts = _describe(content, record, reads, (heights, sea), grid)
-    if not np.isfinite(heights).any():
-        lost = next((read.lost[0] for read in reads if read.lost), "none reaches it")
-        raise DataError(
-            f"dem {content.area}: none of {len(reads)} elevation models of {record.items[0].collection} has a height in the area ({lost}): "
-            "name another pipeline.query.dem_collection, or a GeoTIFF in pipeline.ingest.dem"
-        )
     for warning in facts["warnings"]:
         logger.warning("dem %s: %s", content.area, warning)
-    image = output.with_suffix(".tif")
     facts |= _write_image(image, heights, grid, facts)
     write_ledger(ledger_of(output), [read.entry._replace(area=content.area) for read in reads])
     store.write_json(output, facts)
     logger.info("dem %s: heights on %.1f %%, %.1f s", content.area, 100 * facts["shares"]["known"], time.monotonic() - started)
+
+
+def _check_known(area: str, record: SceneRecord, reads: Sequence[Read]) -> None:
+    if any(read.tile is not None and np.isfinite(read.tile.heights_m).any() for read in reads):
+        return
+    lost = next((read.lost[0] for read in reads if read.lost), "none reaches it")
+    raise DataError(
+        f"dem {area}: none of {len(reads)} elevation models of {record.items[0].collection} has a height in the area ({lost}): "
+        "name another pipeline.query.dem_collection, or a GeoTIFF in pipeline.ingest.dem"
+    )
 
 
 def read_item(item: ItemRecord, grid: GeoBox, resolver: Resolver, settings: DemSettings) -> Read:

@@ -49,8 +49,9 @@ ASSETS_OF: Final[Mapping[Sensor, tuple[str, ...]]] = {
 
 DEM_KEYS: Final = ("data", "dem", "elevation")
 """Keys of assets with heights: the first at Planetary Computer and Earth Search."""
-VERTICAL_DATUMS: Final = {"cop-dem-glo-30": "EGM2008 height", "cop-dem-glo-90": "EGM2008 height"}
-"""Surface above which the heights of a collection are, by its name in the EPSG registry (Airbus 2022, Copernicus DEM product handbook)."""
+VERTICAL_DATUMS: Final = {"cop-dem": "EGM2008 height", "nasadem": "EGM96 height", "alos-dem": "EGM96 height"}
+"""Surface above which heights are, by the name that it has in the EPSG registry and by how the collection's begins (Airbus 2022, Copernicus
+DEM product handbook; Buckley et al. 2020, NASADEM user guide; JAXA 2021, ALOS World 3D-30m product description)."""
 
 RESOLUTION: Final = re.compile(r"_(10|20|60)m$")
 """Resolution at the end of an asset's key (CDSE, stactools)."""
@@ -206,7 +207,8 @@ def to_dem_record(item: Json, *, base_url: str = "") -> ItemRecord:
     """
     _check_stated(item)
     asset, collection = _find_heights(item), item.get("collection") or ""
-    datum = item["properties"].get("vertical_datum") or VERTICAL_DATUMS.get(collection)
+    known = (datum for name, datum in VERTICAL_DATUMS.items() if collection.startswith(name))
+    datum = item["properties"].get("vertical_datum") or next(known, None)
     facts = {
         "item": item["id"],
         "collection": collection,

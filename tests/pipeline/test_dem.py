@@ -23,7 +23,7 @@ from sereno.pipeline.areas import Ground
 from sereno.pipeline.config import DemSettings, IngestSettings, QuerySettings
 from sereno.pipeline.dem import Tile, join_elevations, join_tiles, warp_tile
 from sereno.pipeline.elevation import find_elevations, to_dem_grid
-from sereno.pipeline.errors import CatalogueError, DataError, MissingError
+from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError
 from sereno.pipeline.ledger import read_ledger
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.sensors import assets
@@ -161,6 +161,8 @@ def test_models_above_different_surfaces_are_not_joined(tmp_path: Path) -> None:
 def test_a_lock_without_elevation_models_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"names no elevation models: set pipeline\.query\.dem_catalogue"):
         join_elevations(make_lock(tmp_path / "west.json", None), tmp_path / "out.json", SETTINGS)
+    with pytest.raises(ConfigError, match=r"out\.tif is to be the manifest"):
+        join_elevations(tmp_path / "west.json", tmp_path / "out.tif", SETTINGS)
 
 
 def test_pixels_of_the_same_grid_are_copied_to_the_last_bit() -> None:

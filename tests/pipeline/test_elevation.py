@@ -99,7 +99,8 @@ def test_the_surface_that_an_item_states_is_believed_before_its_collection() -> 
     item = make_item(WEST, 9.0)
     item["properties"]["vertical_datum"] = "ellipsoid"
     assert to_dem_record(item).properties == {"vertical_datum": "ellipsoid"}
-    assert to_dem_record({**make_item(WEST, 9.0), "collection": "nasadem"}).properties == {}
+    assert to_dem_record({**make_item(WEST, 9.0), "collection": "nasadem"}).properties == {"vertical_datum": "EGM96 height"}
+    assert to_dem_record({**make_item(WEST, 9.0), "collection": "heights"}).properties == {}
 
 
 @pytest.mark.parametrize("margin_m", [0, 95, 2000])
