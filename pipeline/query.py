@@ -92,7 +92,7 @@ def _make_lock(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
     if settings.source == "sen12mscr":
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
 
-        return list_pairs(Path(settings.catalogue), area), []
+        return list_pairs(Path(settings.catalogue), area, skies=settings.skies if settings.inputs == "simulated" else 0), []
     return _search_pairs(area, settings)
 
 
@@ -226,8 +226,8 @@ def _choose(search: Search, optical: Judged, sar: Judged) -> tuple[list[Triplet]
         return choose_triplets(optical.candidates, sar.candidates, ground=search.ground, settings=settings)
     if not settings.table.is_file():
         raise MissingError(f"pipeline.query.table {settings.table} does not exist: correct its path, or leave it out to pair by time")
-    rows = parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}")
-    return choose_by_table(optical.candidates, sar.candidates, rows)
+    rows = parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}", inputs=settings.inputs)
+    return choose_by_table(optical.candidates, sar.candidates, rows, skies=settings.skies)
 
 
 def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
@@ -471,7 +471,9 @@ def _describe_failure(area: str, search: Search, listed: Mapping[Kind, Listed], 
     example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
     if cause is Cause.OVERLAP:
         example += _tell_places(search, listed)
-    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {cause.value}"
+    is_clear_left = search.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
+    way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
+    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {cause.value}{way_out}"
 
 
 def _select_decisive(refused: Sequence[Refused], n_sar: int) -> Sequence[Refused]:
