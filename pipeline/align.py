@@ -42,6 +42,7 @@ from sereno.pipeline.scene import (
     with_grid,
 )
 from sereno.pipeline.shiftfield import ShiftField, make_shift
+from sereno.pipeline.skies import cover_pair
 from sereno.pipeline.store import open_dataset, save_dataset
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
         "refused": refused,
     }
     inside = mark_inside(lock.outline, grid) if refused is None else np.zeros(grid.shape, bool)
-    dataset = limit_to(inside, to_pair(aligned.scenes, grid, provenance))
+    dataset = cover_pair(limit_to(inside, to_pair(aligned.scenes, grid, provenance)), settings.overlay)
     save_dataset(dataset, output, kind="pair", summary=_summarise(dataset))
     _log_end(f"{lock.area}/{pair.id}", aligned, refused, time.monotonic() - started)
 
@@ -357,5 +358,6 @@ def _summarise(dataset: xr.Dataset) -> dict[str, Any]:
         "valid_share": shares,
         "registration": provenance["registration"],
         "registration_cloudy": provenance["registration_cloudy"],
+        "overlay": provenance.get("overlay"),
         "refused": provenance["refused"],
     }

@@ -390,7 +390,7 @@ class OverlaySettings(Settings):
     seed: Annotated[int, Field(ge=0)] = 3
     """Same seed, same skies."""
     cover: tuple[Share, Share] = (0.1, 0.6)
-    """Share of the ground under cloud that hides half of it and more."""
+    """Share of the ground under cloud that hides four fifths of it and more."""
     cloud_m: tuple[float, float] = (400.0, 1600.0)
     """Size of the clouds, metres."""
     haze: tuple[float, float] = (0.0, 2.0)
