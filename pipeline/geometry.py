@@ -34,8 +34,8 @@ WARP_TOLERANCE_PX: Final = 0.01
 """Largest error of coordinates that GDAL warps; between grids of one CRS they are exact. Its own default is 0.125, which would show."""
 BESIDE_PX: Final = -1e3
 """A row or column that no image has, where a position is not known."""
-STRIP_ROWS: Final = 1024
-"""Rows that are interpolated at a time, so that positions of a whole scene need not be held."""
+STRIP_ROWS: Final = 256
+"""Rows that are interpolated at a time, so that positions of a whole scene need not be held: some twenty numbers per pixel."""
 
 
 class Positions(NamedTuple):

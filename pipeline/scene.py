@@ -53,8 +53,8 @@ SAR_UNITS: Final = "backscatter centi-dB"
 MAX_REFLECTANCE: Final = 65_534
 """Largest stored optical value; 65535 stays free as the nodata value of written images."""
 LATTICE_STEP_PX: Final = 16
-"""Pixels of the scene's grid between two points of a plate's lattice, between which positions are linear to some 1e-3 px: slant range, the
-most bent of all, departs by 0.003 m between points 160 m apart."""
+"""Pixels of the scene's grid between two points of a plate's lattice, between which positions are linear to less than 1e-3 px: slant range,
+the most bent of all, departs by 0.003 m between points 160 m apart."""
 
 Bool2d = npt.NDArray[np.bool_]
 

@@ -45,8 +45,10 @@ MARGIN_PX: Final = 8
 """Image pixels read around that part, for the kernel and for relief between the lattice's points."""
 HEIGHT_STEP_M: Final = 500.0
 """Least difference of heights from which the change of position with height is taken, which is nearly a parabola."""
-STRIP_ROWS: Final = 512
+STRIP_ROWS: Final = 256
 """Rows of a grid, or of an averaged image, that are computed at a time."""
+RELIEF_STEP_PX: Final = 2.0**-10
+"""What relief adds to positions is rounded to this, so that it takes half the room on disk."""
 REACH: Final = 1.5
 """Coefficients describe ground within this multiple of their own scales around their offsets: cubic polynomials may lead ground far beside
 an image back into it."""
@@ -232,8 +234,8 @@ def find_positions(placement: Placement, ground: Ground) -> tuple[Float, Layers 
     """Where the pixels of the scene's grid are found in an image: the lattice of its plate, and what relief adds.
 
     The lattice (2, rows, cols) takes all ground at the one height of the relief, the second (2, y, x) leads from there to the height of
-    each pixel, along a parabola through three heights: what is left of the cubic coefficients is some 1e-3 px. It is NaN where a height is
-    not known and where nothing is wanted, and None where heights play no part.
+    each pixel, along a parabola through three heights, off by less than 1e-4 px but for its rounding. It is NaN where a height is not
+    known and where nothing is wanted, and None where heights play no part.
     """
     grid, (heights, constant) = ground.grid, ground.relief[:2]
     if heights is None or placement.rpc is None:
@@ -253,7 +255,7 @@ def find_positions(placement: Placement, ground: Ground) -> tuple[Float, Layers 
             compose_positions(Positions(*term), places, step_px=LATTICE_STEP_PX, first_px=-LATTICE_STEP_PX) for term in (slope, bend)
         )
         for axis in (0, 1):
-            relief[axis, strip, columns] = risen * (slopes[axis] + risen * bends[axis])
+            relief[axis, strip, columns] = np.rint(risen * (slopes[axis] + risen * bends[axis]) / RELIEF_STEP_PX) * RELIEF_STEP_PX
     return flat, relief
 
 

@@ -108,7 +108,7 @@ def test_positions_between_the_lattice_are_those_of_the_coefficients() -> None:
     flat = compose_positions(Positions(*lattice), places, step_px=LATTICE_STEP_PX, first_px=-LATTICE_STEP_PX)
     assert np.ptp(exact[1] - flat.cols) > 100, "relief matters here"
     for axis in (0, 1):
-        np.testing.assert_allclose(flat[axis] + relief[axis, rows, columns], exact[axis], atol=5e-3)
+        np.testing.assert_allclose(flat[axis] + relief[axis, rows, columns], exact[axis], atol=1e-3)
 
 
 def test_where_no_height_is_known_nothing_is_known() -> None:
