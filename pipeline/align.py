@@ -161,9 +161,9 @@ def is_loose(scene: xr.Dataset) -> bool:
 def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSettings) -> Aligned:
     """The scenes on `grid`, with the fields taken out that were found."""
     fixed, cloudy = without_cloud(scenes.clear), None
-    sar = _measure_field(fixed, scenes.sar, grid, settings)
+    sar = measure_field(fixed, scenes.sar, grid, settings)
     if is_cloudy_wanted(scenes.cloudy, pair, settings):
-        cloudy = _measure_field(fixed, scenes.cloudy, grid, settings)
+        cloudy = measure_field(fixed, scenes.cloudy, grid, settings)
     moved = Scenes(
         sar=place_sar(scenes.sar, grid, sar.field),
         cloudy=scenes.cloudy if cloudy is None else place_optical(scenes.cloudy, grid, cloudy.field),
@@ -172,7 +172,7 @@ def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSetti
     return Aligned(moved, sar, cloudy)
 
 
-def _measure_field(fixed: Layer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
+def measure_field(fixed: Layer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
     """The field of `scene` relative to `fixed`, which lies on `grid`.
 
     Where little but cloud would be left, what was kept out for cloud is let in: it lies in one image alone, so that all gates hold, and
