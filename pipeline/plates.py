@@ -1,7 +1,8 @@
 """Scenes that keep the images they were geocoded from, so that a field of shifts found later costs no second interpolation.
 
 A stored scene, a grid and a field enter; values on that grid leave, interpolated once from what the sensor saw. Scenes that lie on their
-product's own grid (RTC, Sentinel-2, terrain-corrected Sentinel-1) have no plates: theirs are interpolated once from that grid.
+product's own grid (RTC, Sentinel-2, SEN12MS-CR) have no plates and are interpolated once from that grid. Two kinds are interpolated a second
+time when a field is taken out: Sentinel-1 that sarsen corrected for terrain, and slices of RTC in a neighbouring UTM zone.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def place_scene(scene: xr.Dataset, target: GeoBox, field: ShiftField | None = No
     """The scene on `target` with `field` (pixels of `target`) taken out: (band, y, x) linear power or reflectance 0..1, (y, x) validity.
 
     `field` says that content which belongs at (row, col) is found at (row + dy, col + dx). Without a field, on its own grid, a scene is
-    what its `data` says. A scene with plates is interpolated from them, see `place_plates`.
+    what its `data` says. A scene with plates is interpolated from them, see `place_plates`. Peak memory: one plate in float32 twice, and
+    the result twice.
     """
     bands, source, plates = bands_of(scene, str(scene["data"].dims[0])), geobox_of(scene), plates_of(scene)
     if plates:
