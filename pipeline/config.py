@@ -343,7 +343,7 @@ class GaofenSettings(Settings):
     scale_divisor: Annotated[float, Field(gt=0)] | None = None
     """Divisor of the digital numbers of Gaofen-3; none takes 32767 for I and Q, 65535 for detected images."""
     calibration: dict[str, BandCalibration] = Field(default_factory=dict)
-    """Gains by satellite and instrument (`GF6-WFV`, `GF6-PMS`, `GF6-PMS-PAN`, `GF1-WFV3`, `GF2-PMS1`), in place of the table of Gaofen-6."""
+    """Gains by satellite and instrument (`GF6-WFV`, `GF6-PMS`, `GF6-PMS-PAN`, `GF1-WFV3`), in place of the table of Gaofen-6."""
 
 
 class IngestSettings(Settings):
@@ -352,8 +352,8 @@ class IngestSettings(Settings):
     bands: tuple[str, ...] = ()
     """Optical bands to keep, in this order; empty means all of the product but `PAN`, which Gaofen's PMS has beside the others."""
     margin_px: Annotated[int, Field(ge=0)] = 16
-    """Pixels kept around the area in SAR scenes, and in the images that Gaofen's optical scenes are made of, so that shifting them leaves no
-    gap: what `align.search_m` spans (300 m are 38 pixels of 8 m)."""
+    """Pixels kept around the area in SAR scenes, and in the images that Gaofen's optical scenes are made of, so that shifting them leaves
+    no gap: what `align.search_m` spans (300 m are 38 pixels of 8 m)."""
     attempts: Annotated[int, Field(ge=1)] = 4
     """How often one asset is tried before it counts as unreadable."""
     min_valid: Share = 0.05

@@ -1,8 +1,8 @@
 """Scenes that keep the images they were geocoded from, so that a field of shifts found later costs no second interpolation.
 
-A stored scene, a grid and a field enter; values on that grid leave, interpolated once from what the sensor saw. Scenes that lie on their
-product's own grid (RTC, Sentinel-2, SEN12MS-CR) have no plates and are interpolated once from that grid. Two kinds are interpolated a second
-time when a field is taken out: Sentinel-1 that sarsen corrected for terrain, and slices of RTC in a neighbouring UTM zone.
+A stored scene, a grid and a field enter; values on that grid leave, interpolated once from what the sensor saw. Scenes on their product's
+own grid (RTC, Sentinel-2, SEN12MS-CR) have no plates and are interpolated once from that grid. Two kinds are interpolated a second time
+when a field is taken out: Sentinel-1 that sarsen corrected for terrain, and slices of RTC in a neighbouring UTM zone.
 """
 
 from __future__ import annotations
