@@ -202,7 +202,7 @@ def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
     return Metadata(
         satellite=need("satellite"),
         orbit=int(need_number("orbitID")),
-        direction="descending" if need("Direction").upper().startswith("DEC") else "ascending",
+        direction="descending" if need("Direction").upper().startswith("DE") else "ascending",
         mode=need("sensor/imagingMode"),
         look=need("sensor/lookDirection"),
         frequency_ghz=need_number("sensor/RadarCenterFrequency"),

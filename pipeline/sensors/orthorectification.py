@@ -25,7 +25,7 @@ from rasterio.windows import Window
 
 from sereno.pipeline import archives, rpc
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import DataError
+from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.geometry import Positions, compose_positions
 from sereno.pipeline.mosaic import Place
 from sereno.pipeline.pairs import ItemRecord
@@ -124,7 +124,11 @@ def open_product(item: ItemRecord, names: tuple[str, ...], resolver: Resolver) -
     places = {name: archives.split_href(resolver(item.assets[name].href)) for name in names}
     roots = {root for root, member in places.values() if member}
     if not roots:
-        yield {name: Path(path) for name, (path, _) in places.items()}
+        paths = {name: Path(path) for name, (path, _) in places.items()}
+        gone = next((path for path in paths.values() if not path.is_file()), None)
+        if gone is not None:
+            raise MissingError(f"{gone} is not there any more: put it back, or run `sereno query` again")
+        yield paths
         return
     (root,) = roots  # one product, one archive
     with archives.lay_out(Path(root), tuple(sorted({member for _, member in places.values()}))) as laid:
