@@ -19,9 +19,11 @@ import numpy.typing as npt
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from rasterio.features import geometry_mask
+from scipy.ndimage import uniform_filter
 
 from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA, Visible, find_by_haze
 from sereno.pipeline.config import AlignSettings
+from sereno.pipeline.descriptors import SIMILARITY_EDGE_PX
 from sereno.pipeline.detectors import VISIBLE_BANDS
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.geometry import displace_pixels, to_metres
@@ -311,17 +313,20 @@ def without_cloud(scene: xr.Dataset) -> Layer:
 
 
 def find_cloud(scene: xr.Dataset) -> Bool:
-    """Cloud in an optical scene (y, x), by its classes, else by haze; nothing where it lacks the bands for that.
+    """Bodies of cloud in an optical scene (y, x), by its classes, else by haze; nothing where it lacks the bands for that.
 
-    Enough to keep most of it out: what is missed lies in one image alone, agrees with nothing in the other and costs accuracy only.
+    Enough to keep most of it out: what is missed lies in one image alone, agrees with nothing in the other and costs accuracy only. Scraps
+    smaller than the reach of descriptors stay in, and bright ground with them: each would take with it a whole reach of ground around.
     """
     if "scl" in scene:
-        return np.isin(scene["scl"].values, SCL_CLOUD)
-    names = next((names for names in VISIBLE_BANDS if set(names) <= set(bands_of(scene))), None)
-    if names is None:
+        cloud = np.isin(scene["scl"].values, SCL_CLOUD)
+    elif names := next((names for names in VISIBLE_BANDS if set(names) <= set(bands_of(scene))), None):
+        visible = Visible(*(to_reflectance(scene["data"].sel(band=name).values) for name in names))
+        cloud = find_by_haze(visible, sun=None, pixel_m=measure_pixel(geobox_of(scene))).cloud
+    else:
         return np.zeros(scene["valid"].shape, bool)
-    visible = Visible(*(to_reflectance(scene["data"].sel(band=name).values) for name in names))
-    return find_by_haze(visible, sun=None, pixel_m=measure_pixel(geobox_of(scene))).cloud
+    bodies: Bool = uniform_filter(cloud.astype(np.float32), 2 * SIMILARITY_EDGE_PX + 1) > 0.5
+    return bodies
 
 
 def measure_pixel(grid: GeoBox) -> float:

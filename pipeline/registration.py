@@ -37,8 +37,10 @@ DIRECT_PX: Final = 12
 COARSE_SIDE_PX: Final = 192
 """A coarser grid keeps at least so many pixels along its shorter side: with 128, a real scene of 256 pixels was refused that a search of 30
 pixels on the grid itself measured as surely as one of 10."""
-MIN_COARSE_WINDOWS: Final = 16
-"""With fewer windows a refusal on a coarser grid says that little ground is left between clouds, not that images do not match."""
+MIN_COARSE_SHARE: Final = 0.33
+"""With ground in a smaller share of windows a refusal on a coarser grid says that clouds leave little of it, not that images differ."""
+FEW_WINDOWS: Final = 16
+"""Where fewer windows have ground they are laid again, four to a side of a window, to make the most of gaps between clouds."""
 COARSE_VALID: Final = 0.75
 """Share of its pixels that a coarser pixel needs valid."""
 FINE_RADIUS_PX: Final = 8
@@ -49,6 +51,8 @@ SETTLED_PX: Final = 0.5
 """An image that is left to move by no more than this is not placed again: relief of slope 1 then bends it by less."""
 MIN_GOOD: Final = 8
 """Smallest number of good windows."""
+MIN_APART: Final = 3.0
+"""Smallest number of windows that agree, those counted once that share ground: fewer see a corner of the scene and not the rest."""
 MIN_GOOD_SHARE: Final = 0.25
 """Smallest share of good windows among all."""
 MIN_WITNESSES: Final[dict[FieldDegree, int]] = {"shift": 0, "affine": 10, "quadratic": 15}
@@ -201,13 +205,13 @@ def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel
 def _begin_coarse(layers: tuple[Layer, Layer], settings: AlignSettings, pixel_m: float) -> Registration | None:
     """What a coarser grid says; None where the search begins on the grid itself.
 
-    Between many clouds little ground is left on a coarse grid: where windows are too few to judge by, it begins on one half as coarse.
+    Between many clouds little ground is left on a coarse grid: where few windows have any, it begins on one half as coarse.
     """
     factor = choose_factor(settings.search_m / pixel_m, layers[0].valid.shape)
     while factor > 1:
         fixed, moved = (shrink_layer(layer, factor) for layer in layers)
         coarse = _measure(fixed, moved, settings, pixel_m=pixel_m * factor, coarse=None)
-        if coarse.verdict == "applied" or coarse.n_windows >= MIN_COARSE_WINDOWS:
+        if coarse.verdict == "applied" or coarse.n_windows >= MIN_COARSE_SHARE * coarse.n_laid:
             return coarse
         factor //= 2
     return None
@@ -237,7 +241,11 @@ def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: fl
     if layout is None:
         reason = f"a scene of {fixed.valid.shape} pixels is too small for windows of {MIN_WINDOW_PX}"
         return dataclasses.replace(start, status="no_ground", reason=reason)
-    matches = match_windows(describe_layer(fixed, settings), describe_layer(moved, settings), layout, guess)
+    features = describe_layer(fixed, settings), describe_layer(moved, settings)
+    matches = match_windows(*features, layout, guess)
+    if 0 < len(matches.windows) < FEW_WINDOWS:
+        layout = lay_windows(fixed.valid.shape, radius, settings.model_copy(update={"step_px": layout.side // 4})) or layout
+        matches = match_windows(*features, layout, guess)
     return _judge(matches, layout, start, settings)
 
 
@@ -360,6 +368,11 @@ def _judge(matches: Matches, layout: Layout, start: Registration, settings: Alig
     fit = choose_fit(matches, layout, start, settings)
     seen = _take_fit(seen, fit, matches, layout)
     fault = _find_fault(seen, fit.field, settings)
+    if fault is None and seen.n_inlier < MIN_APART * layout.overlap:
+        fault = (
+            "no_ground",
+            f"the {seen.n_inlier} windows that agree share their ground {layout.overlap:.1f}-fold: {MIN_APART:g} apart are needed",
+        )
     if fault is not None:
         return dataclasses.replace(seen, status=fault[0], reason=fault[1])
     reason = f"{seen.n_inlier} of {seen.n_good} good windows agree within {INLIER_PX:g} px, scatter {seen.rms_px:.2f} px"

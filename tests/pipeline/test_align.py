@@ -182,14 +182,14 @@ def test_who_asks_for_no_field_of_the_cloudy_image_loses_no_pair_for_want_of_it(
     assert (summary["registration_cloudy"], summary["refused"]) == (None, None)
 
 
-def test_cloud_is_told_by_classes_else_by_haze_else_not_at_all() -> None:
+def test_bodies_of_cloud_are_told_by_classes_else_by_haze_else_not_at_all() -> None:
     scl = np.full(GRID.shape, 4, np.uint8)
-    scl[:9], scl[9:20] = 9, 3
-    assert np.array_equal(find_cloud(make_optical(scl=scl)), scl == 9)
+    scl[:40], scl[40:60], scl[150:158, 150:158] = 9, 3, 8
+    assert np.array_equal(find_cloud(make_optical(scl=scl)), np.add.outer(np.arange(SIZE) < 40, np.zeros(SIZE)) > 0)
     hazy = make_gaofen()
     hazy["data"][:] = np.array([600, 800, 1000, 3000], np.uint16)[:, None, None]
-    hazy["data"][:, 40:80, 40:90] = 6000
-    assert find_cloud(hazy).sum() == 40 * 50
+    hazy["data"][:, 40:100, 40:100] = 6000
+    assert find_cloud(hazy).sum() == pytest.approx(60 * 60, rel=0.05)
     assert not find_cloud(hazy.sel(band=["B3", "B4"])).any()
 
 
