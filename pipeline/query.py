@@ -48,7 +48,7 @@ from sereno.pipeline.pairing import (
 from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
-from sereno.pipeline.table import choose_by_table, parse_table
+from sereno.pipeline.table import Row, choose_by_table, parse_table
 
 logger = logging.getLogger(__name__)
 
@@ -224,10 +224,17 @@ def _choose(search: Search, optical: Judged, sar: Judged) -> tuple[list[Triplet]
     settings = search.settings
     if settings.table is None:
         return choose_triplets(optical.candidates, sar.candidates, ground=search.ground, settings=settings)
+    rows = _read_table(settings)
+    return choose_by_table(optical.candidates, sar.candidates, rows, skies=settings.skies)
+
+
+def _read_table(settings: QuerySettings) -> tuple[Row, ...]:
+    """The rows of the user's table of pairs; none if there is no table."""
+    if settings.table is None:
+        return ()
     if not settings.table.is_file():
         raise MissingError(f"pipeline.query.table {settings.table} does not exist: correct its path, or leave it out to pair by time")
-    rows = parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}", inputs=settings.inputs)
-    return choose_by_table(optical.candidates, sar.candidates, rows, skies=settings.skies)
+    return parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}", inputs=settings.inputs)
 
 
 def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
@@ -242,6 +249,8 @@ def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
     for name in settings.exclude:
         if name not in seen:
             logger.warning("pipeline.query.exclude: no item found is called %r", name)
+    for name in sorted({name for row in _read_table(settings) for name in row if name} - seen):
+        logger.warning("pipeline.query.table: no product found is called %r, its row is passed over", name)
 
 
 def _names_of(entry: Read | Refused) -> tuple[str, ...]:
@@ -473,7 +482,9 @@ def _describe_failure(area: str, search: Search, listed: Mapping[Kind, Listed], 
         example += _tell_places(search, listed)
     is_clear_left = search.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
     way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
-    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {cause.value}{way_out}"
+    remedy = "write the names of the products into pipeline.query.table as they were delivered"
+    advice = remedy if search.settings.table is not None and cause is Cause.UNUSED else cause.value
+    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {advice}{way_out}"
 
 
 def _select_decisive(refused: Sequence[Refused], n_sar: int) -> Sequence[Refused]:

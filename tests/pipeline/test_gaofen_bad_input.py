@@ -145,3 +145,15 @@ def test_pairs_are_never_of_two_cameras(tmp_path: Path) -> None:
     products.write_gaofen6_wfv(folder, make_ground(), values, products.Pass(TIME + timedelta(days=3), 3))
     with pytest.raises(MissingError, match="needs a clear scene"):
         query(folder)
+
+
+def test_names_in_the_table_that_no_product_has_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_folder(tmp_path / "products")
+    sar, cloudy, clear = sorted(path.name for path in folder.iterdir())
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"sar,cloudy,clear\n{sar},{cloudy},{clear}\n{sar},GF6_typo,{clear}\n")
+    assert len(query(folder, table=str(table)).pairs) == 1
+    assert "pipeline.query.table: no product found is called 'GF6_typo', its row is passed over" in caplog.messages
+    table.write_text(f"sar,cloudy,clear\n{sar},GF6_typo,{clear}\n")
+    with pytest.raises(MissingError, match=r"no row of the table names it; write the names .* pipeline\.query\.table"):
+        query(folder, table=str(table))
