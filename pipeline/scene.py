@@ -22,6 +22,8 @@ of them (in scenes of Sentinel-1, `band` is `sar_band`). Where layers overlap, t
 
 A pair holds three acquisitions on one grid: `sar`, `cloudy`, `clear` with `valid_sar`, `valid_cloudy`, `valid_clear`
 and, where the product has them, `scl_cloudy`, `scl_clear`. Optical bands are along `band`, polarisations along `sar_band`.
+Where the input is made of the target under a simulated sky, `cloud_truth` and `shadow_truth` (y, x) uint8 say what share of the ground's
+picture and of the sunlight is lost, x 255 (`sereno.pipeline.skies`).
 
 Masks lie on the grid of their pair: `cloud_*` and `shadow_*` (y, x) uint8, probability x 255, and `known_*` (y, x) bool, True = valid and
 the method could decide, for `cloudy` and `clear`. What is not known is never clear.
