@@ -155,9 +155,15 @@ def _show_inputs(pair: xr.Dataset, look: Look) -> list[Shot]:
     gap = show_number(provenance["pair"]["sar_gap_days"], 2, sign=True)
     sar = to_sar_composite(pair["sar"].values, pair["valid_sar"].values, sar_bands=bands_of(pair, "sar_band"))
     return [
-        Shot(_show_optical(pair, "cloudy", look), "cloudy", _show_day(provenance["cloudy"])),
+        Shot(_show_optical(pair, "cloudy", look), *_name_input(provenance)),
         Shot(encode_png(shrink_picture(sar, look.px)), "SAR", f"{_show_day(provenance['sar'])}, {gap} days"),
     ]
+
+
+def _name_input(provenance: Mapping[str, Any]) -> tuple[str, str]:
+    """Heading and words of the picture of the input."""
+    sky, day = provenance["pair"].get("sky"), _show_day(provenance["cloudy"])
+    return ("cloudy", day) if sky is None else ("simulated clouds", f"sky {sky} over {day}")
 
 
 def _show_optical(pair: xr.Dataset, role: str, look: Look) -> str:
@@ -173,6 +179,8 @@ def _show_target(pair: xr.Dataset, truth: Truth | None, look: Look) -> Shot:
         image = read_image(truth.path, bands, GridRecord.from_geobox(geobox_of(pair)), moved_m=truth.moved_m)
         picture = encode_png(shrink_picture(to_true_colour(image, image[0] != NODATA, bands=bands, stretch=look.stretch), look.px))
         return Shot(picture, "true", f"{_show_day(provenance['cloudy'])}, simulated without clouds")
+    if provenance["pair"].get("sky") is not None:
+        return Shot(_show_optical(pair, "clear", look), "clear", f"{_show_day(provenance['clear'])}, the image under the simulated clouds")
     gap = show_number(provenance["pair"]["clear_gap_days"], 1, sign=True)
     return Shot(_show_optical(pair, "clear", look), "clear", f"{_show_day(provenance['clear'])}, {gap} days: another day")
 
