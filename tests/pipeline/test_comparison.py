@@ -111,3 +111,11 @@ def test_from_there_to_here_is_the_opposite_of_from_here_to_there() -> None:
 def test_changes_are_counted_by_the_outermost_thing() -> None:
     changes = compare_locks(LOCK, LOCK.model_copy(update={"pairs": (make_pair("q"),), "scenes": with_item(make_item("O", assets={}))}))
     assert count_changes(changes) == {"scene changed": 1, "pair removed": 1, "pair added": 1}
+
+
+def test_pairs_under_simulated_skies_come_go_and_change_like_others() -> None:
+    first, second = (make_pair(f"p-sky{sky}", cloudy="c", sky=sky, clear_gap_days=0) for sky in (1, 2))
+    before, after = (LOCK.model_copy(update={"pairs": pairs}) for pairs in ((first,), (first, second)))
+    assert [change.describe() for change in compare_locks(before, after)] == ["+ pair p-sky2"]
+    renamed = LOCK.model_copy(update={"pairs": (second.model_copy(update={"id": "p-sky1"}),)})
+    assert [change.describe() for change in compare_locks(before, renamed)] == ["~ pair p-sky1, sky: 1 -> 2"]

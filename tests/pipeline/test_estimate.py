@@ -229,3 +229,14 @@ def test_disk_follows_bands_and_images_that_are_kept() -> None:
     assert pms.scenes == pytest.approx(expected, rel=0.03)
     expected = 2 * (8 * values * (1 + kept / 4) + 3 * relief) + sar * (1.032**2 + kept * 1.5**2) + relief
     assert wfv.scenes == pytest.approx(expected, rel=0.03)
+
+
+def test_every_sky_of_one_scene_is_a_pair_and_the_scene_is_fetched_once() -> None:
+    lock = make_lock(make_grid(1680))
+    clear = lock.pairs[0].clear
+    skies = tuple(lock.pairs[0].model_copy(update={"id": f"p-sky{sky}", "cloudy": clear, "sky": sky}) for sky in (1, 2, 3))
+    real = lock.model_copy(update={"scenes": {name: scene for name, scene in lock.scenes.items() if name != lock.pairs[0].cloudy}})
+    plans = [estimate_area(real.model_copy(update={"pairs": skies[:count]}), PlanSettings()) for count in (1, 3)]
+    assert [plan.pairs for plan in plans] == [1, 3]
+    assert plans[1].patches == 3 * plans[0].patches
+    assert plans[0].fetch == plans[1].fetch

@@ -1,10 +1,12 @@
 """The input made of its target: the truth is kept, equal pairs get equal skies and others others, and what cannot be covered is refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
@@ -16,6 +18,7 @@ from sereno.pipeline.scene import with_grid
 from sereno.pipeline.skies import SEEN_CLOUD, SEEN_SHADOW, THICK, TRUTHS, cover_pair, find_sun, find_wavelengths, read_truth
 from sereno.pipeline.store import open_dataset, save_dataset
 
+SAMPLES = os.environ.get("SERENO_SAMPLES")
 SIDE = 120
 GRID = GeoBox((SIDE, SIDE), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
 SETTINGS = OverlaySettings(cover=(0.3, 0.4), cloud_m=(150, 200), base_m=(300, 500))
@@ -108,6 +111,17 @@ def test_reflectance_of_the_surface_has_no_air_above_it() -> None:
     assert surface["cloudy"].values[0][shaded].mean() < top["cloudy"].values[0][shaded].mean() - 200
 
 
+@pytest.mark.parametrize(("sensor", "bands"), [("gaofen-pms", ("B1", "B2", "B3", "B4", "PAN")), ("gaofen-wfv", ("B7", "B1", "B8", "B4"))])
+def test_images_of_gaofen_lie_under_the_same_clouds(sensor: str, bands: tuple[str, ...]) -> None:
+    covered = cover_pair(make_pair(bands=bands, sensor=sensor).drop_vars(["scl_cloudy", "scl_clear"]), SETTINGS)
+    assert "scl_cloudy" not in covered
+    thick = covered["cloud_truth"].values > 252
+    seen = covered["cloudy"].values[:, thick].mean(axis=1) / 10_000
+    assert seen.min() > 0.35
+    assert seen.max() / seen.min() < 1.4
+    np.testing.assert_array_equal(covered["cloud_truth"], cover_pair(make_pair(), SETTINGS)["cloud_truth"])
+
+
 def test_truth_counts_thin_cloud_as_cloud_and_shadow_only_where_it_is_seen() -> None:
     pair = cover_pair(make_pair(), SETTINGS)
     truth = read_truth(pair)
@@ -146,3 +160,19 @@ def test_a_covered_pair_is_stored_and_read_back(tmp_path: Path) -> None:
     for name in ("cloudy", *TRUTHS):
         np.testing.assert_array_equal(back[name], covered[name])
     assert back["cloud_truth"].attrs["grid_mapping"] == "spatial_ref"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
+def test_simulated_cloud_over_a_real_image_has_the_colours_of_real_cloud() -> None:
+    """Clouds equally bright in red: every band but those that the other season of the ground or vapour rules is within a seventh."""
+    images = []
+    for kind in ("s2_cloudy", "s2_cloudfree"):
+        with rasterio.open(Path(str(SAMPLES), f"sen12mscr/glfcr/{kind}/ROIs1970_fall_139_p839.tif")) as source:
+            images.append(source.read()[:, :SIDE, :SIDE])
+    pair = make_pair()
+    pair["clear"][:] = images[1]
+    seen = cover_pair(pair, SETTINGS)["cloudy"].values
+    spectra = [np.median(image[:, (image[3] > 4500) & (image[3] < 6000)], axis=1) for image in (images[0], seen)]
+    asked = [place for place, name in enumerate(L1C_BANDS) if name not in ("B09", "B10")]
+    np.testing.assert_allclose(spectra[1][asked], spectra[0][asked], rtol=1 / 7)
