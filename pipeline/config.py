@@ -436,8 +436,8 @@ class AlignSettings(Settings):
     """Largest predicted uncertainty of the field, anywhere in the scene."""
     register_cloudy: bool | None = None
     """Whether the cloudy image is registered to the clear one as well. None: where rational polynomial coefficients placed them (Gaofen),
-    whose errors of tens of metres differ from date to date; Sentinel-2 is trusted. A pair with Gaofen in it is not used where a field that was
-    asked for is refused: nothing else says where its images lie."""
+    whose errors of tens of metres differ from date to date; Sentinel-2 is trusted. A pair with Gaofen in it is not used where a field
+    that was asked for is refused: nothing else says where its images lie."""
     overlay: OverlaySettings = OverlaySettings()
     """Clouds that are laid over clear images where the input is simulated (`query.inputs`)."""
 
