@@ -94,6 +94,14 @@ def test_levels_are_not_mixed(tmp_path: Path) -> None:
     ]
 
 
+def test_of_as_many_products_of_two_levels_the_lower_level_is_kept(tmp_path: Path) -> None:
+    levels = ("L2", "L1A", "L1B")
+    names = {level: write_sar(tmp_path, serial, level=level).name for serial, level in enumerate(levels, 1)}
+    listing = list_products(tmp_path)
+    assert [item.item for item, _ in listing.items] == [names["L1A"]]
+    assert sorted(name for name, _ in listing.refused) == sorted([names["L1B"], names["L2"]])
+
+
 def test_loose_files_of_several_products_are_told_apart(tmp_path: Path) -> None:
     written = [write_sar(tmp_path, 1), write_sar(tmp_path, 2), write_optical(tmp_path, 1), write_optical(tmp_path, 2)]
     apart = {item.item: item.assets for item, _ in list_products(tmp_path).items}
