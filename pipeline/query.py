@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from sereno.pipeline import store
 from sereno.pipeline.acquisitions import (
@@ -51,6 +51,11 @@ from sereno.pipeline.signing import Resolver, check_credentials
 from sereno.pipeline.table import Row, choose_by_table, parse_table
 
 logger = logging.getLogger(__name__)
+
+GAOFEN_GSD_M: Final = {"gaofen-pms": 8.0, "gaofen-wfv": 16.0, "gaofen-wfv4": 16.0}
+"""Pixels of the optical cameras of Gaofen-1 and 6; PMS of Gaofen-2 has 4 m."""
+FINEST_SHARE: Final = 0.6
+"""A grid whose pixel is less than this share of an image's shows nothing that the image does."""
 
 Kind = Literal["optical", "sar"]
 Read = tuple[ItemRecord, dict[str, Any] | None]
@@ -197,6 +202,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         search = Search(to_ground(settings.areas[area], settings.resolution_m), _open_sources(stack, settings), settings)
         listed = {kind: _list_items(search, kind) for kind in search.sources}
         _warn_of_unknown(search, listed)
+        _warn_of_pixels(settings, listed["optical"])
         optical, sar = _judge_all(search, listed)
         measured = _measure_covers(search, optical, sar)
         triplets, unpaired = _choose(search, measured, sar)
@@ -251,6 +257,17 @@ def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
             logger.warning("pipeline.query.exclude: no item found is called %r", name)
     for name in sorted({name for row in _read_table(settings) for name in row if name} - seen):
         logger.warning("pipeline.query.table: no product found is called %r, its row is passed over", name)
+
+
+def _warn_of_pixels(settings: QuerySettings, listed: Listed) -> None:
+    """Log which images are much coarser than the grid: the recipe for one camera may have been taken for another."""
+    for sensor, gsd_m in GAOFEN_GSD_M.items():
+        names = [entry[0].item for entry in listed.items if not isinstance(entry, Refused) and entry[0].sensor == sensor]
+        if names and settings.resolution_m < gsd_m * FINEST_SHARE:
+            logger.warning(
+                "pipeline.query.resolution_m is %g m, but %d images have pixels of %g m (%s), which are only interpolated: set it to %g",
+                settings.resolution_m, len(names), gsd_m, names[0], gsd_m,
+            )  # fmt: skip
 
 
 def _names_of(entry: Read | Refused) -> tuple[str, ...]:

@@ -157,3 +157,12 @@ def test_names_in_the_table_that_no_product_has_are_warned_of(tmp_path: Path, ca
     table.write_text(f"sar,cloudy,clear\n{sar},GF6_typo,{clear}\n")
     with pytest.raises(MissingError, match=r"no row of the table names it; write the names .* pipeline\.query\.table"):
         query(folder, table=str(table))
+
+
+@pytest.mark.parametrize(("resolution_m", "is_warned"), [(8, False), (4, True), (10, False), (16, False)])
+def test_a_grid_much_finer_than_the_images_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, resolution_m: int, is_warned: bool
+) -> None:
+    query(write_folder(tmp_path / "products"), resolution_m=resolution_m)
+    words = f"pipeline.query.resolution_m is {resolution_m} m, but 2 images have pixels of 8 m (GF6_PMS"
+    assert any(words in message for message in caplog.messages) == is_warned
