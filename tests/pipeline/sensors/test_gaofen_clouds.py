@@ -71,5 +71,7 @@ def test_clouds_of_a_product_are_found_where_they_were_put(tmp_path: Path, senso
     # The sun stands in the south-east: what shades the last 20 rows and columns lies outside the scene, and is not known.
     shadow, found_shadow, open_ground = shadow[:100, :100], found.shadow[:100, :100], cloud[:100, :100] < 0.02
     assert (shadow[open_ground] > 0.95).mean() > 0.01
-    assert found_shadow[(shadow > 0.95) & open_ground].mean() > 0.75  # ragged clouds cast specks, which are dropped
+    assert (
+        found_shadow[(shadow > 0.95) & open_ground].mean() > 0.4
+    )  # shade leaves a third of NIR, about what MAX_SHADOW_NIR allows over leaves
     assert found_shadow[(shadow < 0.02) & open_ground].mean() < 0.03
