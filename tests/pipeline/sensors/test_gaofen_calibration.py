@@ -204,3 +204,17 @@ def test_level_2_is_warned_of(tmp_path: Path) -> None:
     product = write_sar(tmp_path, "L2")
     notes = read(product, to_item(product)).scene.attrs["provenance"]["warnings"]
     assert any(product.name in note and "level 2 was projected by its provider at one height (300 m)" in note for note in notes)
+
+
+def test_offsets_of_gains_reach_the_pixels(tmp_path: Path) -> None:
+    product = write_optical(tmp_path)
+    gains, esun = gaofen6.GAINS["GF6-PMS"][2020].bands, gaofen6.ESUN["GF6-PMS"]
+    seen = []
+    for offsets in ((0.0,) * 4, (5.0, 10.0, 15.0, 20.0)):
+        own = BandCalibration(gains=gains, offsets=offsets, esun=esun)
+        reading = read(product, to_item(product), gaofen=GaofenSettings(calibration={"GF6-PMS": own}))
+        seen.append(reading.scene["data"].values.astype(float).mean(axis=(1, 2)) / 1e4)
+    sun = 90 - float(to_item(product).sun_elevation_deg or 0)
+    factors = [compute_reflectance_factor(1.0, one, sun, compute_distance(FLIGHT.time)) for one in esun]
+    np.testing.assert_allclose(seen[0], 0.2, atol=5e-4)
+    np.testing.assert_allclose(seen[1] - seen[0], np.array(factors) * (5, 10, 15, 20), rtol=5e-3)
