@@ -150,6 +150,7 @@ def run_dates(n_scenes: int, bend_px: float) -> None:
                     errors.setdefault((name, share), []).append(measure_error(found.field, true, SIDE))
                 turned = make_scene(np.ascontiguousarray(image[:, :, ::-1]))
                 nulls.setdefault(name, []).append(ask(clear, turned, cloud[:, ::-1]).verdict == "applied")
+    print(f"affine parts of up to {bend_px / 2:g} px at the edge")
     print(
         f"| clouds | {' | '.join(show_cover(covers[share]) for share in SHARES)} | nulls accepted |\n" + "| --- " * (len(SHARES) + 2) + "|"
     )
