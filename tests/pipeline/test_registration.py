@@ -278,10 +278,10 @@ def test_clouds_that_no_mask_keeps_out_cost_accuracy_or_the_field_but_give_no_wr
 
 
 def test_none_of_twenty_pairs_of_dates_with_nothing_in_common_is_accepted_however_wide_the_search() -> None:
-    clear, cloudy = date_of()[:, :384, :384], date_of(season=2)[:, :384, :384]
+    clear, cloudy = date_of()[:, :256, :256], date_of(season=2)[:, :256, :256]
     others = [np.rot90(cloudy, quarter, axes=(1, 2)) for quarter in (1, 2, 3)] + [cloudy[:, ::-1], cloudy[:, :, ::-1]]
-    others += [np.roll(cloudy, far, axis=(1, 2)) for far in ((150, 0), (0, 150), (150, 150), (90, -120))]
-    others.append(ground(2, SMALL).draw_date(season=2))
+    others += [np.roll(cloudy, far, axis=(1, 2)) for far in ((128, 0), (0, 128), (128, 128), (90, -110))]
+    others.append(ground(2, 256).draw_date(season=2))
     for number, other in enumerate(others):
         for search_m in (100.0, 300.0):
             found = estimate_dates(clear, np.ascontiguousarray(other), search_m=search_m, field="quadratic")
