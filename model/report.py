@@ -70,7 +70,7 @@ NARROW_SPACE: Final = "\u202f"
 PAIR_COLUMNS: Final = ("area", "pair", "cloudy", "cloud, %", "clear", "days", "SAR", "days", "windows kept", "of")
 """Headings of the table of pairs."""
 SHIFT_COLUMNS: Final = (
-    "area", "pair", "image", "verdict", "dy, px", "dx, px", "east, m", "north, m", "σ, px", "scatter, px", "windows: agreeing", "good",
+    "area", "pair", "image", "verdict", "dy, px", "dx, px", "east, m", "north, m", "scatter, px", "windows: agreeing", "good",
     "all",
 )  # fmt: skip
 """Headings of the table of shifts."""
@@ -470,7 +470,7 @@ def _describe_shifts(results: Results, keys: Sequence[Key]) -> list[Block]:
         for field, error in zip(fields, errors, strict=True)
     ]
     note = "A shift is where the content of an image lay before it was moved, against that of the clear one: rows down, columns right. "
-    note += "σ is its predicted standard deviation per axis, scatter that of the agreeing windows. "
+    note += "Scatter is the standard deviation of the agreeing windows around the field. "
     note += (
         "Off before and after: how far an image truly lay from the clear one where its geocoding put it, and how far it lies from it now, "
         "both in the middle of the scene."
@@ -495,7 +495,7 @@ def _show_shift(field: Measured) -> list[str]:
     record = field.record
     words = [*field.key, field.image, record["verdict"], *(show_number(record[name], 2, sign=True) for name in ("dy_px", "dx_px"))]
     words += [show_number(metres, 1, sign=True) for metres in record["shift_m"]]
-    words += [NOTHING if record[name] is None else show_number(record[name], 3) for name in ("sigma_px", "rms_px")]
+    words += [NOTHING if record["rms_px"] is None else show_number(record["rms_px"], 3)]
     return words + [str(record[name]) for name in ("n_inlier", "n_good", "n_windows")]
 
 
