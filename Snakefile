@@ -27,7 +27,7 @@ except SerenoError as error:
     raise WorkflowError(str(error)) from None
 
 TRIES = 3
-"""How often `sereno query` and `sereno ingest` try what a server failed to give. They know the cause of a failure and Snakemake does
+"""How often `sereno query`, `sereno dem` and `sereno ingest` try what a server failed to give. They know the cause of a failure and Snakemake does
 not: its `retries` would repeat a misspelt setting and a missing file as well."""
 
 
@@ -70,6 +70,7 @@ localrules:
     simulate,
     query,
     plan,
+    dem,
     ingest,
     align,
     mask,
@@ -139,11 +140,12 @@ checkpoint query_area:
         max_requests=flow.config.pipeline.query.max_requests,
     params:
         settings=lambda wildcards: flow.settings("query", area=wildcards.area),
+        dem_margin=flow.dem_margin,
         code=flow.code("query"),
     message:
         "search scenes and pair them: {wildcards.area}"
     shell:
-        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} "
+        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} {params.dem_margin} "
         "--max-requests {resources.max_requests} --tries {resources.tries} 2> {log:q}"
 
 
@@ -167,10 +169,50 @@ rule plan:
         "sereno plan {input:q} --settings {params.settings:q} 2>&1 | tee {log:q}"
 
 
+if flow.may_join_dems:
+
+    rule dem_area:
+        input:
+            lock=ancient("<results>/query/{area}.json"),
+        output:
+            manifest="<results>/dem/{area}.json",
+            image="<results>/dem/{area}.tif",
+            ledger="<results>/dem/{area}.ledger.csv",
+        log:
+            "<results>/logs/dem/{area}.log",
+        benchmark:
+            "<results>/benchmarks/dem/{area}.tsv"
+        conda:
+            "environment.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+            connections=1,
+            tries=TRIES,
+            attempts=flow.config.pipeline.dem.attempts,
+        params:
+            settings=flow.settings("dem"),
+            code=flow.code("dem"),
+            record=lambda wildcards: flow.dem_record(checkpoints, **wildcards),
+        message:
+            "join elevation models: {wildcards.area}"
+        shell:
+            "sereno dem {input.lock:q} {output.manifest:q} --settings {params.settings:q} "
+            "--attempts {resources.attempts} --tries {resources.tries} 2> {log:q}"
+
+
+rule dem:
+    input:
+        flow.locks,
+        lambda _: flow.all_dems(checkpoints),
+
+
 rule ingest_scene:
     input:
         lock=ancient("<results>/query/{area}.json"),
         dem=flow.dem_files,
+        joined=lambda wildcards: flow.dem_image(checkpoints, **wildcards),
     output:
         scene="<results>/ingest/{area}/{scene}.json",
         ledger="<results>/ingest/{area}/{scene}.ledger.csv",
@@ -192,10 +234,11 @@ rule ingest_scene:
         settings=flow.settings("ingest"),
         code=flow.code("ingest"),
         record=lambda wildcards: flow.scene_record(checkpoints, **wildcards),
+        dem=lambda wildcards: flow.dem_option(checkpoints, **wildcards),
     message:
         "read and calibrate: {wildcards.scene}"
     shell:
-        "sereno ingest {input.lock:q} {wildcards.scene:q} {output.scene:q} --settings {params.settings:q} "
+        "sereno ingest {input.lock:q} {wildcards.scene:q} {output.scene:q} --settings {params.settings:q} {params.dem:q} "
         "--readers {resources.connections} --attempts {resources.attempts} --scheduler {resources.scheduler:q} --tries {resources.tries} 2> {log:q}"
 
 

@@ -100,11 +100,11 @@ def draw_trials(n_scenes: int) -> Iterator[Trial]:
             sar = ground.draw_sar(true, looks=looks, seed=number)
             clouds = draw_clouds(SIDE, share, seed=number) if share else ~everywhere
             covered = np.where(clouds, np.random.default_rng(number).normal(0.6, 0.05, clouds.shape), optical).astype(np.float32)
-            yield Trial(name, Scene(Layer(covered, ~clouds), Layer(sar, everywhere)), true)
+            yield Trial(name, Scene(Layer(covered, ~clouds), Layer(sar, everywhere, "sar")), true)
     for number, (optical, sar) in enumerate(views):
         others = (sar[:, :, ::-1], np.rot90(sar, axes=(1, 2)), views[(number + 1) % len(views)][1], np.roll(sar, (97, 141), axis=(1, 2)))
         for other in others:
-            yield Trial("null", Scene(Layer(optical, everywhere), Layer(np.ascontiguousarray(other), everywhere)), None)
+            yield Trial("null", Scene(Layer(optical, everywhere), Layer(np.ascontiguousarray(other), everywhere, "sar")), None)
 
 
 def make_peers(wanted: list[str]) -> dict[str, Peer]:
@@ -158,7 +158,7 @@ def read_triplet(folder: Path) -> Scene:
     with rasterio.open(base / "s2_cloudfree" / name) as clear, rasterio.open(base / "s1" / name) as sar:
         optical, decibel = clear.read((3, 4, 8)).astype(np.float32) / 10_000, sar.read().astype(np.float32)
     everywhere = np.ones(optical.shape[1:], bool)
-    return Scene(Layer(optical, everywhere), Layer(decibel, everywhere))
+    return Scene(Layer(optical, everywhere), Layer(decibel, everywhere, "sar"))
 
 
 def run_triplet(peers: dict[str, Peer], scene: Scene) -> None:
@@ -170,7 +170,7 @@ def run_triplet(peers: dict[str, Peer], scene: Scene) -> None:
     for name, peer in peers.items():
         rest = peer(scene)
         moved = [peer(Scene(scene.optical, move_sar(scene.sar, shift))) for shift in shifts]
-        nulls = [peer(Scene(scene.optical, Layer(np.ascontiguousarray(other), scene.sar.valid))) for other in turn(scene.sar.values)]
+        nulls = [peer(Scene(scene.optical, Layer(np.ascontiguousarray(other), scene.sar.valid, "sar"))) for other in turn(scene.sar.values)]
         false = f"{sum(found is not None for found in nulls)} of {len(nulls)}"
         if rest is None:
             print(f"| {name} | refused | - | - | {false} |")
@@ -186,7 +186,7 @@ def move_sar(sar: Layer, shift: tuple[float, ...]) -> Layer:
     """SAR with its content moved, as power; what comes in from outside is not valid."""
     power = np.stack([ndimage.shift(band, shift, order=1, cval=np.nan) for band in 10 ** (sar.values / 10)])
     valid = np.isfinite(power).all(axis=0)
-    return Layer(to_decibel(np.where(valid, power, 1).astype(np.float32)), valid)
+    return Layer(to_decibel(np.where(valid, power, 1).astype(np.float32)), valid, "sar")
 
 
 def turn(values: Array) -> list[Array]:
@@ -216,7 +216,7 @@ def read_picture(path: Path) -> Scene:
         colours, power = np.asarray(optical.convert("RGB"), np.float32), np.asarray(sar.convert("L"), np.float32)
     everywhere = np.ones(power.shape, bool)
     return Scene(
-        Layer(colours.transpose(2, 0, 1) / 255 * 0.3, everywhere), Layer(to_decibel(np.maximum(power, 0.5) / 255)[None], everywhere)
+        Layer(colours.transpose(2, 0, 1) / 255 * 0.3, everywhere), Layer(to_decibel(np.maximum(power, 0.5) / 255)[None], everywhere, "sar")
     )
 
 

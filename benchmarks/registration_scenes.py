@@ -26,6 +26,15 @@ TEXTURE_DB: Final = 1.0
 FRACTIONS: Final = ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75))
 """Where a pixel is sampled, in pixels from its corner."""
 
+COVERS: Final = np.array([(0.03, 0.06, 0.035, 0.38), (0.09, 0.12, 0.16, 0.24), (0.05, 0.06, 0.07, 0.10)])
+"""Reflectance of leaves, of dry and of wet soil: blue, green, red, near infrared."""
+AIR: Final = (0.065, 0.04, 0.022, 0.008)
+"""Reflectance that clean air adds to these bands."""
+DATE_BANDS_NM: Final = (490.0, 555.0, 660.0, 830.0)
+"""Their wavelengths."""
+CAMERA_NOISE: Final = 0.003
+"""Standard deviation of reflectance as it is measured."""
+
 Array = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
@@ -84,6 +93,18 @@ class Ground:
         """Green, red and near-infrared reflectance, (3, y, x)."""
         kinds = ROAD.reflectance, RIVER.reflectance, HOUSE.reflectance
         return self.draw(self.reflectance, kinds, make_shift((self.side, self.side)))
+
+    def draw_date(self, field: ShiftField | None = None, *, season: int = 1) -> Array:
+        """Blue, green, red and near-infrared reflectance at the top of the atmosphere, (4, y, x), content moved by `field`.
+
+        What grows on a parcel is drawn anew for every season.
+        """
+        rng = np.random.default_rng(season)
+        table = rng.dirichlet((0.7, 0.7, 0.7), len(self.reflectance)) @ COVERS * rng.uniform(0.8, 1.2, (len(self.reflectance), 1))
+        kinds = tuple((0.8 * kind.reflectance[0], *kind.reflectance) for kind in (ROAD, RIVER, HOUSE))
+        image = self.draw(table, kinds, make_shift((self.side, self.side)) if field is None else field)
+        drawn: Array = (image + np.array(AIR)[:, None, None] + rng.normal(0, CAMERA_NOISE, image.shape)).astype(np.float32)
+        return drawn
 
     def draw_power(self, field: ShiftField | None = None, *, looks: float = 4.0, seed: int = 5) -> Array:
         """VV and VH as linear power with speckle, (2, y, x), content moved by `field`."""

@@ -24,11 +24,18 @@ MEASURES: Final = ("both", "only_first", "only_second", "neither", "iou")
 AGREEMENT_COLUMNS: Final = ("area", "pair", "image", "cloud in both", "in the first alone", "in the second alone", "in none", "both of any")
 """Headings of the agreement of masks."""
 
+FINDINGS: Final = ("thick", "thin", "clear_as_cloud", "shadow", "clear_as_shadow")
+"""Keys of what a method finds of simulated clouds, in reading order."""
+FINDING_COLUMNS: Final = (
+    "area", "pair", "method", "thick cloud found", "thin cloud found", "clear called cloud", "shadow found", "clear called shadow",
+)  # fmt: skip
+"""Headings of that."""
+
 
 def describe_accounts(results: Results) -> list[Block]:
-    """The ledger's sums and losses, offsets that were decided, scenes that were refused, clouds not known, and the agreement of masks."""
+    """The ledger's sums and losses, offsets that were decided, scenes that were refused, clouds not known, and what masks agree with."""
     read = [*_sum_ledger(results), *_list_losses(results), *_count_offsets(results), *_list_refused(results)]
-    return [*read, *_list_unknown(results), *_compare_masks(results)]
+    return [*read, *_list_unknown(results), *_compare_masks(results), *_score_truth(results)]
 
 
 def _sum_ledger(results: Results) -> list[Block]:
@@ -123,6 +130,19 @@ def _to_agreement_rows(key: Key, agreement: Mapping[str, Mapping[str, float | No
     """One row per image that was compared, the input first."""
     compared = [role for role in ROLES if role in agreement]
     return [[*map(Cell, (*key, role)), *(_to_share_cell(agreement[role][name]) for name in MEASURES)] for role in compared]
+
+
+def _score_truth(results: Results) -> list[Block]:
+    """What each method finds of simulated clouds; nothing where none were simulated, or only asked of a classification made of them."""
+    rows = [
+        [*map(Cell, (*key, method)), *(_to_share_cell(found[name]) for name in FINDINGS)]
+        for key, summary in results.masked.items()
+        for method, found in summary.get("truth", {}).items()
+    ]
+    if not rows:
+        return []
+    said = "These inputs lie under simulated clouds, whose truth is the mask; what a method finds of it tells how real they look to it."
+    return [Heading("Simulated clouds"), Text(said), Table(FINDING_COLUMNS, rows, n_words=3)]
 
 
 def _to_share_cell(share: float | None) -> Cell:

@@ -1,4 +1,4 @@
-"""How SAR lies on optical in the report: what was measured of every pair's field, and pictures that show whether borders go on.
+"""How images lie on each other in the report: what was measured of every field, and pictures that show whether borders go on.
 
 Results enter; blocks of the page leave.
 """
@@ -6,12 +6,13 @@ Results enter; blocks of the page leave.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import xarray as xr
 
 from sereno.model.page import NOTHING, Block, Cell, Heading, Shot, Shots, Table, Text, show_number
-from sereno.model.pictures import Stretch, encode_png, join_checkerboard, to_sar_composite, to_true_colour
+from sereno.model.pictures import Picture, Stretch, encode_png, join_checkerboard, to_sar_composite, to_true_colour
 from sereno.model.results import Array, Json, Key, Results
 from sereno.pipeline.scene import bands_of
 from sereno.pipeline.store import open_dataset
@@ -25,48 +26,83 @@ FIELD_PX: Final = 32
 ENLARGED: Final = 2
 """Screen pixels to a pixel of the grid."""
 FIELD_COLUMNS: Final = (
-    "area", "pair", "status", "field", "mean shift, m", "largest, m", "held out, px", "σ, px", "correlation", "by chance", "compared"
+    "area", "pair", "image", "status", "field", "mean shift, m", "mean shift, px", "largest, m", "held out, px", "σ, px", "σ, m",
+    "correlation", "by chance", "compared",
 )  # fmt: skip
 """Headings of the table of fields."""
+IMAGES: Final = {"registration": "SAR", "registration_cloudy": "cloudy"}
+"""What was laid onto the clear scene, by the key of its record."""
+
+
+class Measured(NamedTuple):
+    """One field."""
+
+    key: Key
+    """Area and pair."""
+    image: str
+    """What was laid onto the clear scene: `SAR` or `cloudy`."""
+    record: Json
+    """What was measured."""
 
 
 def describe_fields(results: Results, stretch: Stretch) -> list[Block]:
-    """The quality record of every measured field, and checkerboards of clear scene and aligned SAR; nothing without pairs."""
-    keys = [key for key in results.aligned if not results.refusal(key)]
-    if not keys:
+    """The quality record of every field, and checkerboards of clear scene and what was laid onto it; nothing where nothing was measured."""
+    fields = list_fields(results)
+    if not fields:
         return []
-    rows = [[Cell(word) for word in _show_field(key, results.aligned[key]["registration"])] for key in keys]
+    rows = [[Cell(word) for word in _show_field(field)] for field in fields]
     note = "Held out: distance of windows from a field fitted without them. σ: predicted standard deviation per axis, where it is "
     note += "largest. By chance: how often windows that point anywhere would agree as well."
-    boards = [_show_board(results, key, stretch) for key in keys[:MAX_BOARDS]]
-    words = "Squares of the clear scene and of SAR in turn: roads, rivers and borders should go on from one into the next."
-    more = [Text(f"{len(keys) - MAX_BOARDS} more pairs are not shown.", "small")] if len(keys) > MAX_BOARDS else []
-    table = Table(FIELD_COLUMNS, rows, n_words=4)
-    return [Heading("How SAR lies on optical"), table, Text(note, "small"), Text(words, "small"), Shots(boards, "scene", 3), *more]
+    shown = [field for field in fields if not results.refusal(field.key)]
+    boards = [_show_board(results, field, stretch) for field in shown[:MAX_BOARDS]]
+    words = "Squares of the clear scene and of SAR, or of the cloudy image, in turn: roads, rivers and borders should go on from one into "
+    words += "the next."
+    more = [Text(f"{len(shown) - MAX_BOARDS} more fields are not shown.", "small")] if len(shown) > MAX_BOARDS else []
+    pictures: list[Block] = [Text(words, "small"), Shots(boards, "scene", 3), *more] if boards else []
+    return [Heading("How images lie on the clear one"), Table(FIELD_COLUMNS, rows, n_words=5), Text(note, "small"), *pictures]
 
 
-def _show_field(key: Key, registration: Json) -> list[str]:
+def list_fields(results: Results) -> list[Measured]:
+    """Every field that was measured, those of pairs among them that were given up because it was refused."""
+    return [
+        Measured(key, image, record)
+        for key, summary in results.aligned.items()
+        for name, image in IMAGES.items()
+        if (record := summary.get(name)) is not None and (record["n_laid"] or not results.refusal(key))
+    ]
+
+
+def _show_field(field: Measured) -> list[str]:
+    record = field.record
+
     def show(name: str, digits: int, scale: float = 1.0) -> str:
-        value = registration.get(name)
+        value = record.get(name)
         return NOTHING if value is None else show_number(scale * value, digits)
 
-    pixel_m, chance = registration["pixel_m"], registration.get("false_alarms")
-    words = [*key, registration["status"].replace("_", " "), registration["field"]["degree"]]
-    words += [show("mean_shift_px", 1, pixel_m), show("max_shift_px", 1, pixel_m), show("held_out_px", 2), show("sigma_px", 3)]
-    return [*words, show("median_peak", 2), NOTHING if chance is None else f"{chance:.0e}", registration["descriptor"]]
+    pixel_m, chance = record["pixel_m"], record.get("false_alarms")
+    words = [*field.key, field.image, record["status"].replace("_", " "), record["field"]["degree"]]
+    words += [show("mean_shift_px", 1, pixel_m), show("mean_shift_px", 2), show("max_shift_px", 1, pixel_m), show("held_out_px", 2)]
+    words += [show("sigma_px", 3), show("sigma_px", 2, pixel_m), show("median_peak", 2)]
+    return [*words, NOTHING if chance is None else f"{chance:.0e}", record["descriptor"]]
 
 
-def _show_board(results: Results, key: Key, stretch: Stretch) -> Shot:
-    """Checkerboard of the most usable ground of one pair."""
-    pair = open_dataset(results.manifest("align", key), kind="pair")
-    window = choose_crop(pair["valid_clear"].values & pair["valid_sar"].values, CROP_PX)
-    clear = to_true_colour(pair["clear"].values[:, *window], pair["valid_clear"].values[window], bands=bands_of(pair), stretch=stretch)
-    names = bands_of(pair, "sar_band")
-    sar = to_sar_composite(pair["sar"].values[:1, *window], pair["valid_sar"].values[window], sar_bands=names[:1])
-    board = join_checkerboard(clear, sar, field_px=FIELD_PX)
+def _show_board(results: Results, field: Measured, stretch: Stretch) -> Shot:
+    """Checkerboard of the ground that can be judged best."""
+    pair = open_dataset(results.manifest("align", field.key), kind="pair")
+    role = field.image.lower()
+    window = choose_crop(pair["valid_clear"].values & pair[f"valid_{role}"].values, CROP_PX)
+    clear = _paint_image(pair, "clear", window, stretch)
+    board = join_checkerboard(clear, _paint_image(pair, role, window, stretch), field_px=FIELD_PX)
     enlarged = board.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
-    verdict = results.aligned[key]["registration"]["verdict"]
-    return Shot(encode_png(enlarged), f"{key[0]} {key[1]}", f"field {verdict}; {names[0]} in grey")
+    what = f"{bands_of(pair, 'sar_band')[0]} in grey" if role == "sar" else "clear and cloudy"
+    return Shot(encode_png(enlarged), f"{field.key[0]} {field.key[1]}", f"field {field.record['verdict']}; {what}")
+
+
+def _paint_image(pair: xr.Dataset, role: str, window: tuple[slice, slice], stretch: Stretch) -> Picture:
+    valid = pair[f"valid_{role}"].values[window]
+    if role != "sar":
+        return to_true_colour(pair[role].values[:, *window], valid, bands=bands_of(pair), stretch=stretch)
+    return to_sar_composite(pair["sar"].values[:1, *window], valid, sar_bands=bands_of(pair, "sar_band")[:1])
 
 
 def choose_crop(usable: Array, side: int) -> tuple[slice, slice]:

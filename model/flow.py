@@ -17,12 +17,12 @@ from sereno.model.config import Config, CustomSettings, TrainSettings, load_conf
 from sereno.pipeline.config import Settings
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError, describe_fault
 from sereno.pipeline.fingerprint import fingerprint
-from sereno.pipeline.pairs import Lock
+from sereno.pipeline.pairs import Lock, needs_heights
 
 S = TypeVar("S", bound=Settings)
 LAUNCHER: Final = "torchrun --standalone --nproc-per-node {} -m sereno.model"
 """The program that starts so many processes on one machine, to which the sub-command is added."""
-HOW_TO_RUN: Final = {"query": ("max_requests",), "ingest": ("readers", "attempts", "scheduler")}
+HOW_TO_RUN: Final = {"query": ("max_requests",), "dem": ("attempts",), "ingest": ("readers", "attempts", "scheduler")}
 """Settings of a step that change how it works and not what it writes: its job gets them by `resources`, which trigger nothing."""
 
 
@@ -94,6 +94,45 @@ class Flow:
         ingest = self.config.pipeline.ingest
         named = [path for path in (ingest.dem, ingest.geoid) if path]
         return [self._locate(path) for path in named if "://" not in path and not path.startswith("/vsi")]
+
+    @property
+    def may_join_dems(self) -> bool:
+        """Whether locks may name elevation models: they are searched, or the locks are of another search."""
+        return self.config.pipeline.query.dem_catalogue is not None or self.config.pipeline.query.source == "lock"
+
+    @property
+    def dem_margin(self) -> list[str]:
+        """The option that says how far around an area elevation models are searched, if they are."""
+        pipeline = self.config.pipeline
+        return [] if pipeline.query.dem_catalogue is None else ["--dem-margin", str(pipeline.dem.margin_m)]
+
+    def dem_image(self, checkpoints: Any, area: str, scene: str) -> list[str]:
+        """The joined elevation models, by their manifest, where the scene is placed by heights and no other file gives them."""
+        if not self._joins_dem(checkpoints, area) or not needs_heights(self.lock(checkpoints, area).scene(scene).sensor):
+            return []
+        return [f"{self.results}/dem/{area}.json"]
+
+    def dem_option(self, checkpoints: Any, area: str, scene: str) -> list[str]:
+        """The option that names that image for a scene."""
+        return [word for manifest in self.dem_image(checkpoints, area, scene) for word in ("--dem", manifest.removesuffix("json") + "tif")]
+
+    def all_dems(self, checkpoints: Any) -> list[str]:
+        """The joined elevation models of every area, by their manifests."""
+        return [f"{self.results}/dem/{area}.json" for area in self.areas if self._joins_dem(checkpoints, area)]
+
+    def _needed_dems(self, checkpoints: Any) -> list[str]:
+        """Those of them that a scene is placed by."""
+        scenes = ((area, scene) for area in self.areas for scene in self.lock(checkpoints, area).scenes)
+        return list(dict.fromkeys(path for area, scene in scenes for path in self.dem_image(checkpoints, area, scene)))
+
+    def _joins_dem(self, checkpoints: Any, area: str) -> bool:
+        asked = self.may_join_dems and self.config.pipeline.ingest.dem is None
+        return asked and self.lock(checkpoints, area).dem is not None
+
+    def dem_record(self, checkpoints: Any, area: str) -> str:
+        """The elevation models as the lock describes them."""
+        lock = self.lock(checkpoints, area)
+        return (lock.dem.to_json() if lock.dem else "") + lock.grid.to_json()
 
     def settings(self, step: str, **wildcards: str) -> str:
         """Settings of a step as JSON: only what that job uses and what may change its outputs; the rest has its default."""
@@ -167,7 +206,8 @@ class Flow:
 
     def all_ledgers(self, checkpoints: Any) -> list[str]:
         """What became of the items and assets of every area and scene."""
-        return [f"{manifest.removesuffix('.json')}.ledger.csv" for manifest in (*self.locks, *self.all_scenes(checkpoints))]
+        manifests = [*self.locks, *self.all_scenes(checkpoints), *self._needed_dems(checkpoints)]
+        return [f"{manifest.removesuffix('.json')}.ledger.csv" for manifest in manifests]
 
     def all_scenes(self, checkpoints: Any) -> list[str]:
         """Scene manifests of every area."""

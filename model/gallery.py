@@ -30,7 +30,7 @@ from sereno.model.pictures import (
     to_sar_composite,
     to_true_colour,
 )
-from sereno.model.results import Array, Key, Results, RunResults, find_truth, list_cleared, read_examples
+from sereno.model.results import Array, Key, Results, RunResults, find_error, find_truth, list_cleared, read_examples
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
 from sereno.pipeline.scene import REFLECTANCE_SCALE, bands_of, geobox_of
@@ -56,6 +56,15 @@ NODATA: Final = 65_535
 """Stored value of pixels without an answer, in cleared scenes and in the simulated truth."""
 BASELINE_WORDS: Final = {"copy": "copy of the cloudy image", "mean": "training mean", "fill": "smooth fill"}
 """Short names of the methods that need no weights."""
+
+
+class Truth(NamedTuple):
+    """What truly lies under the clouds of a scene."""
+
+    path: Path
+    """Image without clouds, where it truly lies."""
+    moved_m: tuple[float, float]
+    """East and north by which the clear scene, and with it the whole pair, lies off."""
 
 
 class Look(NamedTuple):
@@ -101,7 +110,7 @@ def describe_scenes(results: Results, stretch: Stretch, *, picture_px: int) -> l
     blocks: list[Block] = [
         Text(
             f"All optical pictures of this page share one stretch: reflectance {stretch.low:.3f} is black, {stretch.high:.3f} white. "
-            "SAR is shown with VV in red, VH in green and VV − VH in blue."
+            "SAR is shown with VV or HH in red, VH or HV in green and their difference in dB in blue."
         ),
         Legend([(f"rgb{colour}", words) for words, colour in PROVENANCE.values()]),
     ]
@@ -121,13 +130,18 @@ def _describe_scene(results: Results, key: Key, look: Look) -> list[Block]:
             sources.append(Shot(where, f"provenance, {run.name}", "where each pixel comes from"))
             rows.append(_to_share_row(run, key, results.folder))
     stale = [run.name for run in results.runs if key in run.predictions and _is_stale(run, key)]
-    truth = find_truth(results, str(provenance["cloudy"]["item"]))
+    truth = _find_truth(results, provenance)
     shots = [*_show_inputs(pair, look), *cleared, _show_target(pair, truth, look), *sources]
     blocks: list[Block] = [Heading(f"{key[0]} · {key[1]}"), Shots(shots, "scene", SCENE_COLUMNS)]
     blocks.append(Table(("run", "GeoTIFF", "observed", "reconstructed", "not observed"), rows, n_words=2))
     if stale:
         blocks.append(Text(f"{', '.join(stale)}: cleared with other weights than those that are scored here: run `sereno predict`.", "bad"))
     return blocks if truth is None else [*blocks, *_score_scene(results, key, truth)]
+
+
+def _find_truth(results: Results, provenance: Mapping[str, Any]) -> Truth | None:
+    path = find_truth(results, str(provenance["cloudy"]["item"]))
+    return None if path is None else Truth(path, find_error(results, str(provenance["clear"]["item"])) or (0.0, 0.0))
 
 
 def _is_stale(run: RunResults, key: Key) -> bool:
@@ -141,9 +155,15 @@ def _show_inputs(pair: xr.Dataset, look: Look) -> list[Shot]:
     gap = show_number(provenance["pair"]["sar_gap_days"], 2, sign=True)
     sar = to_sar_composite(pair["sar"].values, pair["valid_sar"].values, sar_bands=bands_of(pair, "sar_band"))
     return [
-        Shot(_show_optical(pair, "cloudy", look), "cloudy", _show_day(provenance["cloudy"])),
+        Shot(_show_optical(pair, "cloudy", look), *_name_input(provenance)),
         Shot(encode_png(shrink_picture(sar, look.px)), "SAR", f"{_show_day(provenance['sar'])}, {gap} days"),
     ]
+
+
+def _name_input(provenance: Mapping[str, Any]) -> tuple[str, str]:
+    """Heading and words of the picture of the input."""
+    sky, day = provenance["pair"].get("sky"), _show_day(provenance["cloudy"])
+    return ("cloudy", day) if sky is None else ("simulated clouds", f"sky {sky} over {day}")
 
 
 def _show_optical(pair: xr.Dataset, role: str, look: Look) -> str:
@@ -151,11 +171,16 @@ def _show_optical(pair: xr.Dataset, role: str, look: Look) -> str:
     return encode_png(shrink_picture(picture, look.px))
 
 
-def _show_target(pair: xr.Dataset, truth: Path | None, look: Look) -> Shot:
+def _show_target(pair: xr.Dataset, truth: Truth | None, look: Look) -> Shot:
     """The simulated truth of the cloudy date, or else the clear scene with its date."""
     provenance = pair.attrs["provenance"]
     if truth is not None:
-        return Shot(_show_prediction(truth, look)[0], "true", f"{_show_day(provenance['cloudy'])}, simulated without clouds")
+        bands = bands_of(pair)
+        image = read_image(truth.path, bands, GridRecord.from_geobox(geobox_of(pair)), moved_m=truth.moved_m)
+        picture = encode_png(shrink_picture(to_true_colour(image, image[0] != NODATA, bands=bands, stretch=look.stretch), look.px))
+        return Shot(picture, "true", f"{_show_day(provenance['cloudy'])}, simulated without clouds")
+    if provenance["pair"].get("sky") is not None:
+        return Shot(_show_optical(pair, "clear", look), "clear", f"{_show_day(provenance['clear'])}, the image under the simulated clouds")
     gap = show_number(provenance["pair"]["clear_gap_days"], 1, sign=True)
     return Shot(_show_optical(pair, "clear", look), "clear", f"{_show_day(provenance['clear'])}, {gap} days: another day")
 
@@ -178,14 +203,14 @@ def _to_share_row(run: RunResults, key: Key, folder: Path) -> list[Cell]:
     return [Cell(word) for word in (run.name, str(path.with_suffix(".tif").relative_to(folder)), *words)]
 
 
-def _score_scene(results: Results, key: Key, truth: Path) -> list[Block]:
+def _score_scene(results: Results, key: Key, truth: Truth) -> list[Block]:
     """Cleared scenes and the copy against the truth, on cloudy pixels of the whole scene and of its test patches."""
     if not results.manifest("mask", key).is_file():
         return [Text("This pair has no masks, so no error of cloudy pixels against the truth: run `sereno mask`.", "missing")]
     pair, masks = (open_dataset(results.manifest(step, key), kind=kind) for step, kind in (("align", "pair"), ("mask", "mask")))
     grid, bands = GridRecord.from_geobox(geobox_of(pair)), bands_of(pair)
     images = {run.name: read_image(run.predictions[key].with_suffix(".tif"), bands, grid) for run in results.runs if key in run.predictions}
-    true = read_image(truth, bands, grid)
+    true = read_image(truth.path, bands, grid, moved_m=truth.moved_m)
     cloudy = np.maximum(masks["cloud_cloudy"].values, masks["shadow_cloudy"].values) >= CLOUDY_FROM
     there = cloudy & pair["valid_cloudy"].values & (true[0] != NODATA)
     for image in images.values():
@@ -200,12 +225,14 @@ def _score_scene(results: Results, key: Key, truth: Path) -> list[Block]:
     return [Table(head, mark_best(rows, (True, False, True, False))), Text(note, "small")]
 
 
-def read_image(path: Path, bands: tuple[str, ...], grid: GridRecord) -> Array:
-    """The bands asked for on that grid, (band, y, x) uint16, NODATA where the file has nothing."""
+def read_image(path: Path, bands: tuple[str, ...], grid: GridRecord, *, moved_m: tuple[float, float] = (0.0, 0.0)) -> Array:
+    """The bands asked for on that grid, (band, y, x) uint16, NODATA where the file has nothing; its content moved east and north."""
     with rasterio.open(path) as image:
         places = [image.descriptions.index(name) + 1 for name in bands]
         options = {"crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "height": grid.shape[0], "width": grid.shape[1]}
-        with WarpedVRT(image, resampling=Resampling.nearest, nodata=NODATA, **options) as laid:
+        resampling = Resampling.bilinear if any(moved_m) else Resampling.nearest
+        options |= {"src_transform": rasterio.Affine.translation(*moved_m) * image.transform, "src_crs": image.crs}
+        with WarpedVRT(image, resampling=resampling, nodata=NODATA, **options) as laid:
             values: Array = laid.read(places)
     return values
 

@@ -101,16 +101,18 @@ def to_true_colour(optical: Array, valid: Array, *, bands: tuple[str, ...], stre
 
 
 def to_sar_composite(sar: Array, valid: Array, *, sar_bands: tuple[str, ...]) -> Picture:
-    """VV, VH and VV - VH as red, green and blue over fixed ranges: centi-dB (sar_band, y, x), valid (y, x) -> (y, x, 3).
+    """VV, VH and VV - VH, or HH, HV and HH - HV, as red, green and blue over fixed ranges: centi-dB (sar_band, y, x), valid (y, x) ->
+    (y, x, 3).
 
-    Without both polarisations the first one is shown in grey.
+    Without such a pair the first polarisation is shown in grey.
     """
     decibel = dict(zip(sar_bands, sar.astype(np.float32) / CENTI_DB, strict=True))
-    if "VV" in decibel and "VH" in decibel:
-        decibel["VV-VH"] = decibel["VV"] - decibel["VH"]
-        shown = [(decibel[name], SAR_DISPLAY_DB[name]) for name in SAR_DISPLAY_DB]
+    like, cross = next((names for names in (("VV", "VH"), ("HH", "HV")) if set(names) <= decibel.keys()), (sar_bands[0], ""))
+    if cross:
+        layers = (decibel[like], decibel[cross], decibel[like] - decibel[cross])
+        shown = list(zip(layers, SAR_DISPLAY_DB.values(), strict=True))
     else:
-        shown = [(decibel[sar_bands[0]], SAR_DISPLAY_DB.get(sar_bands[0], SAR_DISPLAY_DB["VV"]))] * 3
+        shown = [(decibel[like], SAR_DISPLAY_DB.get(like, SAR_DISPLAY_DB["VV"]))] * 3
     return _paint(np.stack([(values - low) / (high - low) for values, (low, high) in shown]), valid, gamma=1.0)
 
 

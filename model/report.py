@@ -20,7 +20,7 @@ import rasterio
 import torch
 
 from sereno.model.accounts import describe_accounts
-from sereno.model.alignment import describe_fields
+from sereno.model.alignment import Measured, describe_fields, list_fields
 from sereno.model.config import ReportSettings
 from sereno.model.gallery import BASELINE_WORDS, choose_stretch, describe_examples, describe_progress, describe_scenes
 from sereno.model.metrics import bootstrap_difference
@@ -54,7 +54,7 @@ from sereno.model.pictures import (
     draw_lines,
     draw_map,
 )
-from sereno.model.results import Json, Key, Results, RunResults, find_true_shifts, read_results
+from sereno.model.results import Json, Key, Results, RunResults, find_true_shift, read_results
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.patches import SPLITS
@@ -70,11 +70,14 @@ NARROW_SPACE: Final = "\u202f"
 PAIR_COLUMNS: Final = ("area", "pair", "cloudy", "cloud, %", "clear", "days", "SAR", "days", "windows kept", "of")
 """Headings of the table of pairs."""
 SHIFT_COLUMNS: Final = (
-    "area", "pair", "verdict", "dy, px", "dx, px", "east, m", "north, m", "σ, px", "scatter, px", "windows: agreeing", "good", "all"
+    "area", "pair", "image", "verdict", "dy, px", "dx, px", "east, m", "north, m", "scatter, px", "windows: agreeing", "good",
+    "all",
 )  # fmt: skip
 """Headings of the table of shifts."""
-TRUTH_COLUMNS: Final = ("true dy, px", "true dx, px", "left over, px")
+TRUTH_COLUMNS: Final = ("true dy, px", "true dx, px", "off before, m", "off after, m", "off after, px")
 """Further headings where the world is simulated."""
+IMAGE_WORDS: Final = {"SAR": "SAR", "cloudy": "The cloudy image"}
+"""What is registered to the clear scene, in a sentence."""
 SETTING_WORDS: Final = {
     "min_valid": "too little valid in SAR, input and target",
     "max_target_cloud": "too much cloud and shadow in the target",
@@ -109,6 +112,19 @@ class Metric(NamedTuple):
     """Decimals shown."""
     is_larger_better: bool
     """Whether the largest value is the best."""
+
+
+class Errors(NamedTuple):
+    """How far an image lies from where it belongs, in the middle of the scene."""
+
+    true_px: tuple[float, float]
+    """Rows and columns by which it lay off the clear scene, pixels of the grid."""
+    before_m: float
+    """Metres from the clear scene before it was moved."""
+    after_m: float
+    """Metres from the clear scene after."""
+    after_px: float
+    """The same in pixels of the grid."""
 
 
 METRIC_COLUMNS: Final = (
@@ -444,51 +460,81 @@ def _describe_shifts(results: Results, keys: Sequence[Key]) -> list[Block]:
         for area, pair in keys
         if (area, pair) not in results.aligned
     ]
-    known = [key for key in keys if key in results.aligned and not results.refusal(key)]
-    if not known:
+    fields = list_fields(results)
+    if not fields:
         return missing
-    true = find_true_shifts(results)
-    rows = [[Cell(word) for word in _show_shift(results, key, true)] for key in known]
-    note = "A shift is where SAR content lay before it was moved, against optical content: rows down, columns right. "
-    note += "σ is its predicted standard deviation per axis, scatter that of the agreeing windows. "
+    errors = [find_errors(results, field) for field in fields]
+    is_known = any(errors)
+    rows = [
+        [Cell(word) for word in (*_show_shift(field), *(_show_errors(error) if is_known else ()))]
+        for field, error in zip(fields, errors, strict=True)
+    ]
+    note = "A shift is where the content of an image lay before it was moved, against that of the clear one: rows down, columns right. "
+    note += "Scatter is the standard deviation of the agreeing windows around the field. "
     note += (
-        "Left over is the distance of the measured from the true shift."
-        if true
+        "Off before and after: how far an image truly lay from the clear one where its geocoding put it, and how far it lies from it now, "
+        "both in the middle of the scene."
+        if is_known
         else "True shifts are not known: the data is not simulated."
     )
-    table = Table(SHIFT_COLUMNS + (TRUTH_COLUMNS if true else ()), rows, n_words=3)
-    return [*missing, table, Text(note, "small"), *_draw_shifts(results, known)]
+    table = Table(SHIFT_COLUMNS + (TRUTH_COLUMNS if is_known else ()), rows, n_words=4)
+    return [*missing, *_sum_up_errors(fields, errors), table, Text(note, "small"), *_draw_shifts(results, fields)]
 
 
-def _show_shift(results: Results, key: Key, true: Mapping[str, tuple[float, float]]) -> list[str]:
-    registration, lock = results.aligned[key]["registration"], results.locks[key[0]]
-    shift_px = registration["dy_px"], registration["dx_px"]
-    words = [*key, registration["verdict"], *(show_number(shift, 2, sign=True) for shift in shift_px)]
-    words += [show_number(metres, 1, sign=True) for metres in registration["shift_m"]]
-    words += [show_number(registration[name], 3) for name in ("sigma_px", "rms_px")]
-    words += [str(registration[name]) for name in ("n_inlier", "n_good", "n_windows")]
-    known = true.get(lock.scene(lock.pair(key[1]).sar).item)
-    if known is not None:
-        words += [*(show_number(shift, 2, sign=True) for shift in known), show_number(math.dist(shift_px, known), 3)]
-    return words + [NOTHING] * (len(TRUTH_COLUMNS) if true and known is None else 0)
+def find_errors(results: Results, field: Measured) -> Errors | None:
+    """How far an image of a simulated world lay off before it was moved, and lies off after; None where that is not known."""
+    true = find_true_shift(results, field.key, "sar" if field.image == "SAR" else "cloudy")
+    if true is None:
+        return None
+    record = field.record
+    left_px = math.dist(true, (record["dy_px"], record["dx_px"]))
+    return Errors(true, record["pixel_m"] * math.hypot(*true), record["pixel_m"] * left_px, left_px)
 
 
-def _draw_shifts(results: Results, known: Sequence[Key]) -> list[Block]:
-    """Shift fields per pair, and how far windows lie from the shift of their scene."""
-    fields, residuals = [], []
-    for key in known:
-        registration = results.aligned[key]["registration"]
-        windows = registration["windows"]
+def _show_shift(field: Measured) -> list[str]:
+    record = field.record
+    words = [*field.key, field.image, record["verdict"], *(show_number(record[name], 2, sign=True) for name in ("dy_px", "dx_px"))]
+    words += [show_number(metres, 1, sign=True) for metres in record["shift_m"]]
+    words += [NOTHING if record["rms_px"] is None else show_number(record["rms_px"], 3)]
+    return words + [str(record[name]) for name in ("n_inlier", "n_good", "n_windows")]
+
+
+def _show_errors(errors: Errors | None) -> list[str]:
+    if errors is None:
+        return [NOTHING] * len(TRUTH_COLUMNS)
+    words = [show_number(shift, 2, sign=True) for shift in errors.true_px]
+    return [*words, show_number(errors.before_m, 1), show_number(errors.after_m, 1), show_number(errors.after_px, 3)]
+
+
+def _sum_up_errors(fields: Sequence[Measured], errors: Sequence[Errors | None]) -> list[Block]:
+    """One sentence per kind of image: how far it lay off before and lies off after; nothing where that is not known."""
+    blocks: list[Block] = []
+    for image, words in IMAGE_WORDS.items():
+        found = [error for field, error in zip(fields, errors, strict=True) if field.image == image and error is not None]
+        if found:
+            before, after = (
+                f"{min(ends):.1f} to {max(ends):.1f} m" for ends in zip(*((e.before_m, e.after_m) for e in found), strict=True)
+            )
+            blocks.append(Text(f"{words} lay {before} from the clear image before registration and lies {after} from it after."))
+    return blocks
+
+
+def _draw_shifts(results: Results, fields: Sequence[Measured]) -> list[Block]:
+    """Shift fields, and how far windows lie from the field of their scene."""
+    drawn, residuals = [], []
+    for field in fields:
+        windows, verdict = field.record["windows"], field.record["verdict"]
         arrows = [Arrow(w["row"], w["col"], w["dy"], w["dx"], w["inlier"]) for w in windows]
-        fields.append(Arrows(f"{key[0]} {key[1]}\n{registration['verdict']}", results.locks[key[0]].grid.shape, arrows))
-        if registration["verdict"] == "applied":
+        title = f"{field.key[0]} {field.key[1]}\n{field.image} {verdict}"
+        drawn.append(Arrows(title, results.locks[field.key[0]].grid.shape, arrows))
+        if verdict == "applied":
             residuals += [w["residual_px"] for w in windows]
-    shots = [Shot(draw_arrows(fields[:MAX_SHOWN]), "Shift of every matching window")]
+    shots = [Shot(draw_arrows(drawn[:MAX_SHOWN]), "Shift of every matching window")]
     if residuals:
-        drawn = draw_histogram(residuals, x_label="distance from the scene's field, px", y_label="windows")
-        shots.append(Shot(drawn, "Residuals of accepted scenes"))
+        chart = draw_histogram(residuals, x_label="distance from the scene's field, px", y_label="windows")
+        shots.append(Shot(chart, "Residuals of accepted fields"))
     missing: list[Block] = [] if residuals else [Text("No shift was accepted, so there are no residuals.", "missing")]
-    return [Shots(shots, "chart"), *_say_more(len(fields), "pairs"), *missing]
+    return [Shots(shots, "chart"), *_say_more(len(drawn), "fields"), *missing]
 
 
 def describe_losses(results: Results) -> list[Block]:
@@ -550,12 +596,16 @@ def _count_refused_windows(results: Results) -> list[Block]:
 
 def _list_refused_shifts(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Refused registrations")]
-    measured = {key: summary["registration"] for key, summary in results.aligned.items() if not results.refusal(key)}
-    refused = [(key, registration) for key, registration in measured.items() if registration["verdict"] == "refused"]
+    measured = list_fields(results)
+    refused = [field for field in measured if field.record["verdict"] == "refused"]
     if not refused:
-        return [*blocks, Text(f"None of {len(measured)} pairs." if results.aligned else "No pair was aligned: run `sereno align`.")]
-    rows = [[Cell(f"{area} {pair}"), Cell(registration["reason"])] for (area, pair), registration in refused]
-    return [*blocks, Text("SAR of these pairs was left where its geocoding puts it."), Table(("pair", "reason"), rows, n_words=2)]
+        return [*blocks, Text(f"None of {len(measured)}." if results.aligned else "No pair was aligned: run `sereno align`.")]
+    rows = [[Cell(f"{field.key[0]} {field.key[1]}"), Cell(field.image), Cell(field.record["reason"])] for field in refused]
+    return [
+        *blocks,
+        Text("These images were left where their geocoding puts them, or their pair was given up."),
+        Table(("pair", "image", "reason"), rows, n_words=3),
+    ]
 
 
 def describe_making(results: Results) -> list[Block]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -172,16 +172,30 @@ def find_truth(results: Results, item: str) -> Path | None:
     return None
 
 
-def find_true_shifts(results: Results) -> dict[str, tuple[float, float]]:
-    """True shift (rows, columns) of simulated SAR items in pixels of the area's grid, by item id."""
-    shifts: dict[str, tuple[float, float]] = {}
-    for area, facts in (results.world or {}).get("areas", {}).items():
-        if area in results.locks:
-            ratio = facts["grid"]["transform"][0] / results.locks[area].grid.transform[0]
-            shifts |= {
-                scene["item"]: (scene["displacement"]["dy_px"] * ratio, scene["displacement"]["dx_px"] * ratio) for scene in facts["sar"]
-            }
-    return shifts
+def find_error(results: Results, item: str) -> tuple[float, float] | None:
+    """East and north, metres, by which coefficients place a simulated Gaofen product off; None of anything else."""
+    for area in (results.world or {}).get("areas", {}).values():
+        for scene in (*area["optical"], *area["sar"]):
+            if scene["item"] == item and "error_m" in scene:
+                return scene["error_m"][0], scene["error_m"][1]
+    return None
+
+
+def find_true_shift(results: Results, key: Key, role: Literal["sar", "cloudy"]) -> tuple[float, float] | None:
+    """True shift (rows, columns) of a simulated scene of a pair against its clear one, in pixels of the area's grid; None if not known."""
+    lock = results.locks[key[0]]
+    pair, pixel_m = lock.pair(key[1]), lock.grid.transform[0]
+    item, clear = (lock.scene(scene).item for scene in (getattr(pair, role), pair.clear))
+    errors = find_error(results, item), find_error(results, clear)
+    if errors[0] is not None and errors[1] is not None:
+        east, north = (ours - theirs for ours, theirs in zip(errors[0], errors[1], strict=True))
+        return -north / pixel_m, east / pixel_m
+    for facts in (results.world or {}).get("areas", {}).values():
+        for scene in facts["sar"]:
+            if scene["item"] == item and "displacement" in scene:
+                ratio = facts["grid"]["transform"][0] / pixel_m
+                return scene["displacement"]["dy_px"] * ratio, scene["displacement"]["dx_px"] * ratio
+    return None
 
 
 def read_examples(run: RunResults) -> dict[str, Array]:

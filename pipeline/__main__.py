@@ -42,13 +42,16 @@ def query(
     area: Annotated[str, typer.Option(help="Name of the area.")],
     settings: Settings = "{}",
     max_requests: Annotated[int | None, typer.Option(help="Instead of max_requests of the settings.")] = None,
+    dem_margin: Annotated[float, typer.Option(min=0, help="Ground around the area where elevation models are searched, metres.")] = (
+        config.DemSettings().margin_m
+    ),
     tries: Tries = 1,
 ) -> None:
     """Search scenes of one area, pair SAR, cloudy and clear ones, and write the lock."""
     chosen = override_settings(config.parse_settings(config.QuerySettings, settings), max_requests=max_requests)
     from sereno.pipeline.query import query_pairs
 
-    try_again(lambda: query_pairs(area, output, chosen), tries)
+    try_again(lambda: query_pairs(area, output, chosen, dem_margin_m=dem_margin), tries)
 
 
 @app.command()
@@ -96,6 +99,21 @@ def diff(
 
 
 @app.command()
+def dem(
+    lock: LockFile,
+    output: Annotated[Path, typer.Argument(help="Manifest to write; the image lies beside it.")],
+    settings: Settings = "{}",
+    attempts: Annotated[int | None, typer.Option(help="Instead of attempts of the settings.")] = None,
+    tries: Tries = 1,
+) -> None:
+    """Join the elevation models of a lock to one image of heights over its area."""
+    chosen = override_settings(config.parse_settings(config.DemSettings, settings), attempts=attempts)
+    from sereno.pipeline.dem import join_elevations
+
+    try_again(lambda: join_elevations(lock, output, chosen), tries)
+
+
+@app.command()
 def ingest(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     lock: LockFile,
     scene: Annotated[str, typer.Argument(help="Scene id in the lock.")],
@@ -104,11 +122,12 @@ def ingest(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     readers: Annotated[int | None, typer.Option(help="Instead of readers of the settings.")] = None,
     attempts: Annotated[int | None, typer.Option(help="Instead of attempts of the settings.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Instead of scheduler of the settings.")] = None,
+    dem: Annotated[str | None, typer.Option(help="Instead of dem of the settings.")] = None,
     tries: Tries = 1,
 ) -> None:
     """Read one scene: calibrated, offset removed, validity apart from values."""
     parsed = config.parse_settings(config.IngestSettings, settings)
-    chosen = override_settings(parsed, readers=readers, attempts=attempts, scheduler=scheduler)
+    chosen = override_settings(parsed, readers=readers, attempts=attempts, scheduler=scheduler, dem=dem)
     from sereno.pipeline.ingest import ingest_scene
 
     try_again(lambda: ingest_scene(lock, scene, output, chosen), tries)

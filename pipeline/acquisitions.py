@@ -51,6 +51,7 @@ class Cause(Enum):
     POLARISATION = "change pipeline.query.polarisations to what the items hold"
     ORBIT = "widen pipeline.query.relative_orbits or orbit_state"
     COVER = "widen pipeline.query.cloudy_cover_pct or raise clear_cover_pct"
+    CLEAR_COVER = "raise pipeline.query.clear_cover_pct"
     CLEAR_GAP = "raise pipeline.query.max_gap_clear_days or clear_cover_pct"
     SAR_GAP = "raise pipeline.query.max_gap_sar_days"
     UNUSED = "widen pipeline.query.cloudy_cover_pct or lengthen start..end"

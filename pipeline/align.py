@@ -1,53 +1,87 @@
 """Lay the three scenes of a pair on one grid.
 
-Scenes and the lock enter; a pair leaves. The optical scenes already lie on the area's grid. The field of shifts of SAR is measured against
-the clear scene and taken out in the one interpolation that brings SAR onto the grid, or refused, and the record says which and why. Ground
-outside the area's outline is not valid, and nothing is where one of the three scenes was refused.
+Scenes and the lock enter; a pair leaves. The clear scene stays where it is. The field of shifts of SAR, and where needed that of the cloudy
+scene, is measured against it and taken out in the one interpolation that brings the image onto the grid, or refused, and the record says
+which and why. Ground outside the area's outline is not valid, and nothing is where one of the three scenes was refused, or where the
+coefficients that placed them are too coarse to be believed and no field was found.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from rasterio.features import geometry_mask
+from scipy.ndimage import uniform_filter
 
-from sereno.pipeline.clouds import SCL_CLOUD, SCL_SHADOW
+from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA, Visible, find_by_haze
 from sereno.pipeline.config import AlignSettings
+from sereno.pipeline.descriptors import SIMILARITY_EDGE_PX
+from sereno.pipeline.detectors import VISIBLE_BANDS
 from sereno.pipeline.errors import DataError, MissingError
-from sereno.pipeline.geometry import resample_sar, to_metres
+from sereno.pipeline.geometry import displace_pixels, to_metres
 from sereno.pipeline.pairs import Lock, Pair
-from sereno.pipeline.radiometry import centi_db_to_power, power_to_centi_db, to_reflectance
-from sereno.pipeline.registration import Bool, Float, Layer, Registration, estimate_field, start_registration
-from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS, bands_of, geobox_of, with_grid
+from sereno.pipeline.plates import place_scene
+from sereno.pipeline.radiometry import power_to_centi_db, to_reflectance
+from sereno.pipeline.registration import Bool, Layer, Mover, Registration, estimate_field, settle_field, start_registration
+from sereno.pipeline.scene import (
+    CENTI_DB,
+    MAX_REFLECTANCE,
+    OPTICAL_UNITS,
+    REFLECTANCE_SCALE,
+    SAR_UNITS,
+    bands_of,
+    geobox_of,
+    plates_of,
+    to_scene,
+    with_grid,
+)
+from sereno.pipeline.shiftfield import ShiftField, make_shift
+from sereno.pipeline.skies import cover_pair
 from sereno.pipeline.store import open_dataset, save_dataset
 
 logger = logging.getLogger(__name__)
 
 STRUCTURE_BANDS: Final = ("B03", "B04", "B08", "B2", "B3", "B4")
 """Green, red and near infrared, of Sentinel-2 and of Gaofen: together they show nearly every border that SAR sees (SEN12MS-CR)."""
+LOOSE: Final = "gaofen"
+"""How the names of sensors begin whose rational polynomial coefficients err by tens of metres, up to some hundred."""
 
 
 class Scenes(NamedTuple):
     """The three scenes of a pair, as `sereno.pipeline.scene` defines them."""
 
     sar: xr.Dataset
-    """On its own grid."""
+    """On its own grid as it is read, on the area's once it is aligned."""
     cloudy: xr.Dataset
     """On the area's grid."""
     clear: xr.Dataset
     """On the area's grid."""
 
 
+class Aligned(NamedTuple):
+    """Three scenes on one grid, and how they came to lie on each other."""
+
+    scenes: Scenes
+    """All on the area's grid."""
+    sar: Registration
+    """The field of SAR relative to the clear scene."""
+    cloudy: Registration | None
+    """That of the cloudy scene; None if it was not wanted."""
+
+
 def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path], output: Path, settings: AlignSettings) -> None:
     """Write the pair at `output` from the lock, the pair's id and the manifests of its SAR, cloudy and clear scenes.
 
-    A pair with a scene that `ingest` refused is written too, with no valid pixel and the reason in its provenance under `refused`.
+    A pair with a scene that `ingest` refused is written too, with no valid pixel and the reason in its provenance under `refused`; so is
+    one that `find_misplaced` refuses.
 
     Raises:
         MissingError: lock, pair or scene is not there, or no band is left that shows structure.
@@ -60,20 +94,35 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     opened = Scenes(*(open_dataset(manifest, kind="scene") for manifest in scenes))
     check_scenes(opened, lock, pair, scenes)
     refused = find_refusal(opened)
-    registration, aligned = _place_sar(opened, grid, settings) if refused is None else _leave_sar(opened, grid, refused)
-    shift_m = to_metres(registration.shift_px, grid)
+    aligned = _align_scenes(opened, pair, grid, settings) if refused is None else _leave_scenes(opened, grid, refused)
+    refused = refused or find_misplaced(aligned)
     provenance = {
         "pair": pair.model_dump(mode="json"),
         "area": lock.area,
         **{role: scene.attrs["provenance"] for role, scene in opened._asdict().items()},
-        "registration": registration.to_record() | {"shift_m": [round(metres, 3) for metres in shift_m]},
+        "registration": _to_record(aligned.sar, grid),
+        "registration_cloudy": None if aligned.cloudy is None else _to_record(aligned.cloudy, grid),
         "refused": refused,
     }
     inside = mark_inside(lock.outline, grid) if refused is None else np.zeros(grid.shape, bool)
-    dataset = limit_to(inside, to_pair(opened, aligned, grid, provenance))
+    dataset = cover_pair(limit_to(inside, to_pair(aligned.scenes, grid, provenance)), settings.overlay)
     save_dataset(dataset, output, kind="pair", summary=_summarise(dataset))
-    seconds = time.monotonic() - started
-    logger.info("align: %s/%s: shift %s, %s, %.1f s", lock.area, pair.id, registration.verdict, registration.reason, seconds)
+    _log_end(f"{lock.area}/{pair.id}", aligned, refused, time.monotonic() - started)
+
+
+def _to_record(registration: Registration, grid: GeoBox) -> dict[str, Any]:
+    shift_m = to_metres(registration.shift_px, grid)
+    return registration.to_record() | {"shift_m": [round(metres, 3) for metres in shift_m]}
+
+
+def _log_end(name: str, aligned: Aligned, refused: str | None, seconds: float) -> None:
+    for role, found in (("SAR", aligned.sar), ("the cloudy image", aligned.cloudy)):
+        if refused is None and found is not None and found.verdict == "refused":
+            logger.warning("align: %s: %s stays where its geocoding puts it: %s", name, role, found.reason)
+    if refused is not None:
+        logger.warning("align: %s: not used: %s", name, refused)
+    cloudy = "not wanted" if aligned.cloudy is None else aligned.cloudy.verdict
+    logger.info("align: %s: shift %s, %s; of the cloudy image %s, %.1f s", name, aligned.sar.verdict, aligned.sar.reason, cloudy, seconds)
 
 
 def find_refusal(scenes: Scenes) -> str | None:
@@ -89,18 +138,104 @@ def is_refused(scene: xr.Dataset) -> bool:
     return scene.attrs["provenance"].get("refused") is not None
 
 
-def _place_sar(scenes: Scenes, grid: GeoBox, settings: AlignSettings) -> tuple[Registration, tuple[Float, Bool]]:
-    """The field of shifts of SAR, and SAR (linear power, validity) on `grid` with the field taken out."""
-    power, valid, source = centi_db_to_power(scenes.sar["data"].values), scenes.sar["valid"].values, geobox_of(scenes.sar)
-    registration = measure_field(scenes.clear, resample_sar(power, valid, source=source, target=grid), settings)
-    return registration, resample_sar(power, valid, source=source, target=grid, field=registration.field)
+def find_misplaced(aligned: Aligned) -> str | None:
+    """Which image of a pair nobody knows to lie on the clear one, and why, in words; None if none does.
+
+    Where coefficients of Gaofen placed an image, or the ground that it is compared with, it may lie 300 m off. A field that is found says
+    how far; where it is refused nothing does, and a network trained on such a pair learns to move borders: the pair is given up. Images of
+    the Sentinels lie right to a pixel by themselves and stay. `align.register_cloudy: false` asks for no field, and none is missed.
+    """
+    loose = {role for role, scene in aligned.scenes._asdict().items() if is_loose(scene)}
+    faults = []
+    if aligned.sar.verdict == "refused" and loose & {"sar", "clear"}:
+        faults.append(f"SAR: {aligned.sar.reason}")
+    if aligned.cloudy is not None and aligned.cloudy.verdict == "refused" and loose & {"cloudy", "clear"}:
+        faults.append(f"the cloudy scene: {aligned.cloudy.reason}")
+    words = "placed by coefficients that err by up to some hundred metres, and where it lies on the clear scene cannot be told"
+    return f"{words}: {'; '.join(faults)}" if faults else None
 
 
-def _leave_sar(scenes: Scenes, grid: GeoBox, refused: str) -> tuple[Registration, tuple[Float, Bool]]:
-    """What stands for the shift and for SAR in a pair that is not to be used."""
-    nothing = np.zeros((len(bands_of(scenes.sar, "sar_band")), *grid.shape), np.float32)
+def is_loose(scene: xr.Dataset) -> bool:
+    """Whether the scene may lie far from where it belongs."""
+    return str(scene.attrs["provenance"]["sensor"]).startswith(LOOSE)
+
+
+def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSettings) -> Aligned:
+    """The scenes on `grid`, with the fields taken out that were found."""
+    fixed, cloudy = without_cloud(scenes.clear), None
+    sar = measure_field(fixed, scenes.sar, grid, settings)
+    if is_cloudy_wanted(scenes.cloudy, pair, settings):
+        cloudy = measure_field(fixed, scenes.cloudy, grid, settings)
+    moved = Scenes(
+        sar=place_sar(scenes.sar, grid, sar.field),
+        cloudy=scenes.cloudy if cloudy is None else place_optical(scenes.cloudy, grid, cloudy.field),
+        clear=scenes.clear,
+    )
+    return Aligned(moved, sar, cloudy)
+
+
+def measure_field(fixed: Layer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
+    """The field of `scene` relative to `fixed`, which lies on `grid`.
+
+    Where little but cloud would be left, what was kept out for cloud is let in: it lies in one image alone, so that all gates hold, and
+    found by haze some of it is bright ground.
+    """
+    if "sar_band" in scene.dims:
+        return _settle_field(fixed, lambda field: to_layer(place_sar(scene, grid, field)), scene, grid, settings)
+    found = _settle_field(fixed, lambda field: without_cloud(place_optical(scene, grid, field)), scene, grid, settings)
+    if found.status != "no_ground":
+        return found
+    again = _settle_field(fixed, lambda field: to_layer(place_optical(scene, grid, field)), scene, grid, settings)
+    return dataclasses.replace(again, reason=f"clouds let in: {again.reason}") if again.verdict == "applied" else found
+
+
+def _settle_field(fixed: Layer, place: Mover, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
+    pixel_m = measure_pixel(grid)
+    if any(plate.relief is not None for plate in plates_of(scene)):
+        return settle_field(fixed, place, settings, pixel_m=pixel_m)
+    return estimate_field(fixed, place(make_shift(fixed.valid.shape)), settings, pixel_m=pixel_m)
+
+
+def is_cloudy_wanted(cloudy: xr.Dataset, pair: Pair, settings: AlignSettings) -> bool:
+    """Whether the cloudy scene is registered to the clear one; where it is made of it, it lies right."""
+    if pair.sky is not None:
+        return False
+    return is_loose(cloudy) if settings.register_cloudy is None else settings.register_cloudy
+
+
+def place_sar(scene: xr.Dataset, grid: GeoBox, field: ShiftField) -> xr.Dataset:
+    """A SAR scene on `grid` with `field` taken out."""
+    power, valid = place_scene(scene, grid, field)
+    stored, _ = power_to_centi_db(power, valid)
+    return to_scene(stored, valid, bands=bands_of(scene, "sar_band"), geobox=grid, provenance=scene.attrs["provenance"])
+
+
+def place_optical(scene: xr.Dataset, grid: GeoBox, field: ShiftField) -> xr.Dataset:
+    """An optical scene, which lies on `grid`, with `field` taken out; classes come from the nearest pixel."""
+    if field.is_zero:
+        return scene
+    reflectance, valid = place_scene(scene, grid, field)
+    stored = np.clip(np.rint(reflectance * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE).astype(np.uint16)
+    scl = move_classes(scene["scl"].values, field) if "scl" in scene else None
+    return to_scene(stored, valid, bands=bands_of(scene), geobox=grid, provenance=scene.attrs["provenance"], scl=scl)
+
+
+def move_classes(classes: npt.NDArray[np.uint8], field: ShiftField) -> npt.NDArray[np.uint8]:
+    """Classes (y, x) with `field` taken out, each from the nearest pixel; SCL_NODATA where that lies outside."""
+    rows, cols = (np.rint(axis).astype(np.intp) for axis in displace_pixels(classes.shape, field))
+    inside = (rows >= 0) & (rows < classes.shape[0]) & (cols >= 0) & (cols < classes.shape[1])
+    moved = np.full(classes.shape, SCL_NODATA, np.uint8)
+    moved[inside] = classes[rows[inside], cols[inside]]
+    return moved
+
+
+def _leave_scenes(scenes: Scenes, grid: GeoBox, refused: str) -> Aligned:
+    """What stands for a pair that is not to be used."""
+    names, nowhere = bands_of(scenes.sar, "sar_band"), np.zeros(grid.shape, bool)
+    nothing = np.zeros((len(names), *grid.shape), np.int16)
+    sar = to_scene(nothing, nowhere, bands=names, geobox=grid, provenance=scenes.sar.attrs["provenance"])
     start = start_registration((grid.shape.y, grid.shape.x), refused, pixel_m=measure_pixel(grid))
-    return start, (nothing, np.zeros(grid.shape, bool))
+    return Aligned(scenes._replace(sar=sar), start, None)
 
 
 def mark_inside(outline: dict[str, Any] | None, grid: GeoBox) -> Bool:
@@ -153,22 +288,45 @@ def _check_same_product(scenes: Scenes, pair: Pair) -> None:
         raise DataError(f"pair {pair.id}: cloudy has bands {bands[0]}, clear has {bands[1]}; set pipeline.ingest.bands to those of both")
 
 
-def measure_field(clear: xr.Dataset, sar: tuple[Float, Bool], settings: AlignSettings) -> Registration:
-    """The field of shifts of `sar` (linear power and validity on the grid of `clear`) relative to the clear scene's cloud-free ground.
+def to_layer(scene: xr.Dataset) -> Layer:
+    """What registration looks at: SAR in dB, or the bands of an optical scene that show structure.
 
     Raises:
-        MissingError: `clear` has none of the bands that show structure.
+        MissingError: an optical scene has none of those bands.
     """
-    names = [name for name in STRUCTURE_BANDS if name in bands_of(clear)]
+    valid = scene["valid"].values
+    if "sar_band" in scene.dims:
+        return Layer((scene["data"].values / CENTI_DB).astype(np.float32), valid, "sar")
+    names = [name for name in STRUCTURE_BANDS if name in bands_of(scene)]
     if not names:
-        raise MissingError(f"one of {STRUCTURE_BANDS} is needed to align, scenes have {bands_of(clear)}: add it to pipeline.ingest.bands")
-    ground = clear["valid"].values
-    if "scl" in clear:
-        ground = ground & ~np.isin(clear["scl"].values, (*SCL_CLOUD, *SCL_SHADOW))
-    power, valid = sar
-    decibel = 10 * np.log10(np.where(valid & (power > 0), power, np.nan))
-    optical = to_reflectance(clear["data"].sel(band=names).values)
-    return estimate_field(Layer(optical, ground), Layer(decibel, valid), settings, pixel_m=measure_pixel(geobox_of(clear)))
+        raise MissingError(f"one of {STRUCTURE_BANDS} is needed to align, scenes have {bands_of(scene)}: add it to pipeline.ingest.bands")
+    return Layer(to_reflectance(scene["data"].sel(band=names).values), valid)
+
+
+def without_cloud(scene: xr.Dataset) -> Layer:
+    """`to_layer` of an optical scene where there is no cloud.
+
+    Shadows of clouds stay: borders go on in them, and on made-up ground fields are found under more clouds with them than without.
+    """
+    layer = to_layer(scene)
+    return layer._replace(valid=layer.valid & ~find_cloud(scene))
+
+
+def find_cloud(scene: xr.Dataset) -> Bool:
+    """Bodies of cloud in an optical scene (y, x), by its classes, else by haze; nothing where it lacks the bands for that.
+
+    Enough to keep most of it out: what is missed lies in one image alone, agrees with nothing in the other and costs accuracy only. Scraps
+    smaller than the reach of descriptors stay in, and bright ground with them: each would take with it a whole reach of ground around.
+    """
+    if "scl" in scene:
+        cloud = np.isin(scene["scl"].values, SCL_CLOUD)
+    elif names := next((names for names in VISIBLE_BANDS if set(names) <= set(bands_of(scene))), None):
+        visible = Visible(*(to_reflectance(scene["data"].sel(band=name).values) for name in names))
+        cloud = find_by_haze(visible, sun=None, pixel_m=measure_pixel(geobox_of(scene))).cloud
+    else:
+        return np.zeros(scene["valid"].shape, bool)
+    bodies: Bool = uniform_filter(cloud.astype(np.float32), 2 * SIMILARITY_EDGE_PX + 1) > 0.5
+    return bodies
 
 
 def measure_pixel(grid: GeoBox) -> float:
@@ -176,12 +334,11 @@ def measure_pixel(grid: GeoBox) -> float:
     return float(np.sqrt(abs(grid.transform.determinant)))
 
 
-def to_pair(scenes: Scenes, aligned: tuple[Float, Bool], grid: GeoBox, provenance: dict[str, Any]) -> xr.Dataset:
-    """The pair as a dataset on `grid`, from the scenes and SAR (linear power, validity) on that grid."""
-    stored, _ = power_to_centi_db(*aligned)
+def to_pair(scenes: Scenes, grid: GeoBox, provenance: dict[str, Any]) -> xr.Dataset:
+    """The pair as a dataset on `grid`, from scenes that lie on it."""
     variables: dict[str, Any] = {
-        "sar": (("sar_band", "y", "x"), stored, {"units": SAR_UNITS}),
-        "valid_sar": (("y", "x"), aligned[1]),
+        "sar": (("sar_band", "y", "x"), scenes.sar["data"].values, {"units": SAR_UNITS}),
+        "valid_sar": (("y", "x"), scenes.sar["valid"].values),
     }
     for role, scene in (("cloudy", scenes.cloudy), ("clear", scenes.clear)):
         variables[role] = (("band", "y", "x"), scene["data"].values, {"units": OPTICAL_UNITS})
@@ -189,7 +346,7 @@ def to_pair(scenes: Scenes, aligned: tuple[Float, Bool], grid: GeoBox, provenanc
         if "scl" in scene:
             variables[f"scl_{role}"] = (("y", "x"), scene["scl"].values)
         elif is_refused(scene):  # the next step wants classes, and 0 says that there are none
-            variables[f"scl_{role}"] = (("y", "x"), np.zeros(grid.shape, np.uint8))
+            variables[f"scl_{role}"] = (("y", "x"), np.full(grid.shape, SCL_NODATA, np.uint8))
     names = {"band": list(bands_of(scenes.clear)), "sar_band": list(bands_of(scenes.sar, "sar_band"))}
     return with_grid(xr.Dataset(variables, coords=names, attrs={"provenance": provenance}), grid)
 
@@ -205,5 +362,7 @@ def _summarise(dataset: xr.Dataset) -> dict[str, Any]:
         "sar_bands": list(bands_of(dataset, "sar_band")),
         "valid_share": shares,
         "registration": provenance["registration"],
+        "registration_cloudy": provenance["registration_cloudy"],
+        "overlay": provenance.get("overlay"),
         "refused": provenance["refused"],
     }

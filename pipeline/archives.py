@@ -2,21 +2,22 @@
 
 Enters: a folder, `.tar.gz`, `.tgz`, `.tar` or `.zip`. Leaves: its members by name, the content of small ones, and large ones laid in a
 folder where raster libraries can read them. An archive whose members would land outside of that folder is refused whole: no provider
-makes such.
+makes such. So is one that is cut off anywhere, or whose checksum is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, cast
 
-from sereno.pipeline.errors import DataError, MissingError, StoreError, describe_fault
+from sereno.pipeline.errors import DataError, MissingError, SerenoError, StoreError, describe_fault
 
 SUFFIXES: Final = (".tar.gz", ".tgz", ".tar", ".zip")
 """Endings of archives, in lower case."""
@@ -24,6 +25,14 @@ MAX_TEXT_BYTES: Final = 64 * 2**20
 """Largest member whose content is kept in memory; metadata have 0.2 MB."""
 CHUNK_BYTES: Final = 8 * 2**20
 """Bytes that are unpacked at a time."""
+GZIP: Final = b"\x1f\x8b"
+"""How gzip files begin."""
+TAR_BLOCK: Final = 512
+"""Bytes of a block of a tar archive; at least one of zeros follows the last member."""
+MAX_EXPANSION: Final = 100
+"""An archive that unpacks to more than so many times its size is no product, whose images shrink to a half at best ..."""
+MIN_EXPANDED_BYTES: Final = 2**30
+"""... unless what it unpacks to is small."""
 DAMAGES: Final = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError)
 """How Python's readers say that an archive is cut off, damaged, or of a kind they cannot read (encrypted, unknown compression)."""
 
@@ -88,12 +97,24 @@ def read_contents(path: Path, is_wanted: Callable[[str], bool]) -> Contents:
             _limit(name, sizes[name], path)
         return Contents(sizes, {name: files[name].read_bytes() for name in wanted})
     contents = Contents({}, {})
-    for member in _read_members(path):
-        contents.sizes[member.name] = member.size
-        if is_wanted(member.name):
-            _limit(member.name, member.size, path)
-            contents.texts[member.name] = member.stream.read()
+    with _tell_damage(path):
+        for member in _read_members(path):
+            contents.sizes[member.name] = member.size
+            if is_wanted(member.name):
+                _limit(member.name, member.size, path)
+                contents.texts[member.name] = member.stream.read()
     return contents
+
+
+@contextlib.contextmanager
+def _tell_damage(path: Path) -> Iterator[None]:
+    """Say of whatever fails while an archive is read that it is damaged."""
+    try:
+        yield
+    except SerenoError:
+        raise
+    except (*DAMAGES, OSError) as error:
+        raise DataError(f"{path.name}: the archive is cut off or damaged ({error}); its copy may be unfinished, fetch it again") from error
 
 
 def _limit(name: str, size: int, path: Path) -> None:
@@ -117,9 +138,10 @@ def lay_out(path: Path, names: tuple[str, ...]) -> Iterator[dict[str, Path]]:
         return
     with tempfile.TemporaryDirectory(prefix="sereno-") as folder:
         laid: dict[str, Path] = {}
-        for member in _read_members(path):
-            if member.name in names:
-                laid[member.name] = _unpack(member, Path(folder) / f"{len(laid)}{PurePosixPath(member.name).suffix}", path)
+        with _tell_damage(path):
+            for member in _read_members(path):
+                if member.name in names:
+                    laid[member.name] = _unpack(member, Path(folder) / f"{len(laid)}{PurePosixPath(member.name).suffix}", path)
         yield _check_all(laid, names, path)
 
 
@@ -149,33 +171,46 @@ def _read_members(path: Path) -> Iterator[Member]:
     """The files of an archive in its order, each checked before it is given; reading all of them reads the archive to its end."""
     if not path.is_file():
         raise MissingError(f"{path} does not exist: correct the folder of products in pipeline.query")
-    opened = _read_zip(path) if path.name.lower().endswith(".zip") else _read_tar(path)
-    seen: set[str] = set()
-    try:
-        for member in opened:
-            if member.name in seen:
-                raise DataError(f"{path.name}: holds {member.name} twice, so it is not clear which one is meant; fetch the product again")
-            seen.add(member.name)
-            yield member
-    except (*DAMAGES, OSError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise DataError(f"{path.name}: the archive is cut off or damaged ({error}); its copy may be unfinished, fetch it again") from error
+    seen, size, limit = set(), 0, max(MIN_EXPANDED_BYTES, MAX_EXPANSION * path.stat().st_size)
+    for member in _read_zip(path) if path.name.lower().endswith(".zip") else _read_tar(path):
+        if member.name in seen:
+            raise DataError(f"{path.name}: holds {member.name} twice, so it is not clear which one is meant; fetch the product again")
+        seen.add(member.name)
+        size += member.size
+        if size > limit:
+            raise _distrust(path, member.name, f"unpacks to {member.size} bytes, all to more than {MAX_EXPANSION} times the archive's size")
+        yield member
     if not seen:
         raise DataError(f"{path.name}: the archive holds no files; its copy may be unfinished, fetch it again")
 
 
 def _read_tar(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, "r|*") as archive:  # as a stream: a `.tar.gz` cannot be read from the middle
+    """The files of a tar archive, read as a stream: a `.tar.gz` cannot be read from the middle.
+
+    NOTE: tarfile's own reader of gzip passes over a wrong checksum and a missing end; the module gzip tells both, once all is read.
+    """
+    with _open_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        end = 0
         for entry in archive:
             if entry.issym() or entry.islnk():
                 raise _distrust(path, entry.name, f"is a link to {entry.linkname}")
-            if not entry.isdir() and not entry.isfile():
-                raise _distrust(path, entry.name, "is neither a file nor a folder")
-            name = _check_name(path, entry.name)
-            stream = archive.extractfile(entry)
-            if stream is not None:
-                yield Member(name, entry.size, stream)
+            if not entry.isdir() and (not entry.isfile() or entry.issparse()):
+                raise _distrust(path, entry.name, "is neither a plain file nor a folder")
+            name, content = _check_name(path, entry.name), archive.extractfile(entry)
+            if content is not None:
+                yield Member(name, entry.size, content)
+            end = entry.offset_data + -(-entry.size // TAR_BLOCK) * TAR_BLOCK
+        while stream.read(CHUNK_BYTES):
+            pass
+        if stream.tell() < end + TAR_BLOCK:
+            raise EOFError("the mark at its end is missing")
+
+
+def _open_stream(path: Path) -> IO[bytes]:
+    """The bytes of a tar archive, whether it is compressed or not."""
+    with path.open("rb") as file:
+        is_compressed = file.read(len(GZIP)) == GZIP
+    return cast("IO[bytes]", gzip.open(path)) if is_compressed else path.open("rb")
 
 
 def _read_zip(path: Path) -> Iterator[Member]:

@@ -146,7 +146,7 @@ def open_catalogue(address: str, *, max_requests: int | None = None, pause: Call
     if not Path(address).is_dir():
         known = ", ".join(name for name in PRESETS if name != "local")
         raise MissingError(
-            f"catalogue {address!r} is neither a preset ({known}), a URL nor a folder: correct pipeline.query.catalogue, "
+            f"catalogue {address!r} is neither a preset ({known}), a URL nor a folder: correct it in pipeline.query, "
             "or run `sereno simulate`"
         )
     with running_server(Path(address)) as base_url:
@@ -218,8 +218,10 @@ def _find_cause(words: str) -> str:
     return words
 
 
-def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the wanted collections that the catalogue has, in the wanted order.
+def select_collections(
+    catalogue: Catalogue, wanted: tuple[str, ...], *, settings: str = "optical_collections and sar_collections"
+) -> tuple[str, ...]:
+    """Those of the wanted collections that the catalogue has, in the wanted order; `settings` are those of `query` that name them.
 
     Raises:
         PermanentError: it has none of them; the message names what it has.
@@ -229,7 +231,7 @@ def select_collections(catalogue: Catalogue, wanted: tuple[str, ...]) -> tuple[s
         known = ", ".join(catalogue.collections[:12]) + (", ..." if len(catalogue.collections) > 12 else "")
         raise PermanentError(
             f"catalogue {hide_secrets(catalogue.address)} has none of the collections {', '.join(wanted)}; it has {known or 'none at all'}"
-            ": name some of them in pipeline.query.optical_collections and sar_collections"
+            f": name some of them in pipeline.query.{settings}"
         )
     return chosen
 

@@ -300,6 +300,35 @@ def compare_masks(first: Bool2d, second: Bool2d, valid: Bool2d) -> Agreement:
     return Agreement(both, only_first, only_second, neither, round(counts[0] / any_cloud, 6) if any_cloud else None)
 
 
+class Finding(NamedTuple):
+    """How much of what is truly there a method finds: shares, None where there is none of it."""
+
+    thick: float | None
+    """Of the cloud through which next to nothing of the ground is seen."""
+    thin: float | None
+    """Of the other cloud."""
+    clear_as_cloud: float | None
+    """Of what is neither cloud nor shadow, called cloud."""
+    shadow: float | None
+    """Of the shadow."""
+    clear_as_shadow: float | None
+    """Of what is neither cloud nor shadow, called shadow."""
+
+
+def compare_with_truth(found: CloudShadow, true: CloudShadow, thick: Bool2d, known: Bool2d) -> Finding:
+    """What of the `true` clouds, those that are `thick` and the others, and shadows was `found`, over the pixels that are `known`."""
+    clear = known & ~true.cloud & ~true.shadow
+    asked = (
+        (found.cloud, thick),
+        (found.cloud, true.cloud & ~thick),
+        (found.cloud, clear),
+        (found.shadow, true.shadow),
+        (found.shadow, clear),
+    )
+    counts = [(int(np.count_nonzero(mask & place & known)), int(np.count_nonzero(place & known))) for mask, place in asked]
+    return Finding(*(round(count / total, 6) if total else None for count, total in counts))
+
+
 def describe_cover(probability: npt.NDArray[np.uint8], valid: Bool2d) -> float:
     """Share of the valid pixels with a probability of at least one half; 0 where nothing is valid."""
     total = int(np.count_nonzero(valid))

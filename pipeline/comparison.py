@@ -73,6 +73,7 @@ def _to_tree(lock: Lock) -> Tree:
         "grid": lock.grid.model_dump(mode="json"),
         "outline": lock.outline and str(lock.outline),
         **{f"scene {name}": _describe_scene(scene) for name, scene in lock.scenes.items()},
+        **({"dem": _describe_scene(lock.dem)} if lock.dem else {}),
         **{f"pair {pair.id}": pair.model_dump(mode="json", exclude={"id"}) for pair in lock.pairs},
         **refusals,
     }

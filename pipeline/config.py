@@ -160,6 +160,12 @@ class SimulatedArea(Settings):
     """`sentinel`: Sentinel-2 and 1 in the catalogue. Else products of Gaofen-6 with that camera and of Gaofen-3, in the folder `products`;
     the catalogue then holds the elevation model alone."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.satellites != "sentinel" and self.size_px % 24:
+            raise ValueError(f"'size_px' {self.size_px} must be a multiple of 24 for Gaofen, so that pixels of 8 and 16 m fit")
+        return self
+
 
 class SimulateSettings(Settings):
     """A small world with known truth."""
@@ -169,13 +175,26 @@ class SimulateSettings(Settings):
     areas: dict[Name, SimulatedArea] = Field(default_factory=dict)
     """The ground squares, by name."""
     cloudy_dates: Annotated[int, Field(ge=1, le=6)] = 3
-    """Number of cloudy dates per area, each with a Sentinel-1 scene."""
+    """Number of cloudy dates per area, each with a SAR scene."""
     first_day: date = date(2021, 6, 3)
     """Day of the first optical scene; the others follow every five days."""
     max_shift_px: Annotated[float, Field(ge=0)] = 4.0
-    """Largest shift of a simulated SAR scene in pixels of 10 m."""
+    """Largest shift of a simulated Sentinel-1 scene in pixels of 10 m."""
     looks: Annotated[float, Field(gt=0)] = 4.4
-    """Equivalent number of looks of the speckle (Sentinel-1 IW GRDH: about 4.4)."""
+    """Equivalent number of looks of the speckle (Sentinel-1 IW GRDH: about 4.4); Gaofen-3 has one."""
+    rpc_error_m: tuple[float, float] = (20.0, 120.0)
+    """Least and largest distance by which the coefficients of a Gaofen product place everything off, in any direction, metres."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.rpc_error_m
+        if not 0 <= low <= high <= 400:  # the ground goes on for 500 m and more around an area
+            raise ValueError("'rpc_error_m' must be two ordered distances between 0 and 400 m")
+        return self
+
+
+Inputs = Literal["found", "simulated", "either"]
+"""Where the cloudy image of a pair comes from."""
 
 
 class QuerySettings(Settings):
@@ -229,12 +248,12 @@ class QuerySettings(Settings):
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     table: Path | None = None
     """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair; none pairs
-    them by overlap, time and cloud cover."""
-    inputs: Literal["found", "simulated", "either"] = "found"
+    them by overlap, time and cloud cover. Unless `inputs` is `found`, `cloudy` may be empty."""
+    inputs: Inputs = "found"
     """`found`: real cloudy scenes. `simulated`: every clear scene is target and input in one, and `align` lays clouds over the input.
-    `either`: as found where an area has a real pair, else simulated."""
+    `either`: as found where an area has a real pair, else simulated; with a `table`, row by row: simulated where `cloudy` is empty."""
     skies: Annotated[int, Field(ge=1)] = 1
-    """With simulated inputs, so many pairs of every clear scene, each under a sky of its own."""
+    """With simulated inputs, so many pairs of every clear scene, each under a sky of its own. `max_pairs` counts each of them."""
     dem_catalogue: str | None = None
     """Where elevation models are searched: a preset, the URL of a STAC API, or the folder of a simulated world. The step `dem` then joins
     them to one image per area, which takes the place of `ingest.dem`. None: no search."""
@@ -257,6 +276,8 @@ class QuerySettings(Settings):
             raise ValueError("'start' lies after 'end'")
         if self.table is not None and self.source != "gaofen":
             raise ValueError("'table' needs 'source: gaofen'")
+        if self.dem_catalogue is not None and self.source == "sen12mscr":
+            raise ValueError("'dem_catalogue' is for scenes that are placed by heights, which those of 'source: sen12mscr' are not")
         if self.source in ("stac", "gaofen") and not self.areas:
             raise ValueError("'areas' is empty: name at least one area with its bbox")
         return self
@@ -322,16 +343,17 @@ class GaofenSettings(Settings):
     scale_divisor: Annotated[float, Field(gt=0)] | None = None
     """Divisor of the digital numbers of Gaofen-3; none takes 32767 for I and Q, 65535 for detected images."""
     calibration: dict[str, BandCalibration] = Field(default_factory=dict)
-    """Gains by satellite and instrument (`GF6-WFV`, `GF6-PMS`, `GF1-WFV3`, `GF2-PMS1`), in place of the table of Gaofen-6."""
+    """Gains by satellite and instrument (`GF6-WFV`, `GF6-PMS`, `GF6-PMS-PAN`, `GF1-WFV3`), in place of the table of Gaofen-6."""
 
 
 class IngestSettings(Settings):
     """How an acquisition becomes a calibrated scene."""
 
     bands: tuple[str, ...] = ()
-    """Optical bands to keep, in this order; empty means all of the product."""
+    """Optical bands to keep, in this order; empty means all of the product but `PAN`, which Gaofen's PMS has beside the others."""
     margin_px: Annotated[int, Field(ge=0)] = 16
-    """Pixels kept around the area in SAR scenes, so that shifting them leaves no gap."""
+    """Pixels kept around the area in SAR scenes, and in the images that Gaofen's optical scenes are made of, so that shifting them leaves
+    no gap: what `align.search_m` spans (300 m are 38 pixels of 8 m)."""
     attempts: Annotated[int, Field(ge=1)] = 4
     """How often one asset is tried before it counts as unreadable."""
     min_valid: Share = 0.05
@@ -368,13 +390,13 @@ class OverlaySettings(Settings):
 
     seed: Annotated[int, Field(ge=0)] = 3
     """Same seed, same skies."""
-    cover: tuple[Share, Share] = (0.15, 0.6)
-    """Share of the ground under thick cloud."""
+    cover: tuple[Share, Share] = (0.1, 0.6)
+    """Share of the ground under cloud that hides four fifths of it and more."""
     cloud_m: tuple[float, float] = (400.0, 1600.0)
     """Size of the clouds, metres."""
-    haze: tuple[float, float] = (0.2, 0.9)
-    """Largest optical thickness of thin cloud at 490 nm."""
-    cirrus: tuple[float, float] = (0.0, 0.35)
+    haze: tuple[float, float] = (0.0, 2.0)
+    """Largest optical thickness of thin cloud."""
+    cirrus: tuple[float, float] = (0.0, 0.8)
     """Largest optical thickness of cirrus."""
     base_m: tuple[float, float] = (700.0, 2500.0)
     """Height of the clouds, metres: with the sun's place it says where shadows fall."""
@@ -414,7 +436,8 @@ class AlignSettings(Settings):
     """Largest predicted uncertainty of the field, anywhere in the scene."""
     register_cloudy: bool | None = None
     """Whether the cloudy image is registered to the clear one as well. None: where rational polynomial coefficients placed them (Gaofen),
-    whose errors of tens of metres differ from date to date; Sentinel-2 is trusted."""
+    whose errors of tens of metres differ from date to date; Sentinel-2 is trusted. A pair with Gaofen in it is not used where a field
+    that was asked for is refused: nothing else says where its images lie."""
     overlay: OverlaySettings = OverlaySettings()
     """Clouds that are laid over clear images where the input is simulated (`query.inputs`)."""
 
@@ -503,17 +526,6 @@ class PackSettings(Settings):
     """Seed of the order in which patches are stored."""
 
 
-class PlanSettings(Settings):
-    """What an estimate from locks depends on: the settings of three later steps."""
-
-    ingest: IngestSettings = IngestSettings()
-    """Which bands are read."""
-    patch: PatchSettings = PatchSettings()
-    """How many windows there are."""
-    pack: PackSettings = PackSettings()
-    """How they are stored."""
-
-
 class DemSettings(Settings):
     """How elevation models that `query` found become one image per area (`query.dem_catalogue`)."""
 
@@ -521,6 +533,24 @@ class DemSettings(Settings):
     """Ground around the area of which heights are kept: high ground beside the area leans into it."""
     pixel_m: Annotated[float, Field(gt=0)] = 30.0
     """Pixel of that image."""
+    missing: Literal["unknown", "sea"] = "unknown"
+    """What ground is that no elevation model covers. `unknown`: nothing is placed there. `sea`: it lies at height 0 above the geoid, since
+    Copernicus DEM has no tiles of open sea; some countries are left out of it as well."""
+    attempts: Annotated[int, Field(ge=1)] = 4
+    """How often one elevation model is tried before it counts as unreadable."""
+
+
+class PlanSettings(Settings):
+    """What an estimate from locks depends on: the settings of four later steps."""
+
+    dem: DemSettings = DemSettings()
+    """How much of the elevation models is read."""
+    ingest: IngestSettings = IngestSettings()
+    """Which bands are read."""
+    patch: PatchSettings = PatchSettings()
+    """How many windows there are."""
+    pack: PackSettings = PackSettings()
+    """How they are stored."""
 
 
 class PipelineSettings(Settings):
@@ -548,9 +578,11 @@ class PipelineSettings(Settings):
         unasked = ", ".join(sorted(set(self.ingest.bands) - set(self.query.bands))) or "all bands, which its empty list means"
         if self.query.bands and not (self.ingest.bands and set(self.ingest.bands) <= set(self.query.bands)):
             raise ValueError(f"'query.bands' must name what 'ingest.bands' keeps: also {unasked}")
+        if self.ingest.dem is not None and self.query.dem_catalogue is not None:
+            raise ValueError("'query.dem_catalogue' and 'ingest.dem' both say where heights come from: leave one of them out")
         return self
 
     @property
     def plan(self) -> PlanSettings:
         """What an estimate from locks depends on."""
-        return PlanSettings(ingest=self.ingest, patch=self.patch, pack=self.pack)
+        return PlanSettings(dem=self.dem, ingest=self.ingest, patch=self.patch, pack=self.pack)

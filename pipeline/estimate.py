@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
 from odc.geo.geobox import GeoBox
 
+from sereno.pipeline.archives import is_archive
 from sereno.pipeline.areas import to_bboxes
-from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS, SCL
+from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS, SCL
 from sereno.pipeline.config import PlanSettings
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
-from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord, is_sar
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord, is_sar, needs_heights
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.polygons import Bbox
 from sereno.pipeline.presets import PRESETS
@@ -41,6 +43,10 @@ TYPICAL_SCL_BYTES_PX: Final = 0.03
 """The same for the scene classification."""
 TYPICAL_SAR_BYTES_PX: Final = 3.0
 """The same for Sentinel-1 RTC (float32), its black corners counted as pixels: median of four items of Planetary Computer."""
+DEM_GSD_M: Final = 30
+"""Pixel of Copernicus DEM along a meridian."""
+TYPICAL_DEM_BYTES_PX: Final = 3.0
+"""The same for elevation models: float32, of which compression leaves about three quarters (assumed, not measured)."""
 SLICE_FILL: Final = 0.73
 """Share of its bounding box that a Sentinel-1 slice of 250 by 170 km fills, 10 degrees off north; black corners cost next to nothing."""
 OPTICAL_STORED: Final[Mapping[str, Mapping[int, float]]] = {"lz4": {10: 0.69, 20: 0.41, 60: 0.08}, "zstd": {10: 0.65, 20: 0.22, 60: 0.04}}
@@ -50,6 +56,17 @@ SAR_STORED: Final = {"lz4": 0.71, "zstd": 0.70}
 """The same for SAR in hundredths of a decibel, of the same place."""
 MASK_STORED: Final = 0.1
 """The same for validity, classes and cloud probability, which hold large uniform areas: feathered masks of simulated scenes; any codec."""
+PAN: Final = "PAN"
+"""Band and asset of a panchromatic image, which is read only if it is asked for."""
+PLATE_GSD_M: Final[Mapping[str, float]] = {"gaofen-pms": 8.0, "gaofen-wfv": 16.0, "gaofen-wfv4": 16.0}
+"""Pixels of the optical cameras of Gaofen-1 and 6, of which the image is kept beside the gridded scene."""
+PLATE_RATIO: Final = 1.5
+"""Rows and columns of a kept SAR image per pixel of the grid: it is averaged to between one and two, whose mean square is that of 1.5."""
+PLATE_ASKEW: Final = 1.4
+"""Pixels of the box in a kept image that holds a square of ground, per pixel of that square: (sine + cosine)^2 of some 12 degrees by which
+tracks are turned against north."""
+RELIEF_STORED: Final = 0.8
+"""Stored bytes per byte of a displacement by relief (float32): measured in a simulated scene with hills."""
 MASK_LAYERS: Final = 4
 """Layers of the masks of a pair: cloud and shadow, of input and target."""
 STORE_CODEC: Final = "lz4"
@@ -111,23 +128,28 @@ class AreaPlan(NamedTuple):
     """Patches if every window of every pair is kept: the most there can be."""
     disk: Disk
     """What is left on disk, with that many patches."""
+    unpacked: float
+    """Bytes of the scene that unpacks to most, which stand in the folder for temporary files while it is read; 0 without archives."""
 
 
 def estimate_area(lock: Lock, settings: PlanSettings) -> AreaPlan:
     """The plan of one lock."""
     geobox = lock.grid.to_geobox()
-    fetches = [_estimate_asset(part, geobox, settings) for scene in lock.scenes.values() for part in _list_parts(lock, scene, settings)]
+    read = [*lock.scenes.values(), *_find_dem(lock, settings)]
+    fetches = [_estimate_asset(part, geobox, settings) for scene in read for part in _list_parts(lock, scene, settings)]
     patches = sum(_count_windows(lock.scene(pair.cloudy), geobox, settings) for pair in lock.pairs)
     items = sum(len(scene.items) for scene in lock.scenes.values())
     disk = _estimate_disk(lock, geobox, patches, settings)
-    return AreaPlan(lock.area, len(lock.scenes), items, _sum_fetches(fetches), len(lock.pairs), patches, disk)
+    unpacked = max((_measure_unpacked(scene, settings) for scene in lock.scenes.values()), default=0.0)
+    return AreaPlan(lock.area, len(lock.scenes), items, _sum_fetches(fetches), len(lock.pairs), patches, disk, unpacked)
 
 
 def sum_plans(plans: Sequence[AreaPlan]) -> AreaPlan:
     """All areas together; there must be one."""
     scenes, items, pairs, patches = (sum(column) for column in zip(*((p.scenes, p.items, p.pairs, p.patches) for p in plans), strict=True))
     disk = Disk(*(sum(column) for column in zip(*(plan.disk for plan in plans), strict=True)))
-    return AreaPlan("total", scenes, items, _sum_fetches([plan.fetch for plan in plans]), pairs, patches, disk)
+    unpacked = max(plan.unpacked for plan in plans)
+    return AreaPlan("total", scenes, items, _sum_fetches([plan.fetch for plan in plans]), pairs, patches, disk, unpacked)
 
 
 def _sum_fetches(parts: Sequence[Fetch]) -> Fetch:
@@ -147,11 +169,17 @@ class _Part(NamedTuple):
     """Whether a server gives it."""
 
 
+def _find_dem(lock: Lock, settings: PlanSettings) -> list[SceneRecord]:
+    """The elevation models of the lock, if a scene needs them."""
+    asked = settings.ingest.dem is None and any(needs_heights(scene.sensor) for scene in lock.scenes.values())
+    return [lock.dem] if lock.dem is not None and asked else []
+
+
 def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[_Part]:
     """The assets of a scene that will be read: bands that are kept, and what describes them."""
     catalogue = scene.catalogue or lock.catalogue
     bands = _select_bands(scene, settings)
-    left_out = {*L1C_BANDS} - {*bands}
+    left_out = {*L1C_BANDS, PAN, f"rpc-{PAN}"} - {*bands, *((f"rpc-{PAN}",) if PAN in bands else ())}
     return [
         _Part(name, asset, item, "://" in catalogue or "://" in asset.href or catalogue in PRESETS)
         for item in scene.items
@@ -161,16 +189,33 @@ def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[
 
 
 def _select_bands(scene: SceneRecord, settings: PlanSettings) -> tuple[str, ...]:
+    if scene.sensor.startswith("gaofen-"):
+        return settings.ingest.bands or tuple(band.name for band in GAOFEN_BANDS[: 8 if scene.sensor == "gaofen-wfv" else 4])
     return settings.ingest.bands or (L1C_BANDS if scene.sensor in ("sentinel2-l1c", "sen12mscr-s2") else L2A_BANDS)
+
+
+def _measure_unpacked(scene: SceneRecord, settings: PlanSettings) -> float:
+    """Bytes that a scene takes in the folder for temporary files while it is read: its largest item, if that lies in an archive."""
+    bands = _select_bands(scene, settings)
+    sizes = [
+        sum(asset.size_bytes or 0 for name, asset in item.assets.items() if _is_packed(asset) and (PAN not in name or PAN in bands))
+        for item in scene.items
+    ]
+    return float(max(sizes))
+
+
+def _is_packed(asset: AssetRecord) -> bool:
+    return any(is_archive(Path(part)) for part in PurePosixPath(asset.href).parts[:-1]) and "://" not in asset.href
 
 
 def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetch:
     """What reading one asset costs: whole tiles around the area, at full resolution."""
-    gsd_m = _gsd_of(part.name)
+    gsd_m = None if part.item.sensor.startswith("gaofen") else _gsd_of(part.name)  # whose files are not cut into tiles
     stated = part.asset.size_bytes
     if gsd_m is None:  # a document, or a window of a delivered dataset: read whole
         return Fetch(1, stated or DOCUMENT_BYTES, int(stated is None), int(part.is_remote))
     margin_m = settings.ingest.margin_px * abs(geobox.resolution.y) if _is_sar(part) else 0.0
+    margin_m = settings.dem.margin_m if part.item.sensor == "dem" else margin_m
     width_m, height_m = _measure(part.item.bbox)
     tile_m = TILE_PX * gsd_m
     wanted = _measure_overlap(_enclose(geobox), part.item.bbox, margin_m)
@@ -184,7 +229,7 @@ def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetc
 
 def _gsd_of(name: str) -> int | None:
     """Pixel of a band in metres; None for what is no band of an image that is larger than the area."""
-    return SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
+    return DEM_GSD_M if name == "dem" else SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
 
 
 def _is_sar(part: _Part) -> bool:
@@ -192,8 +237,8 @@ def _is_sar(part: _Part) -> bool:
 
 
 def _assume_bytes_px(name: str, gsd_m: int) -> float:
-    if name in POLARISATIONS:
-        return TYPICAL_SAR_BYTES_PX
+    if name in (*POLARISATIONS, "dem"):
+        return TYPICAL_DEM_BYTES_PX if name == "dem" else TYPICAL_SAR_BYTES_PX
     return TYPICAL_SCL_BYTES_PX if name == SCL else TYPICAL_BYTES_PX[gsd_m]
 
 
@@ -235,15 +280,17 @@ def _estimate_disk(lock: Lock, geobox: GeoBox, patches: int, settings: PlanSetti
     pixels, sar_pixels = rows * columns, (rows + margin) * (columns + margin)
     scenes = pairs = 0.0
     for scene in lock.scenes.values():
-        is_optical = scene.sensor.startswith(("sentinel2", "sen12mscr-s2"))
-        scenes += _estimate_optical(scene, pixels, settings) if is_optical else _estimate_sar(sar_pixels)
+        scenes += _estimate_sar(scene, sar_pixels) if is_sar(scene.sensor) else _estimate_optical(scene, pixels, settings)
+        scenes += _estimate_plates(scene, abs(geobox.resolution.y), pixels, settings)
     for pair in lock.pairs:
-        pairs += _estimate_sar(pixels) + sum(_estimate_optical(lock.scene(name), pixels, settings) for name in (pair.cloudy, pair.clear))
+        pairs += _estimate_sar(lock.scene(pair.sar), pixels)
+        pairs += sum(_estimate_optical(lock.scene(name), pixels, settings) for name in (pair.cloudy, pair.clear))
     masks = len(lock.pairs) * MASK_LAYERS * pixels * MASK_STORED
     if not lock.pairs:
         return Disk(scenes, pairs, masks, 0.0, 0.0)
-    cloudy = lock.scene(lock.pairs[0].cloudy)
-    loose, packed = (patches * _estimate_patch(cloudy, settings, codec) for codec in (STORE_CODEC, settings.pack.codec))
+    first = lock.pairs[0]
+    images = (lock.scene(first.sar), lock.scene(first.cloudy))
+    loose, packed = (patches * _estimate_patch(images, settings, codec) for codec in (STORE_CODEC, settings.pack.codec))
     return Disk(scenes, pairs, masks, loose, packed)
 
 
@@ -260,14 +307,32 @@ def _estimate_depth(scene: SceneRecord, settings: PlanSettings, codec: str) -> f
     return sum(2 * OPTICAL_STORED[codec][gsd_m] for gsd_m in native)
 
 
-def _estimate_sar(pixels: int) -> float:
+def _estimate_plates(scene: SceneRecord, resolution_m: float, pixels: int, settings: PlanSettings) -> float:
+    """The images that a scene of Gaofen was geocoded from, as they are kept beside it, and how far relief moves their pixels."""
+    if not scene.sensor.startswith("gaofen"):
+        return 0.0
+    sheets = max(1, *(sum(name.startswith("image-") for name in item.assets) for item in scene.items))  # tiles of WFV, each with relief
+    relief = sheets * 2 * 4 * RELIEF_STORED
+    if is_sar(scene.sensor):
+        return pixels * (PLATE_ASKEW * PLATE_RATIO**2 * _depth_of_sar(scene, STORE_CODEC) + relief)
+    ratio = resolution_m / PLATE_GSD_M[scene.sensor]
+    return pixels * (PLATE_ASKEW * ratio**2 * _estimate_depth(scene, settings, STORE_CODEC) + relief)
+
+
+def _depth_of_sar(scene: SceneRecord, codec: str) -> float:
+    """Stored bytes of one pixel of all polarisations that a scene holds."""
+    held = [name for name in POLARISATIONS if any(name in item.assets for item in scene.items)]
+    return 2 * (len(held) or len(SAR_BANDS)) * SAR_STORED[codec]
+
+
+def _estimate_sar(scene: SceneRecord, pixels: int) -> float:
     """A SAR scene of so many pixels: two bytes a polarisation, and validity."""
-    return pixels * (2 * len(SAR_BANDS) * SAR_STORED[STORE_CODEC] + MASK_STORED)
+    return pixels * (_depth_of_sar(scene, STORE_CODEC) + MASK_STORED)
 
 
-def _estimate_patch(cloudy: SceneRecord, settings: PlanSettings, codec: str) -> float:
-    """One patch with SAR, input and target."""
-    values = 2 * _estimate_depth(cloudy, settings, codec) + 2 * len(SAR_BANDS) * SAR_STORED[codec]
+def _estimate_patch(images: tuple[SceneRecord, SceneRecord], settings: PlanSettings, codec: str) -> float:
+    """One patch with SAR, input and target, of a SAR and a cloudy scene."""
+    values = 2 * _estimate_depth(images[1], settings, codec) + _depth_of_sar(images[0], codec)
     return settings.patch.size_px**2 * (values + len(MASK_CHANNELS) * MASK_STORED)
 
 
@@ -277,7 +342,16 @@ def describe_plans(plans: Sequence[AreaPlan]) -> list[str]:
     rows = [HEAD, *(_to_row(plan) for plan in (*plans, *([total] if len(plans) > 1 else [])))]
     lines = to_lines(rows, n_words=1)
     parts = ", ".join(f"{name} {to_size(size)}" for name, size in total.disk._asdict().items())
-    return [*lines, "", f"disk: {parts}", _explain_sizes(total.fetch), PATCHES_NOTE]
+    return [*lines, "", f"disk: {parts}", *_explain_archives(total), _explain_sizes(total.fetch), PATCHES_NOTE]
+
+
+def _explain_archives(total: AreaPlan) -> list[str]:
+    if not total.unpacked:
+        return []
+    return [
+        f"temporary: scenes in archives are unpacked while they are read, up to {to_size(total.unpacked)} for each job that runs at once, "
+        "in the folder for temporary files (environment variable TMPDIR)"
+    ]
 
 
 def _explain_sizes(fetch: Fetch) -> str:

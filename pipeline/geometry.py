@@ -6,6 +6,7 @@ never as decibel. A field of shifts is composed with the geocoding before anythi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,8 +32,10 @@ MIN_RATIO: Final = 1.05
 """Source pixels that are finer by less than this factor are not averaged first."""
 WARP_TOLERANCE_PX: Final = 0.01
 """Largest error of coordinates that GDAL warps; between grids of one CRS they are exact. Its own default is 0.125, which would show."""
-STRIP_ROWS: Final = 1024
-"""Rows that are interpolated at a time, so that positions of a whole scene need not be held."""
+BESIDE_PX: Final = -1e3
+"""A row or column that no image has, where a position is not known."""
+STRIP_ROWS: Final = 256
+"""Rows that are interpolated at a time, so that positions of a whole scene need not be held: some twenty numbers per pixel."""
 
 
 class Positions(NamedTuple):
@@ -51,11 +54,22 @@ def resample_sar(power: Float, valid: Bool, *, source: GeoBox, target: GeoBox, f
     content which belongs at (row, col) is found at (row + dy, col + dx). A target pixel is valid if every source pixel that enters it is;
     the others are 0. A finer source is averaged to the pixels of the target as it is interpolated.
     """
-    image = _prepare(power, valid, measure_ratio(source, target))
-    strips = []
-    for top in range(0, target.shape[0], STRIP_ROWS):
-        places = displace_pixels((min(STRIP_ROWS, target.shape[0] - top), target.shape[1]), field, top=top)
-        strips.append(_interpolate(image, locate_pixels(source, target, places)))
+
+    def locate(top: int, n_rows: int) -> Positions:
+        return locate_pixels(source, target, displace_pixels((n_rows, target.shape[1]), field, top=top))
+
+    return sample_strips((power, valid), target.shape[0], locate, ratio=measure_ratio(source, target))
+
+
+def sample_strips(
+    image: tuple[Float, Bool], n_rows: int, locate: Callable[[int, int], Positions], *, ratio: tuple[float, float]
+) -> tuple[Float, Bool]:
+    """An image (linear values (band, y, x), validity (y, x)) on a grid of `n_rows`, strip by strip: (band, Y, X), (Y, X).
+
+    `locate(first, number)` tells the positions of so many rows of the grid in the image. The rest as in `sample_power`.
+    """
+    prepared = _prepare(*image, ratio)
+    strips = [_interpolate(prepared, locate(top, min(STRIP_ROWS, n_rows - top))) for top in range(0, n_rows, STRIP_ROWS)]
     return np.concatenate([values for values, _ in strips], axis=1), np.concatenate([inside for _, inside in strips])
 
 
@@ -63,17 +77,21 @@ def sample_power(power: Float, valid: Bool, positions: Positions, *, ratio: tupl
     """SAR at any positions: (band, y, x), (y, x) -> (band, Y, X), (Y, X), in one bilinear interpolation of linear power.
 
     For images that have no grid: positions come from their own geocoding, by way of `compose_positions`. `ratio` is the number of image
-    rows and columns to a pixel of the positions; where it is above 1, so many are averaged. Validity as in `resample_sar`.
+    rows and columns to a pixel of the positions; where it is above 1, so many are averaged. Validity as in `resample_sar`; where a position
+    is NaN nothing is valid.
     """
     return _interpolate(_prepare(power, valid, ratio), positions)
 
 
-def compose_positions(known: Positions, field: ShiftField) -> Positions:
-    """Positions of a grid's pixels by any geocoding (tie points, RPC), displaced by `field`, so that one interpolation does both.
+def compose_positions(known: Positions, places: Positions, *, step_px: float = 1, first_px: float = 0) -> Positions:
+    """Positions at `places` of a grid, which may be displaced by a field, so that one interpolation does the geocoding and the field.
 
-    Beyond the edge of the grid positions go on as between the outermost two pixels.
+    `known` is any geocoding (tie points, coefficients) at every `step_px` pixels of the grid in both directions, from `first_px` on.
+    Between those positions are linear; beyond them they go on as between the outermost two. They are NaN where one that enters is.
     """
-    return _look_up(known, displace_pixels(known.rows.shape, field))
+    if step_px != 1 or first_px != 0:
+        places = Positions((places.rows - first_px) / step_px, (places.cols - first_px) / step_px)
+    return _look_up(known, places)
 
 
 def displace_pixels(shape: tuple[int, ...], field: ShiftField | None, *, top: int = 0) -> Positions:
@@ -123,10 +141,15 @@ def _look_up(known: Positions, places: Positions) -> Positions:
     down, right = places.rows - tops, places.cols - lefts
     found = []
     for axis in known:
-        upper = axis[tops, lefts] * (1 - right) + axis[tops, lefts + 1] * right
-        lower = axis[tops + 1, lefts] * (1 - right) + axis[tops + 1, lefts + 1] * right
-        found.append(upper * (1 - down) + lower * down)
+        upper = _blend(axis[tops, lefts], axis[tops, lefts + 1], right)
+        lower = _blend(axis[tops + 1, lefts], axis[tops + 1, lefts + 1], right)
+        found.append(_blend(upper, lower, down))
     return Positions(*found)
+
+
+def _blend(first: Double, second: Double, share: Double) -> Double:
+    """Between two values, one of which may be NaN where the other is all of it."""
+    return np.where(share == 0, first, np.where(share == 1, second, first * (1 - share) + second * share))
 
 
 def measure_ratio(source: GeoBox, target: GeoBox) -> tuple[float, float]:
@@ -151,6 +174,9 @@ def _prepare(power: Float, valid: Bool, ratio: tuple[float, float]) -> Float:
 
 def _interpolate(image: Float, positions: Positions) -> tuple[Float, Bool]:
     """Values and validity of a prepared image at positions."""
+    known = np.isfinite(positions.rows) & np.isfinite(positions.cols)
+    if not known.all():
+        positions = Positions(*(np.where(known, axis, BESIDE_PX) for axis in positions))
     *bands, weight = (ndimage.map_coordinates(band, positions, order=1, mode="grid-constant") for band in image)
     inside = weight >= FULL_WEIGHT
     values: Float = np.where(inside, np.stack(bands) / np.where(inside, weight, 1), 0).astype(np.float32)

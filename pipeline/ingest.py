@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import MissingError
+from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
-from sereno.pipeline.presets import find_preset
 from sereno.pipeline.scene import bands_of
-from sereno.pipeline.signing import Resolver, check_credentials
+from sereno.pipeline.signing import Resolver, check_credentials, find_resolver
 from sereno.pipeline.store import save_dataset
 
 logger = logging.getLogger(__name__)
@@ -43,6 +41,8 @@ def find_reader(sensor: Sensor) -> Reader:
             from sereno.pipeline.sensors.gaofen6 import read_scene
         case "sen12mscr-s1" | "sen12mscr-s2":
             from sereno.pipeline.sensors.sen12mscr import read_scene
+        case "dem":
+            raise ConfigError("elevation models are no scenes: `sereno dem` joins them")
     return read_scene
 
 
@@ -63,7 +63,7 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
     record = content.scene(scene_id)
     assets = [asset for item in record.items for asset in item.assets.values()]
     logger.info("ingest %s: reading up to %d assets of %s", scene_id, len(assets), record.item)
-    resolver = to_resolver(record.catalogue or content.catalogue, record)
+    resolver = find_resolver(record.catalogue or content.catalogue, record.items[0].collection)
     check_credentials(resolver, (asset.href for asset in assets))
     scene, entries = find_reader(record.sensor)(record, content.grid.to_geobox(), settings, resolver)
     facts: dict[str, Any] = scene.attrs["provenance"]
@@ -88,23 +88,3 @@ def _log_end(scene_id: str, facts: Mapping[str, Any], entries: Sequence[Entry], 
         sum(entry.bytes_read for entry in entries) / 1e6,
         seconds,
     )
-
-
-def to_resolver(address: str, record: SceneRecord) -> Resolver:
-    """What makes the addresses of a scene's assets readable; `address` is a preset, the URL of an API, or a folder.
-
-    Files of a folder are read from the folder: no server is needed, and messages name the file.
-
-    Raises:
-        MissingError: the folder is not there.
-    """
-    preset = find_preset(address)
-    url = address if urlsplit(address).scheme else preset.url
-    if url:
-        return Resolver.from_preset(url.rstrip("/"), preset)
-    if not Path(address).is_dir():
-        raise MissingError(
-            f"folder {address} of {record.items[0].collection} does not exist: "
-            "correct pipeline.query.catalogue, or sar_catalogue, and run `sereno query` again"
-        )
-    return Resolver(address)

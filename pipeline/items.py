@@ -47,6 +47,12 @@ ASSETS_OF: Final[Mapping[Sensor, tuple[str, ...]]] = {
 }
 """What an item of each sensor may hold."""
 
+DEM_KEYS: Final = ("data", "dem", "elevation")
+"""Keys of assets with heights: the first at Planetary Computer and Earth Search."""
+VERTICAL_DATUMS: Final = {"cop-dem": "EGM2008 height", "nasadem": "EGM96 height", "alos-dem": "EGM96 height"}
+"""Surface above which heights are, by the name that it has in the EPSG registry and by how the collection's begins (Airbus 2022, Copernicus
+DEM product handbook; Buckley et al. 2020, NASADEM user guide; JAXA 2021, ALOS World 3D-30m product description)."""
+
 RESOLUTION: Final = re.compile(r"_(10|20|60)m$")
 """Resolution at the end of an asset's key (CDSE, stactools)."""
 UNUSED: Final = re.compile(r"^(visual|tci|true.?colou?r|rgb|preview|rendered|overview|thumbnail|browse)|[-_]jp2$", re.IGNORECASE)
@@ -163,10 +169,7 @@ def to_item_record(
         DataError: the item is not of a product that can be read, or contradicts itself.
         ConfigError: a value of the item is of a wrong type.
     """
-    for key in ("id", "properties", "assets", "bbox"):
-        if not item.get(key):
-            raise DataError(f"the item {item.get('id', '')!r} states no {key}")
-    load_settings(_StatedItem, item, where="the item")
+    _check_stated(item)
     properties, sensor = item["properties"], _sensor_of(item)
     is_optical = sensor.startswith("sentinel2")
     choices = _choose_assets(item, ASSETS_OF[sensor])
@@ -189,6 +192,52 @@ def to_item_record(
         "properties": _to_facts(item, choices),
     }
     return load_settings(ItemRecord, facts, where="the item")
+
+
+def to_dem_record(item: Json, *, base_url: str = "") -> ItemRecord:
+    """An item with heights of the ground as a record, its file as the asset `dem`; `base_url` is that of its catalogue.
+
+    The surface above which the heights are is taken from the item, else from what is known of its collection: the files of Copernicus DEM
+    do not state it.
+
+    Raises:
+        MissingError: no asset is a file of heights.
+        DataError: the item lacks what every item must state, or contradicts itself.
+        ConfigError: a value of the item is of a wrong type.
+    """
+    _check_stated(item)
+    asset, collection = _find_heights(item), item.get("collection") or ""
+    known = (datum for name, datum in VERTICAL_DATUMS.items() if collection.startswith(name))
+    datum = item["properties"].get("vertical_datum") or next(known, None)
+    facts = {
+        "item": item["id"],
+        "collection": collection,
+        "sensor": "dem",
+        "time": _time_of(item),
+        "crs": _crs_of(item, {"dem": _Choice("dem", asset, 1, (False, 0))}),
+        "bbox": _bbox_of(item),
+        "assets": {"dem": _to_asset(item, asset, base_url)},
+        "properties": {"vertical_datum": str(datum)} if datum else {},
+    }
+    return load_settings(ItemRecord, facts, where="the item")
+
+
+def _check_stated(item: Json) -> None:
+    for key in ("id", "properties", "assets", "bbox"):
+        if not item.get(key):
+            raise DataError(f"the item {item.get('id', '')!r} states no {key}")
+    load_settings(_StatedItem, item, where="the item")
+
+
+def _find_heights(item: Json) -> Json:
+    """The asset that holds heights: by its key, else the only image with the role `data`."""
+    assets = {key: asset for key, asset in item["assets"].items() if asset.get("href")}
+    named = [asset for key, asset in assets.items() if key.lower() in DEM_KEYS]
+    images = [asset for asset in assets.values() if "data" in (asset.get("roles") or ()) and "tiff" in str(asset.get("type"))]
+    if not named and len(images) != 1:
+        raise MissingError(f"none of its assets is a file of heights: {', '.join(sorted(item['assets']))}; expected {', '.join(DEM_KEYS)}")
+    found: Json = named[0] if named else images[0]
+    return found
 
 
 def _first_of(properties: Json, *keys: str) -> Any:

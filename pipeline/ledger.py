@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     """One line."""
 
     step: str
-    """`query` or `ingest`."""
+    """`query`, `dem` or `ingest`."""
     area: str
     """Area."""
     scene: str
@@ -91,14 +91,15 @@ def read_ledgers(paths: Iterable[Path]) -> list[Entry]:
 
 def find_ledgers(results: Path) -> list[Path]:
     """All ledgers in the folder that the workflow writes to, those of searches first."""
-    return [*sorted(results.glob("query/*.ledger.csv")), *sorted(results.glob("ingest/*/*.ledger.csv"))]
+    found = (sorted(results.glob(place)) for place in ("query/*.ledger.csv", "dem/*.ledger.csv", "ingest/*/*.ledger.csv"))
+    return [path for paths in found for path in paths]
 
 
 class Sum(NamedTuple):
     """Entries of one step and one status together."""
 
     step: str
-    """`query` or `ingest`."""
+    """`query`, `dem` or `ingest`."""
     status: Status
     """What became of them."""
     items: int
@@ -150,6 +151,7 @@ def describe_losses(entries: Iterable[Entry], results: Path) -> list[str]:
 
     `results` is the folder that the workflow writes to. A scene none of whose items gave a pixel is counted as unused.
     """
+    entries = list(entries)
     read = [entry for entry in entries if entry.step == "ingest"]
     lost = [entry for entry in read if entry.asset and entry.status != "used"]
     items: dict[tuple[str, str], set[Status]] = {}
@@ -161,9 +163,14 @@ def describe_losses(entries: Iterable[Entry], results: Path) -> list[str]:
         [f"{_count(len(lost), 'asset')} of {_count(len({entry[1:3] for entry in lost}), 'scene')} could not be read whole"] if lost else []
     )
     parts += [f"{_count(len(unused), 'scene')} gave no usable ground"] if unused else []
+    areas = {entry.area for entry in entries if entry.step == "dem" and entry.status != "used"}
+    heights = [
+        f"elevation models of {_count(len(areas), 'area')} could not be read whole: to read them again when they are back, delete "
+        f"{results}/dem/AREA.json and give the same command again"
+    ]
     if not parts:
-        return []
-    return [
+        return heights if areas else []
+    return (heights if areas else []) + [
         f"{' and '.join(parts)}: `sereno ledger {shlex.quote(str(results))}` gives the reasons; to read a scene again when its "
         f"files are back, delete {results}/ingest/AREA/SCENE.json and give the same command again"
     ]

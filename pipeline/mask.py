@@ -6,16 +6,17 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sereno.pipeline.clouds import CLOUDY, compare_masks, describe_cover, grow_probability
+from sereno.pipeline.clouds import CLOUDY, FULL, CloudShadow, compare_masks, compare_with_truth, describe_cover, grow_probability
 from sereno.pipeline.config import MaskSettings
 from sereno.pipeline.detectors import Detection, Image, detect_clouds
 from sereno.pipeline.scene import Bool2d, geobox_of, with_grid
+from sereno.pipeline.skies import Truth, read_truth
 from sereno.pipeline.store import open_dataset, save_dataset
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,19 @@ Stored = npt.NDArray[np.uint8]
 
 IMAGES: Final = ("cloudy", "clear")
 """Input and target of a pair."""
+
+
+class Judged(NamedTuple):
+    """One image with its masks."""
+
+    layers: dict[str, Stored]
+    """`cloud` and `shadow` as they are stored, (y, x) each."""
+    known: Bool2d
+    """(y, x), True where they are known."""
+    first: Detection | None
+    """What the method that decides says; None where it did not look."""
+    second: Detection | None
+    """What the other says; None without one, too."""
 
 
 def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
@@ -35,6 +49,10 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     the other agrees, and under `unknown` why of an image nothing is known, None if something is; the summary also holds the shares of
     the valid pixels that are known, and of the known ones that are probably covered.
 
+    Where the input lies under a simulated sky its masks are the truth, not grown, joined with what the method finds in the clear image
+    that is under it; `simulated` is then `known`, and `truth` holds how much of it each method finds in the input. The classification of
+    such an input is made of the truth, so that `scl` is not asked.
+
     Raises:
         MissingError: the pair is not there or unfinished, or what a method needs is not installed.
         DataError: the pair is of a product that lacks what a method needs.
@@ -44,27 +62,65 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     started = time.monotonic()
     dataset = open_dataset(pair, kind="pair")
     logger.info("mask %s: finding clouds by %s", pair.stem, settings.method)
+    judged = {role: _judge_image(dataset, role, settings, where=str(pair)) for role in IMAGES}
+    facts, truth = _describe_images(judged, settings), read_truth(dataset)
+    if truth is not None:
+        facts |= {"simulated": "known", "truth": _score_methods(truth, judged["cloudy"], settings)}
+        judged["cloudy"] = _join_truth(truth, judged, dataset["valid_cloudy"].values)
     variables: dict[str, Any] = {}
     shares: dict[str, float] = {}
-    facts: dict[str, Any] = {**settings.model_dump(mode="json", exclude={"weights"}), **_describe_method("", None)}
-    facts["unknown"] = {}
-    for role in IMAGES:
-        valid = dataset[f"valid_{role}"].values
-        first, second = _find_clouds(dataset, role, settings, where=str(pair)) if valid.any() else (None, None)
-        known = valid & _find_known(first, valid)
-        facts |= _describe_method("", first) if first else {}
-        facts["unknown"][role] = first.unknown if first and not known.any() else None
-        if settings.second is not None:
-            facts |= _describe_method("second_", second) if second else {}
-            facts["agreement"] = {**facts.get("agreement", {}), role: _compare(first, second, known, settings)}
-        for kind, stored in _to_stored(first, valid, settings).items():
+    for role, image in judged.items():
+        for kind, stored in image.layers.items():
             variables[f"{kind}_{role}"] = (("y", "x"), stored)
-            shares[f"{kind}_{role}_share"] = describe_cover(stored, known)
-        variables[f"known_{role}"] = (("y", "x"), known)
-        shares[f"known_{role}_share"] = round(float(known.sum() / max(valid.sum(), 1)), 6)
+            shares[f"{kind}_{role}_share"] = describe_cover(stored, image.known)
+        variables[f"known_{role}"] = (("y", "x"), image.known)
+        n_valid = int(dataset[f"valid_{role}"].values.sum())
+        shares[f"known_{role}_share"] = round(float(image.known.sum() / max(n_valid, 1)), 6)
     masks = xr.Dataset(variables, attrs={"provenance": {**dataset.attrs["provenance"], "masks": facts}})
     save_dataset(with_grid(masks, geobox_of(dataset)), output, kind="mask", summary={**facts, **shares})
     _log_end(pair.stem, shares, facts, time.monotonic() - started)
+
+
+def _judge_image(dataset: xr.Dataset, role: str, settings: MaskSettings, *, where: str) -> Judged:
+    """What the methods say of one image; of one without a valid pixel they say nothing."""
+    valid = dataset[f"valid_{role}"].values
+    first, second = _find_clouds(dataset, role, settings, where=where) if valid.any() else (None, None)
+    return Judged(_to_stored(first, valid, settings), valid & _find_known(first, valid), first, second)
+
+
+def _describe_images(judged: Mapping[str, Judged], settings: MaskSettings) -> dict[str, Any]:
+    """Which methods of which version were asked, how far they agree, and why of an image nothing is known."""
+    facts: dict[str, Any] = {**settings.model_dump(mode="json", exclude={"weights"}), **_describe_method("", None), "unknown": {}}
+    for role, image in judged.items():
+        facts |= _describe_method("", image.first) if image.first else {}
+        facts["unknown"][role] = image.first.unknown if image.first and not image.known.any() else None
+        if settings.second is not None:
+            facts |= _describe_method("second_", image.second) if image.second else {}
+            agreement = _compare(image.first, image.second, image.known, settings)
+            facts["agreement"] = {**facts.get("agreement", {}), role: agreement}
+    return facts
+
+
+def _score_methods(truth: Truth, image: Judged, settings: MaskSettings) -> dict[str, Any]:
+    """By method, how much of the truth it finds in the image before anything is grown; without `scl`, which is made of the truth."""
+    true = CloudShadow(truth.cloud >= CLOUDY, truth.shadow >= CLOUDY)
+    asked = ((settings.method, image.first), (settings.second, image.second))
+    scores = {}
+    for method, found in asked:
+        if found is not None and method not in (None, "scl"):
+            seen = CloudShadow(found.cloud >= CLOUDY, found.shadow >= CLOUDY)
+            scores[str(method)] = compare_with_truth(seen, true, truth.thick, _find_known(found, image.known) & image.known)._asdict()
+    return scores
+
+
+def _join_truth(truth: Truth, judged: Mapping[str, Judged], valid: Bool2d) -> Judged:
+    """The masks of an input under a simulated sky: the truth, which needs no growing, and what was found in the clear image below."""
+    below = judged["clear"]
+    layers = {
+        kind: np.maximum(np.where(valid, np.rint(getattr(truth, kind) * FULL), 0).astype(np.uint8), stored)
+        for kind, stored in below.layers.items()
+    }
+    return judged["cloudy"]._replace(layers=layers, known=valid & below.known)
 
 
 def _find_clouds(dataset: xr.Dataset, role: str, settings: MaskSettings, *, where: str) -> tuple[Detection, Detection | None]:

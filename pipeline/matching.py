@@ -86,9 +86,9 @@ class Match(NamedTuple):
     col: float
     """Centre of its usable ground, pixels of the grid."""
     dy: float
-    """Shift of SAR content, rows."""
+    """Shift of content, rows."""
     dx: float
-    """Shift of SAR content, columns."""
+    """Shift of content, columns."""
     peak: float
     """Normalised correlation at that shift, -1..1."""
     psr: float
@@ -126,12 +126,12 @@ class Matches(NamedTuple):
         return [float(window.surface.max()) for window in self.windows]
 
 
-def match_windows(optical: Features, sar: Features, layout: Layout, guess: ShiftField) -> Matches:
-    """Every window of `optical` sought in `sar` within `layout.radius` of where `guess` puts it, to the nearest pixel."""
+def match_windows(fixed: Features, moved: Features, layout: Layout, guess: ShiftField) -> Matches:
+    """Every window of `fixed` sought in `moved` within `layout.radius` of where `guess` puts it, to the nearest pixel."""
     windows, good = [], []
     corners = [(int(top), int(left)) for top in layout.tops for left in layout.lefts]
     for corner in corners:
-        window = _match_window(optical, sar, corner, (layout, guess))
+        window = _match_window(fixed, moved, corner, (layout, guess))
         if window is None:
             continue
         windows.append(window)
@@ -142,15 +142,15 @@ def match_windows(optical: Features, sar: Features, layout: Layout, guess: Shift
     return Matches(good, windows, len(corners))
 
 
-def _match_window(optical: Features, sar: Features, corner: tuple[int, int], plan: tuple[Layout, ShiftField]) -> Window | None:
+def _match_window(fixed: Features, moved: Features, corner: tuple[int, int], plan: tuple[Layout, ShiftField]) -> Window | None:
     """One window; None if too little of it is usable in both images."""
     (top, left), (layout, guess), side = corner, plan, plan[0].side
-    template = _cut(optical, corner, side)
+    template = _cut(fixed, corner, side)
     if template.usable.mean() < MIN_WINDOW_VALID:
         return None
     middle = (side - 1) / 2
     jump = [round(float(shift)) - layout.radius for shift in guess.evaluate(top + middle, left + middle)]
-    region = _cut(sar, (top + jump[0], left + jump[1]), side + 2 * layout.radius)
+    region = _cut(moved, (top + jump[0], left + jump[1]), side + 2 * layout.radius)
     inner = np.s_[layout.radius : layout.radius + side]
     both = template.usable * region.usable[inner, inner]
     if both.mean() < MIN_WINDOW_VALID:

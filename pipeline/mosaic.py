@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import ItemRecord, SceneRecord, Status
-from sereno.pipeline.scene import Bool2d, to_scene
+from sereno.pipeline.scene import Bool2d, Plate, to_scene, with_plates
 
 Place = tuple[slice, slice]
 """Rows and columns of the scene's grid."""
@@ -48,6 +48,8 @@ class Part(NamedTuple):
     """What a user should look at."""
     lost: tuple[tuple[str, str], ...] = ()
     """Asset and reason of everything that cannot be read."""
+    plates: tuple[Plate, ...] = ()
+    """The images that `values` were interpolated from, their positions those of the scene's whole grid; none if it has a grid itself."""
 
 
 class Mosaic(NamedTuple):
@@ -67,6 +69,8 @@ class Mosaic(NamedTuple):
     """Of all items."""
     lost: tuple[dict[str, str], ...]
     """`item`, `asset` and `reason` of everything that cannot be read."""
+    plates: tuple[Plate, ...] = ()
+    """Of all items; their layers follow each other as the items do."""
 
 
 class Reading(NamedTuple):
@@ -113,6 +117,12 @@ def find_place(wanted: Bool2d) -> Place:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
+def widen_place(place: Place, margin_px: int, shape: tuple[int, ...]) -> Place:
+    """`place` and `margin_px` around it, as far as a grid of `shape` reaches: next to another item's ground a displaced one goes on."""
+    rows, columns = (slice(max(0, axis.start - margin_px), min(n, axis.stop + margin_px)) for axis, n in zip(place, shape, strict=True))
+    return rows, columns
+
+
 def lay_items(items: Sequence[ItemRecord], geobox: GeoBox, read_part: PartReader) -> Mosaic:
     """The items of a scene on one grid, in their order.
 
@@ -124,6 +134,7 @@ def lay_items(items: Sequence[ItemRecord], geobox: GeoBox, read_part: PartReader
     entries: list[Entry] = []
     warnings: list[str] = []
     lost: list[dict[str, str]] = []
+    plates: tuple[Plate, ...] = ()
     for item in items:
         wanted = np.ones(tuple(geobox.shape), bool) if canvas is None else ~canvas.valid
         if not wanted.any():
@@ -137,8 +148,10 @@ def lay_items(items: Sequence[ItemRecord], geobox: GeoBox, read_part: PartReader
         facts.append(_describe(item, part.facts, n_laid / wanted.size))
         warnings += part.warnings
         lost += [{"item": item.item, "asset": asset, "reason": reason} for asset, reason in part.lost]
+        n_layers = max((plate.layer + 1 for plate in plates), default=0)
+        plates += tuple(plate._replace(layer=n_layers + plate.layer) for plate in part.plates)
     assert canvas is not None  # a scene has items, and the first is always read
-    return Mosaic(canvas.values, canvas.valid, canvas.classes, tuple(facts), tuple(entries), tuple(warnings), tuple(lost))
+    return Mosaic(canvas.values, canvas.valid, canvas.classes, tuple(facts), tuple(entries), tuple(warnings), tuple(lost), plates)
 
 
 def _lay(canvas: Part | None, part: Part, geobox: GeoBox) -> tuple[Part, int]:
@@ -200,11 +213,12 @@ def to_reading(record: SceneRecord, mosaic: Mosaic, geobox: GeoBox, *, bands: tu
         "warnings": list(mosaic.warnings),
         "lost": list(mosaic.lost),
         "refused": refused,
+        "n_plates": 0 if refused else len(mosaic.plates),
         "items": [{key: value for key, value in fact.items() if key != "n_clamped"} for fact in mosaic.items],
     }
     valid = np.zeros_like(mosaic.valid) if refused else mosaic.valid
     scene = to_scene(mosaic.values, valid, bands=bands, geobox=geobox, provenance=provenance, scl=mosaic.classes)
-    return Reading(scene, mosaic.entries)
+    return Reading(scene if refused else with_plates(scene, mosaic.plates), mosaic.entries)
 
 
 def _find_refusal(mosaic: Mosaic, share: float, settings: IngestSettings) -> str | None:

@@ -1,30 +1,71 @@
 """Made-up clouds laid over a clear image, for those who have no cloudy one: thick and thin cloud, cirrus, and their shadows.
 
-Enters: reflectance at the top of the atmosphere in any bands up to 2.2 um, the sun, a seeded Generator. Leaves: the image as it would look
-under these clouds, and the truth: how much of each pixel's light they hide, and how much sunlight they keep from it. Beside a real cloudy
-image the edges of clouds and shadows are smoother and rounder.
+Enters: reflectance in any bands up to 2.2 um, the sun, a seeded Generator. Leaves: the image as it would look under these clouds, and the
+truth: how much of each pixel's picture they hide, and how much sunlight they keep from it. Colours are those of real clouds at the top of
+the atmosphere, compared in benchmarks/results/masks.md; beside real ones, edges of clouds and shadows are smoother and rounder.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import fft
+from scipy.ndimage import gaussian_filter, uniform_filter
 
-from sereno.pipeline.atmosphere import CIRRUS, CLOUD_TOP, HAZE, HAZE_EXPONENT, SHADE_BLUE, SHADE_NIR, Sky, SkySettings, Sun, make_sky
-from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.atmosphere import SkySettings, Sun, shadow_offset_px
+from sereno.pipeline.bands import SENTINEL2_BANDS
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.noise import Image
+from sereno.pipeline.noise import Image, make_noise, smooth_step
 
 WORLD_PIXEL_M: Final = 10.0
-"""Pixels that `make_sky` counts the height of clouds in, metres."""
+"""Pixel of the simulated world, metres."""
 MAX_WAVELENGTH_NM: Final = 2300.0
 """Colours of clouds are known up to here."""
+MIN_WAVELENGTH_NM: Final = 390.0
+"""And from here."""
 RED_NM: Final = 660.0
 """Where the truth is stated: red lies in the middle of what cloud detectors look at."""
-KNOWN_NM: Final = tuple(band.wavelength_nm for band in SENTINEL2_BANDS if band.name in L2A_BANDS and band.name != "B09")
-"""Wavelengths at which the colours of clouds are taken; between them they change in straight lines. B09 lies in a band of water vapour."""
+CLOUD: Final = (0.71, 0.71, 0.69, 0.73, 0.71, 0.77, 0.85, 0.77, 0.89, 0.15, 0.002, 0.76, 0.60)
+"""Reflectance of thick low cloud seen through the gases above it, not through scattering air, in the order of SENTINEL2_BANDS. Measured on
+the cumulus of the SEN12MS-CR triplet and the overcast of Slovenia, 2015-08-20, less what clean air adds and what shines through from
+the ground: ozone takes some of the visible, vapour of B05, B06, B08, most of B09 and all of B10."""
+ICE: Final = (0.71, 0.71, 0.69, 0.73, 0.71, 0.77, 0.85, 0.79, 0.89, 0.60, 0.50, 0.50, 0.45)
+"""The same of thick ice cloud above the vapour, darker where ice absorbs."""
+WET_NM: Final = {945.1: 25.0, 1373.5: 40.0}
+"""Middle and half width of the bands of water vapour, B09 and B10: their colours say nothing of other wavelengths, nor those of them."""
+SHADE_NM: Final = (490.0, 704.0, 740.0, 783.0, 865.0, 1610.0, 2200.0)
+"""Wavelengths at which the light left in a full shadow is known, ..."""
+SHADE: Final = (0.48, 0.38, 0.36, 0.35, 0.34, 0.26, 0.22)
+"""... and the share of it: measured from red edge to SWIR in shadows over two sites in Flanders (Sentinel-2 L2A, class 3 against the
+nearest clear date, eleven dates), drawn on into the blue, where more of the sky still shines."""
+REFLECTING: Final = 0.075
+"""Share of light that a cloud of optical thickness 1 turns back, (1 - g) / 2 with g = 0.85 for droplets (two streams: Bohren 1987)."""
+HIDING: Final = 0.55
+"""Fall of the ground's picture with optical thickness: what droplets scatter by less than a few degrees still belongs to it. The veil over
+Slovenia of 2015-07-31 left 0.3 of it and added 0.09 of grey."""
+SHADING: Final = 0.35
+"""Fall of the sunlight that reaches the ground as a beam, likewise, more of it being scattered on forward."""
+BRIGHTEST: Final = 0.97
+"""No cloud turns back more than this."""
+CLOUD_ROUGHNESS: Final = 0.9
+"""Exponent of `make_noise` for clouds: power falls with the wave number to 3.2; that of liquid water in clouds to 2.7 (Davis 1996)."""
+VEIL_ROUGHNESS: Final = 1.3
+"""The same of thin cloud, which is smoother."""
+EDGE: Final = 0.4
+"""Clouds begin so many standard deviations outside the line that encloses `SkySettings.cover` of the ground."""
+GROWTH: Final = 15.0
+"""Optical thickness of clouds one standard deviation inside where they begin, ..."""
+STEEPNESS: Final = 1.7
+"""... and the power with which it grows from there."""
+RELIEF: Final = 0.15
+"""Sides of clouds towards the sun are at most so much brighter."""
+PENUMBRA: Final = 0.0093
+"""Width of the edge of a shadow over the way from the cloud: the diameter of the sun, radians."""
+GLOW_M: Final = 400.0
+"""Side of the ground around whose mean light shines through clouds, metres."""
 
 
 class Air(NamedTuple):
@@ -36,21 +77,36 @@ class Air(NamedTuple):
     """Reflectance that it adds."""
 
 
+class Clouds(NamedTuple):
+    """What hangs over an image; arrays (y, x)."""
+
+    water: Image
+    """Optical thickness of clouds of droplets, thin and thick."""
+    ice: Image
+    """Optical thickness of cirrus."""
+    relief: Image
+    """Brightness of clouds of droplets by the slope of their tops, about 1."""
+    shadow: Image
+    """Share of direct sunlight that they keep from the ground, 0..1, under clouds too."""
+
+
 class Overlay(NamedTuple):
     """An image under made-up clouds, and what is true of it."""
 
     image: npt.NDArray[np.float32]
-    """(band, y, x) reflectance at the top of the atmosphere."""
+    """(band, y, x) reflectance of the kind that entered."""
     cloud: Image
-    """(y, x) share of the light at RED_NM that does not come from the ground, 0..1."""
+    """(y, x) share of the ground's picture at RED_NM that is lost, 0..1."""
     shadow: Image
     """(y, x) share of direct sunlight that clouds keep from the ground, 0..1, under clouds too."""
 
 
-def draw_clouds(rng: np.random.Generator, shape: tuple[int, int], *, settings: SkySettings, sun: Sun, pixel_m: float) -> Sky:
-    """A new sky over `shape` pixels of `pixel_m` metres, with shadows as far from their clouds as height and sun make them.
+def draw_clouds(rng: np.random.Generator, shape: tuple[int, int], *, settings: SkySettings, sun: Sun, pixel_m: float) -> Clouds:
+    """New clouds over `shape` pixels of `pixel_m` metres, with shadows as far from them as height and sun make them.
 
-    `settings.blob_px` counts in pixels of the image.
+    Optical thickness is a power of a fractal field, so that clouds are ragged and fade at their edges as real ones do;
+    `settings.cover` of the ground lies under cloud that hides four fifths of it and more, and thin cloud of up to `settings.haze` besides.
+    `settings.blob_px` counts in pixels of the image. Clouds outside the image cast shadows into it.
 
     Raises:
         DataError: the sun is not above the horizon, or a pixel has no size.
@@ -59,46 +115,85 @@ def draw_clouds(rng: np.random.Generator, shape: tuple[int, int], *, settings: S
         raise DataError(f"the sun is {sun.elevation_deg} degrees above the horizon: clouds are laid over images with the sun at 0 to 90")
     if not pixel_m > 0:
         raise DataError(f"pixels of {pixel_m} m have no size: clouds are laid over images with pixels of known size")
-    return make_sky(rng, shape, settings=settings._replace(base_m=settings.base_m * WORLD_PIXEL_M / pixel_m), sun=sun)
+    way_px = settings.base_m / pixel_m / math.sin(math.radians(sun.elevation_deg))
+    step = shadow_offset_px(way_px * math.cos(math.radians(sun.elevation_deg)), math.radians(sun.azimuth_deg))
+    plane = tuple(
+        fft.next_fast_len(side + abs(move) + 64) for side, move in zip(shape, step, strict=True)
+    )  # with the clouds towards the sun
+    field = make_noise(rng, (plane[0], plane[1]), scale_px=settings.blob_px, roughness=CLOUD_ROUGHNESS)
+    begin = float(np.quantile(field[::3, ::3], 1 - np.clip(settings.cover, 0.001, 0.999))) - EDGE
+    depth = np.maximum(field - np.float32(begin if settings.cover else np.inf), 0)
+    veil = make_noise(rng, (plane[0], plane[1]), scale_px=settings.blob_px, roughness=VEIL_ROUGHNESS)
+    water = np.float32(GROWTH) * depth ** np.float32(STEEPNESS) + np.float32(settings.haze) * smooth_step(0.35 * (veil + 0.6))
+    streaks = make_noise(rng, (plane[0], plane[1]), scale_px=60, roughness=VEIL_ROUGHNESS, stretch=(1.0, 4.0))
+    ice = np.float32(settings.cirrus) * smooth_step(0.4 * (streaks + 0.3))
+    tops = _turn_back(water)
+    slope = tops - np.roll(tops, shadow_offset_px(-2.0, math.radians(sun.azimuth_deg)), axis=(0, 1))
+    relief = 1 + np.clip(slope, -RELIEF, RELIEF)
+    shadow = np.roll(1 - np.exp(np.float32(-SHADING) * (water + ice)), step, axis=(0, 1))
+    shadow = gaussian_filter(shadow, max(way_px * PENUMBRA / 4, 0.5))
+    rows, columns = (slice(max(move, 0), max(move, 0) + side) for move, side in zip(step, shape, strict=True))
+    return Clouds(*(part[rows, columns].astype(np.float32) for part in (water, ice, relief, shadow)))
 
 
-def lay_clouds(reflectance: npt.NDArray[np.floating[Any]], sky: Sky, *, wavelengths_nm: tuple[float, ...], sun: Sun) -> Overlay:
-    """`reflectance` (band, y, x), clear and at the top of the atmosphere, as it looks under `sky` (y, x).
+def lay_clouds(
+    reflectance: npt.NDArray[np.floating[Any]],
+    clouds: Clouds,
+    *,
+    wavelengths_nm: tuple[float, ...],
+    sun: Sun | None,
+    pixel_m: float = WORLD_PIXEL_M,
+) -> Overlay:
+    """`reflectance` (band, y, x), clear, as it looks under `clouds` (y, x); at the top of the atmosphere, or without `sun` at the surface.
 
-    The light of clean air stays where it is: what it adds is taken off, shadow, haze, cirrus and thick cloud change what comes from the
-    ground, each layer by the law of the simulated world (`atmosphere.apply_sky`), and the air is put back. So a shadow keeps the blue of
-    the air, which is what makes real ones hard to tell from water. Small droplets scatter less with wavelength (Angstrom 1929); thick
-    cloud is grey and darker where ice and water absorb. Clouds lie below the air; light between clouds and ground is left out.
+    The light of clean air stays where it is: what it adds is taken off, shadow and clouds change what comes from the ground, and the air
+    is put back. So a shadow keeps the blue of the air, which is what makes real ones hard to tell from water. Reflectance of the surface
+    has no such light. A cloud that turns back the share r of the light, x / (1 + x) for x REFLECTING times its optical thickness, has the
+    colour C r, and of the ground G one sees (1 - r)^2 G / (1 - r G) (Bohren 1987; two layers, Stokes 1862), the less of it as a picture
+    and the more as the mean light around the thicker the cloud: so thick clouds are brighter in NIR over plants. Clouds lie below the air.
+    Pixels that are 0 in all bands count as empty.
 
     Raises:
-        DataError: bands and wavelengths, or image and sky, do not fit, or a wavelength has no known colour of cloud.
+        DataError: bands and wavelengths, or image and clouds, do not fit, or a wavelength has no known colour of cloud.
     """
-    if reflectance.ndim != 3 or len(reflectance) != len(wavelengths_nm) or reflectance.shape[1:] != sky.thick.shape:
+    if reflectance.ndim != 3 or len(reflectance) != len(wavelengths_nm) or reflectance.shape[1:] != clouds.water.shape:
         raise DataError(
-            f"an image of shape {reflectance.shape} cannot be laid under a sky of shape {sky.thick.shape} in {len(wavelengths_nm)} bands: "
-            "give (band, y, x), a wavelength for each band, and a sky of the same (y, x)"
+            f"an image of shape {reflectance.shape} cannot be laid under clouds of shape {clouds.water.shape} in {len(wavelengths_nm)} "
+            "bands: give (band, y, x), a wavelength for each band, and clouds of the same (y, x)"
         )
-    unknown = [length for length in wavelengths_nm if not KNOWN_NM[0] - 50 < length < MAX_WAVELENGTH_NM]
+    unknown = [length for length in wavelengths_nm if not MIN_WAVELENGTH_NM < length < MAX_WAVELENGTH_NM]
     if unknown:
-        raise DataError(f"wavelengths {unknown} nm: colours of clouds are known from {KNOWN_NM[0] - 50:.0f} to {MAX_WAVELENGTH_NM:.0f} nm")
-    image = np.stack([_cover_band(band, sky, length, sun) for band, length in zip(reflectance, wavelengths_nm, strict=True)])
-    through = (1 - sky.thick) * np.exp(-_thin(sky.haze, RED_NM) - sky.cirrus)
-    return Overlay(image, (1 - through).astype(np.float32), sky.shadow)
+        raise DataError(f"wavelengths {unknown} nm: colours of clouds are known from {MIN_WAVELENGTH_NM:.0f} to {MAX_WAVELENGTH_NM:.0f} nm")
+    side = max(round(GLOW_M / pixel_m), 1)
+    known = np.maximum(uniform_filter(reflectance.any(axis=0).astype(np.float32), side), np.float32(1e-3))
+    image = np.empty(reflectance.shape, np.float32)
+    for place, length in enumerate(wavelengths_nm):
+        air = Air(1.0, 0.0) if sun is None else compute_air(length, sun.elevation_deg)
+        path = np.minimum(reflectance[place], np.float32(air.path))  # a pixel darker than clean air is black ground under less of it
+        ground = (reflectance[place] - path).astype(np.float32) / np.float32(air.through)
+        around = uniform_filter(ground, side) / known
+        image[place] = np.float32(air.through) * _cover_band(ground, around, clouds, wavelength_nm=length) + path
+    lost = 1 - np.exp(np.float32(-HIDING) * (clouds.water + clouds.ice))
+    return Overlay(image, lost.astype(np.float32), clouds.shadow)
 
 
-def _cover_band(band: npt.NDArray[np.floating[Any]], sky: Sky, wavelength_nm: float, sun: Sun) -> Image:
-    """One band (y, x) under the sky. A pixel that is darker than clean air is taken for black ground under less air."""
-    air = compute_air(wavelength_nm, sun.elevation_deg)
-    path = np.minimum(band, np.float32(air.path)).astype(np.float32)
-    seen = (band - path) * (1 - np.float32(1 - _find_shade(wavelength_nm)) * sky.shadow)
-    through = np.exp(-_thin(sky.haze, wavelength_nm))
-    gain = np.float32(air.through)
-    seen = seen * through + gain * np.float32(_find_colour(HAZE, wavelength_nm)) * (1 - through)
-    through = np.exp(-sky.cirrus * np.float32(1.0 if wavelength_nm < 1000 else 0.6))
-    seen = seen * through + gain * np.float32(_find_colour(CIRRUS, wavelength_nm)) * (1 - through)
-    seen = seen * (1 - sky.thick) + gain * np.float32(_find_colour(CLOUD_TOP, wavelength_nm)) * sky.top * sky.thick
-    result: Image = (seen + path).astype(np.float32)
+def _cover_band(ground: Image, around: Image, clouds: Clouds, *, wavelength_nm: float) -> Image:
+    """One band (y, x) of the ground seen through clouds without air; `around` is its mean near each pixel, taken as lit."""
+    seen = ground * (1 - np.float32(1 - _find_shade(wavelength_nm)) * clouds.shadow)
+    mean = np.minimum(around, np.float32(BRIGHTEST))
+    for thickness, colour, relief in ((clouds.water, CLOUD, clouds.relief), (clouds.ice, ICE, np.float32(1))):
+        turned, picture = np.minimum(_turn_back(thickness) * relief, np.float32(BRIGHTEST)), np.exp(np.float32(-HIDING) * thickness)
+        below = seen * picture + mean * (1 - picture)
+        seen = np.float32(_find_colour(colour, wavelength_nm)) * turned + (1 - turned) ** 2 * below / (1 - turned * mean)
+    result: Image = seen.astype(np.float32)
     return result
+
+
+def _turn_back(thickness: Image) -> Image:
+    """Share of light that a cloud of that optical thickness turns back."""
+    weak = np.float32(REFLECTING) * thickness
+    share: Image = weak / (1 + weak)
+    return share
 
 
 def compute_air(wavelength_nm: float, elevation_deg: float) -> Air:
@@ -113,19 +208,16 @@ def compute_air(wavelength_nm: float, elevation_deg: float) -> Air:
     return Air(float(np.exp(-thickness / 2 * (1 + 1 / sine))), path)
 
 
-def _thin(haze: Image, wavelength_nm: float) -> Image:
-    """Optical thickness of haze at a wavelength, from that at 490 nm."""
-    thickness: Image = haze * np.float32((490 / wavelength_nm) ** HAZE_EXPONENT)
-    return thickness
-
-
 def _find_shade(wavelength_nm: float) -> float:
     """Light left in a full shadow."""
-    blue = float(np.clip((840 - wavelength_nm) / (840 - 490), 0, 1))
-    return SHADE_NIR + (SHADE_BLUE - SHADE_NIR) * blue
+    return float(np.interp(wavelength_nm, SHADE_NM, SHADE))
 
 
 def _find_colour(colour: tuple[float, ...], wavelength_nm: float) -> float:
-    """`colour`, given for L2A_BANDS, at any wavelength."""
-    known = [value for name, value in zip(L2A_BANDS, colour, strict=True) if name != "B09"]
-    return float(np.interp(wavelength_nm, KNOWN_NM, known))
+    """`colour`, given for SENTINEL2_BANDS, at any wavelength: that of a band of vapour inside it, else in straight lines past those."""
+    known = {band.wavelength_nm: value for band, value in zip(SENTINEL2_BANDS, colour, strict=True)}
+    for middle, half in WET_NM.items():
+        if abs(wavelength_nm - middle) < half:
+            return known[middle]
+    dry = [length for length in known if length not in WET_NM]
+    return float(np.interp(wavelength_nm, dry, [known[length] for length in dry]))

@@ -52,6 +52,18 @@ SCALES: Final = {"sar": 1 / CENTI_DB, "cloudy": 1 / REFLECTANCE_SCALE, "clear": 
 SCALED_UNITS: Final = {"sar": "dB", "cloudy": "1", "clear": "1", "mask": "1"}
 """Units after scaling; CF writes `1` for a number without unit."""
 
+SURFACE: Final = "reflectance of the surface"
+TOP: Final = "reflectance at the top of the atmosphere"
+LEVELS: Final = {
+    "sentinel2-l2a": SURFACE,
+    "sentinel2-l1c": TOP,
+    "sen12mscr-s2": TOP,
+    "gaofen-pms": TOP,
+    "gaofen-wfv": TOP,
+    "gaofen-wfv4": TOP,
+}
+"""What the images of a sensor show, by sensor: numbers that must not be learnt from together."""
+
 Array = npt.NDArray[Any]
 
 
@@ -103,7 +115,8 @@ def pack_patches(patches: Sequence[Path], output: Path, settings: PackSettings) 
     The result depends on the patches and the settings alone, not on the order in which the stores are named.
 
     Raises:
-        DataError: the stores do not fit each other, no patch is left, splits share ground, or no training target pixel is usable.
+        DataError: the stores do not fit each other, are of several processing levels, no patch is left, splits share ground, or no
+            training target pixel is usable.
         MissingError: a patch store or the split list does not exist.
         StoreError: a patch store is damaged, or the dataset cannot be written or does not read back as it was written.
     """
@@ -142,7 +155,37 @@ def _read_sources(manifests: Sequence[Path]) -> list[Source]:
                 )
     if not any(source.records for source in sources):
         raise DataError(f"not one patch was kept in {len(sources)} patch stores: {_explain_nothing(sources)}")
+    for roles in (("cloudy", "clear"), ("sar",)):
+        _check_levels([source for source in sources if source.records], roles)
     return sources
+
+
+def _check_levels(sources: Sequence[Source], roles: tuple[str, ...]) -> None:
+    """Whether the images of `roles` are all of one processing level.
+
+    Raises:
+        DataError: they are not.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for source in sources:
+        for role in roles:
+            scene = source.provenance.get(role, {})
+            found[describe_level(scene)].append(f"{scene.get('item')} of area {source.summary['area']}")
+    found.pop("", None)
+    if len(found) > 1:
+        groups = "; ".join(f"{level}: {len(items)}, for example {items[0]}" for level, items in sorted(found.items()))
+        raise DataError(
+            f"{' and '.join(roles)} images are of {len(found)} processing levels, which must not be mixed in one dataset ({groups}): make "
+            "a dataset of each, with areas and collections (or folders of products) of one level in pipeline.query"
+        )
+
+
+def describe_level(scene: Mapping[str, Any]) -> str:
+    """What the values of an image are, by its provenance; empty if its sensor has only one level, or is not known."""
+    sensor = str(scene.get("sensor"))
+    if sensor == "gaofen3":
+        return f"Gaofen-3 level {str(scene.get('properties', {}).get('processing_level', 'not stated')).removeprefix('L')}"
+    return LEVELS.get(sensor, "")
 
 
 def _explain_nothing(sources: Sequence[Source]) -> str:
@@ -377,10 +420,11 @@ def _enclose_patches(records: Sequence[PatchRecord]) -> list[float]:
 
 
 def _summarise_scenes(sources: Sequence[Source]) -> dict[str, dict[str, list[str]]]:
-    """Per role (SAR, cloudy, clear): sensors, collections, processing baselines, and the offsets that were removed."""
+    """Per role (SAR, cloudy, clear): sensors, collections, processing baselines, the offsets that were removed, and what the values are."""
     facts = {"sensors": "sensor", "collections": "collection", "baselines": "processing_baseline", "offsets": "offset"}
     return {
         role: {name: sorted({str(source.provenance[role].get(key)) for source in sources}) for name, key in facts.items()}
+        | {"levels": sorted({describe_level(source.provenance[role]) or "-" for source in sources})}
         for role in ("sar", "cloudy", "clear")
     }
 
@@ -451,7 +495,7 @@ def _describe_areas(areas: Mapping[str, Any]) -> str:
 
 def _describe_scenes(scenes: Mapping[str, Any]) -> str:
     rows = [(role, *(", ".join(values) for values in facts.values())) for role, facts in scenes.items()]
-    return _to_table(("role", "sensor", "collection", "processing baseline", "offset removed (stored units)"), rows)
+    return _to_table(("role", "sensor", "collection", "processing baseline", "offset removed (stored units)", "level"), rows)
 
 
 def _describe_arrays(summary: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Which scenes form pairs: for each cloudy scene the nearest clear and SAR scene within the limits of the settings.
+"""Which scenes form pairs: for each cloudy scene, or each clear one under a simulated sky, the nearest partners within the limits.
 
 Enters: candidates, which are scene records with the ground that they cover. Leaves: triplets, and for every candidate that is not used the
 reason with the value seen and the limit. Pure, and independent of the order in which candidates come.
@@ -34,6 +34,13 @@ class Triplet(NamedTuple):
     """The target, nearest in time."""
     sar: Candidate
     """The SAR scene, nearest in time."""
+    sky: int | None = None
+    """Number of the simulated sky where `cloudy` is the clear scene itself; None: the cloudy scene is real."""
+
+    @property
+    def scenes(self) -> tuple[Candidate, Candidate, Candidate]:
+        """Its three scenes; under a simulated sky two of them are one."""
+        return self.cloudy, self.clear, self.sar
 
     @property
     def gap_days(self) -> float:
@@ -106,9 +113,12 @@ def find_lacking_bands(record: ItemRecord, held: frozenset[str], settings: Query
 def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], settings: QuerySettings) -> list[Candidate]:
     """The optical scenes that can still become part of a pair whatever their cloud cover is: only those are worth measuring.
 
-    An input needs SAR and another optical scene of its product within the limits of time; a target needs such an input.
+    A real input needs SAR and another optical scene of its product within the limits of time; a target needs such an input. What may lie
+    under a simulated sky needs SAR alone.
     """
     inputs = [one for one in optical if any(_is_near(one, other, settings.max_gap_sar_days) for other in sar)]
+    if settings.inputs == "simulated":
+        return inputs
     ids = {one.scene.id for one in inputs}
 
     def has_partner(one: Candidate) -> bool:
@@ -118,7 +128,7 @@ def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], setti
             for other in others
         )
 
-    return [one for one in optical if has_partner(one)]
+    return [one for one in optical if has_partner(one) or (settings.inputs == "either" and one.scene.id in ids)]
 
 
 def _is_near(one: Candidate, other: Candidate, limit_days: float) -> bool:
@@ -126,6 +136,77 @@ def _is_near(one: Candidate, other: Candidate, limit_days: float) -> bool:
 
 
 def choose_triplets(
+    optical: Iterable[Candidate], sar: Iterable[Candidate], *, ground: Ground, settings: QuerySettings
+) -> tuple[list[Triplet], list[Refused]]:
+    """What forms pairs by the settings' `inputs`, in order of time; and all that is not used.
+
+    With `either`, skies are simulated only where no real cloudy scene forms a pair; the refusals then still say why none did.
+    """
+    if settings.inputs == "simulated":
+        return choose_simulated(optical, sar, ground=ground, settings=settings)
+    optical, sar = list(optical), list(sar)
+    chosen, refused = choose_found(optical, sar, ground=ground, settings=settings)
+    if chosen or settings.inputs == "found":
+        return chosen, refused
+    chosen, others = choose_simulated(optical, sar, ground=ground, settings=settings)
+    others = [one for one in others if one.role != "cloudy"]  # of a scene that is too cloudy to be clear the first search has said why
+    told = {item for one in others for item in one.items} | _list_items(chosen)
+    return chosen, [*(one for one in refused if not told & set(one.items)), *others]
+
+
+def choose_simulated(
+    optical: Iterable[Candidate], sar: Iterable[Candidate], *, ground: Ground, settings: QuerySettings
+) -> tuple[list[Triplet], list[Refused]]:
+    """For each clear scene `skies` triplets with the nearest SAR scene, input and target alike; and all that is not used.
+
+    SAR must lie within the limit of time and share `min_overlap` of the ground. With `max_pairs` every scene gets its first sky before any
+    gets its second, those with the smallest gaps to SAR first.
+    """
+    clear, refused = _keep_clear(optical, settings)
+    radar = _in_order(sar)
+    found = [_find_radar(one, radar, ground, settings) for one in clear]
+    skies = [one._replace(sky=sky) for one in found if isinstance(one, Triplet) for sky in range(1, settings.skies + 1)]
+    ranked = sorted(skies, key=lambda one: (one.sky, one.gap_days, one.clear.moment, one.clear.scene.id))
+    kept = {(one.clear.scene.id, one.sky) for one in ranked[: settings.max_pairs]}
+    chosen = [one for one in skies if (one.clear.scene.id, one.sky) in kept]
+    used = {one.scene.id for triplet in chosen for one in triplet.scenes}
+    reason = f"its gap to SAR is not among the {settings.max_pairs} smallest, max_pairs {settings.max_pairs}"
+    beyond = [refuse(one.clear, "clear", reason, Cause.MAX_PAIRS) for one in ranked if one.sky == 1 and one.clear.scene.id not in used]
+    idle = [
+        refuse(one, "sar", _explain_idle(one, clear, settings.max_gap_sar_days, "clear"), Cause.UNUSED)
+        for one in radar
+        if one.scene.id not in used
+    ]
+    return chosen, [*refused, *(one for one in found if isinstance(one, Refused)), *beyond, *idle]
+
+
+def _keep_clear(optical: Iterable[Candidate], settings: QuerySettings) -> tuple[list[Candidate], list[Refused]]:
+    """The scenes that a simulated sky may be laid over, in order of time, and the refusals of the others."""
+    roles, unknown = _split_by_cover(optical, (), settings.model_copy(update={"cloudy_cover_pct": (0.0, 100.0)}))
+    clear = {one.scene.id for one in roles.clear}
+    most = settings.clear_cover_pct
+    cloudy = [
+        refuse(one, "cloudy", f"cloud cover {cover}, needed at most {most:g} % to lay a simulated sky over it", Cause.CLEAR_COVER)
+        for one in roles.cloudy
+        if one.scene.id not in clear
+        for cover in [f"{one.scene.cloud_cover_pct:.1f} % {SOURCES[one.scene.cover_source]}".strip()]
+    ]
+    return roles.clear, [*unknown, *cloudy]
+
+
+def _find_radar(clear: Candidate, sar: list[Candidate], ground: Ground, settings: QuerySettings) -> Triplet | Refused:
+    """A clear scene as its own input with the nearest SAR scene that shares enough ground, or why there is none."""
+    near = _sort_by_gap(clear, (one for one in sar if _is_near(clear, one, settings.max_gap_sar_days)))
+    if not near:
+        return _refuse_alone(clear, sar, f"SAR scene within {settings.max_gap_sar_days:g} days", Cause.SAR_GAP, role="clear")
+    return _choose_by_ground([Triplet(clear, clear, one) for one in near], ground, settings.min_overlap)
+
+
+def _list_items(triplets: Iterable[Triplet]) -> set[str]:
+    return {item.item for triplet in triplets for one in triplet.scenes for item in one.scene.items}
+
+
+def choose_found(
     optical: Iterable[Candidate], sar: Iterable[Candidate], *, ground: Ground, settings: QuerySettings
 ) -> tuple[list[Triplet], list[Refused]]:
     """For each cloudy scene the nearest clear and SAR scene within the limits, in order of time; and all that is not used.
@@ -188,21 +269,23 @@ def _choose_by_ground(triplets: list[Triplet], ground: Ground, min_overlap: floa
     """The first triplet whose scenes share enough ground, or why there is none."""
     best, most = triplets[0], -1.0
     for triplet in triplets:
-        share = compute_common_share((part.covered for part in triplet), ground)
+        share = compute_common_share((part.covered for part in triplet.scenes), ground)
         if share >= min_overlap - SHARE_ERROR:
             return triplet
         best, most = (triplet, share) if share > most + SHARE_ERROR else (best, most)
+    is_real = best.cloudy is not best.clear
+    partners = f"{f'the clear scene {best.clear.scene.item} and ' if is_real else ''}the SAR scene {best.sar.scene.item}"
     reason = (
-        f"shares {most:.1%} of the area with the clear scene {best.clear.scene.item} and the SAR scene {best.sar.scene.item}, "
-        f"needed {min_overlap:.1%} of the three; no others within the limits of time share more"
+        f"shares {most:.1%} of the area with {partners}, "
+        f"needed {min_overlap:.1%} of the {'three' if is_real else 'two'}; no others within the limits of time share more"
     )
-    return refuse(best.cloudy, "cloudy", reason, Cause.OVERLAP)
+    return refuse(best.cloudy, "cloudy" if is_real else "clear", reason, Cause.OVERLAP)
 
 
-def _refuse_alone(cloudy: Candidate, others: list[Candidate], needed: str, cause: Cause) -> Refused:
+def _refuse_alone(cloudy: Candidate, others: list[Candidate], needed: str, cause: Cause, *, role: Role = "cloudy") -> Refused:
     nearest = next(iter(_sort_by_gap(cloudy, others)), None)
     seen = "there is none" if nearest is None else f"the nearest, {nearest.scene.item}, is {abs(_gap_days(cloudy, nearest)):.2f} days away"
-    return refuse(cloudy, "cloudy", f"needs a {needed}: {seen}", cause)
+    return refuse(cloudy, role, f"needs a {needed}: {seen}", cause)
 
 
 def _sort_by_gap(cloudy: Candidate, others: Iterable[Candidate]) -> list[Candidate]:
@@ -222,42 +305,50 @@ def _keep_smallest(triplets: list[Triplet], count: int | None) -> tuple[list[Tri
 
 def _refuse_unused(chosen: list[Triplet], roles: Roles, settings: QuerySettings) -> list[Refused]:
     """Clear and SAR scenes that no pair uses."""
-    used = {part.scene.id for triplet in chosen for part in triplet}
+    used = {part.scene.id for triplet in chosen for part in triplet.scenes}
     judged = {one.scene.id for one in roles.cloudy}  # a scene that is both has its line as an input
     kinds: tuple[tuple[Role, list[Candidate], float], ...]
     kinds = (("clear", roles.clear, settings.max_gap_clear_days), ("sar", roles.sar, settings.max_gap_sar_days))
     return [
-        refuse(one, role, _explain_idle(one, roles.cloudy, limit), Cause.UNUSED)
+        refuse(one, role, _explain_idle(one, roles.cloudy, limit, "cloudy"), Cause.UNUSED)
         for role, others, limit in kinds
         for one in others
         if one.scene.id not in used | judged
     ]
 
 
-def _explain_idle(one: Candidate, cloudy: list[Candidate], limit: float) -> str:
-    gap = min((abs(_gap_days(other, one)) for other in cloudy), default=None)
+def _explain_idle(one: Candidate, inputs: list[Candidate], limit: float, kind: str) -> str:
+    """Why no input, scenes of one `kind`, took a partner."""
+    gap = min((abs(_gap_days(other, one)) for other in inputs), default=None)
     if gap is None:
-        return "no pair needs it: there is no cloudy scene"
+        return f"no pair needs it: there is no {kind} scene"
     if gap > limit:
-        return f"no pair needs it: the nearest cloudy scene is {gap:.2f} days away, allowed {limit:g}"
-    return f"no pair needs it: each cloudy scene within {limit:g} days took another one or was refused"
+        return f"no pair needs it: the nearest {kind} scene is {gap:.2f} days away, allowed {limit:g}"
+    return f"no pair needs it: each {kind} scene within {limit:g} days took another one or was refused"
 
 
-def to_pairs(triplets: list[Triplet]) -> tuple[Pair, ...]:
-    """The triplets as pairs named by the day of the cloudy scene; a further one of the same day gets `-2`, `-3`, ..."""
-    pairs: list[Pair] = []
+def to_pairs(triplets: Iterable[Triplet]) -> tuple[Pair, ...]:
+    """The triplets as pairs named by the day of the input: `20210603`; the skies of one clear scene are `20210603-sky1`, `-sky2`, ...
+
+    Further scenes of the same day are `20210603-2`, `-3`, ..., and so are their skies.
+    """
     days: Counter[str] = Counter()
+    names: dict[tuple[str, ...], str] = {}
+    pairs = []
     for triplet in triplets:
-        day = f"{triplet.cloudy.moment:%Y%m%d}"
-        days[day] += 1
+        key, day = tuple(part.scene.id for part in triplet.scenes), f"{triplet.cloudy.moment:%Y%m%d}"
+        if triplet.sky is None or key not in names:
+            days[day] += 1
+            names[key] = day if days[day] == 1 else f"{day}-{days[day]}"
         pairs.append(
             Pair(
-                id=day if days[day] == 1 else f"{day}-{days[day]}",
+                id=names[key] if triplet.sky is None else f"{names[key]}-sky{triplet.sky}",
                 sar=triplet.sar.scene.id,
                 cloudy=triplet.cloudy.scene.id,
                 clear=triplet.clear.scene.id,
                 sar_gap_days=round(_gap_days(triplet.cloudy, triplet.sar), 6),
                 clear_gap_days=round(_gap_days(triplet.cloudy, triplet.clear), 6),
+                sky=triplet.sky,
             )
         )
     return tuple(pairs)

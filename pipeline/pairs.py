@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sereno.pipeline.config import Settings, parse_settings
 from sereno.pipeline.errors import MissingError
@@ -42,6 +42,11 @@ Status = Literal["used", "partly", "duplicate", "refused", "missing", "unreadabl
 def is_sar(sensor: str) -> bool:
     """Whether a sensor is a radar."""
     return sensor.startswith("sentinel1") or sensor in ("gaofen3", "sen12mscr-s1")
+
+
+def needs_heights(sensor: str) -> bool:
+    """Whether scenes of a sensor are placed on the ground with heights when they are read."""
+    return sensor.startswith("gaofen") or sensor in ("sentinel1-grd", "sentinel1-safe")
 
 
 class GridRecord(Settings):
@@ -161,6 +166,13 @@ class Pair(Settings):
     """Time of the clear scene minus time of the cloudy scene, in days."""
     sky: Annotated[int, Field(ge=1)] | None = None
     """Number of the simulated sky that is laid over the clear scene to make the input, which then is `cloudy` too; None: it is real."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.sky is None) == (self.cloudy == self.clear):
+            seen = f"'sky' is {self.sky}, 'cloudy' {self.cloudy!r}, 'clear' {self.clear!r}"
+            raise ValueError(f"a pair has a 'sky' if its input is its target, and else none ({seen})")
+        return self
 
 
 class Refusal(Settings):

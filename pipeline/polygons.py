@@ -111,6 +111,8 @@ def unwrap(polygon: Geometry, middle: float | None) -> Geometry:
     rings = [_straighten(np.asarray(ring.coords)[:, :2]) for ring in (polygon.exterior, *polygon.interiors)]
     if any(abs(ring[0, 0] - ring[-1, 0]) > 180 for ring in rings):
         raise DataError("the polygon goes round a pole: cut it into parts")
+    for ring in rings:
+        ring[-1] = ring[0]  # rounding may have opened it, and would leave two points in one place
     shifts = [360 * round((rings[0][:, 0].mean() - ring[:, 0].mean()) / 360) for ring in rings]
     moved = [_shift(ring, shift) for ring, shift in zip(rings, shifts, strict=True)]
     if middle is not None:

@@ -52,6 +52,8 @@ PRESETS: Final[Mapping[str, Preset]] = {
         sar_collections=("sentinel-1-grd",),
         gdal={"AWS_REQUEST_PAYER": "requester", "AWS_REGION": "eu-central-1"},
         public_buckets={
+            "copernicus-dem-30m": "https://copernicus-dem-30m.s3.eu-central-1.amazonaws.com",
+            "copernicus-dem-90m": "https://copernicus-dem-90m.s3.eu-central-1.amazonaws.com",
             "e84-earth-search-sentinel-data": "https://e84-earth-search-sentinel-data.s3.us-west-2.amazonaws.com",
             "sentinel-cogs": "https://sentinel-cogs.s3.us-west-2.amazonaws.com",
         },

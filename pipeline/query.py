@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from sereno.pipeline import store
 from sereno.pipeline.acquisitions import (
@@ -45,20 +45,27 @@ from sereno.pipeline.pairing import (
     select_polarisations,
     to_pairs,
 )
-from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status, is_sar
+from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.probes import probe_scenes
 from sereno.pipeline.signing import Resolver, check_credentials
-from sereno.pipeline.table import choose_by_table, parse_table
+from sereno.pipeline.table import Row, choose_by_table, parse_table
 
 logger = logging.getLogger(__name__)
+
+GAOFEN_GSD_M: Final = {"gaofen-pms": 8.0, "gaofen-wfv": 16.0, "gaofen-wfv4": 16.0}
+"""Pixels of the optical cameras of Gaofen-1 and 6; PMS of Gaofen-2 has 4 m."""
+FINEST_SHARE: Final = 0.6
+"""A grid whose pixel is less than this share of an image's shows nothing that the image does."""
 
 Kind = Literal["optical", "sar"]
 Read = tuple[ItemRecord, dict[str, Any] | None]
 """An item in our form, and the GeoJSON geometry of its footprint."""
 
 
-def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
+def query_pairs(area: str, output: Path, settings: QuerySettings, *, dem_margin_m: float = 0.0) -> None:
     """Write the lock of `area` to `output`, and beside it the ledger of every item.
+
+    Where the settings ask for elevation models they are searched as far as `dem_margin_m` around the area.
 
     Raises:
         ConfigError: the settings name no such area, its ground is no grid, or a key for reading is missing.
@@ -68,6 +75,9 @@ def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
     started = monotonic()
     logger.info("query %s: %s %s", area, "taking the lock from" if settings.source == "lock" else "searching", settings.catalogue)
     lock, notes = _make_lock(area, settings)
+    if settings.dem_catalogue is not None and settings.source != "lock":
+        lock, found = _add_elevations(lock, settings, dem_margin_m)
+        notes += found
     write_ledger(ledger_of(output), _to_entries(area, lock, notes))
     store.write_json(output, lock.model_dump(mode="json"))
     counts = f"{len(lock.pairs)} pairs of {len(lock.scenes)} scenes, {len(lock.refused)} items refused"
@@ -77,12 +87,32 @@ def query_pairs(area: str, output: Path, settings: QuerySettings) -> None:
 def _make_lock(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
     """The lock from where the settings say, and what the ledger tells besides."""
     if settings.source == "lock":
-        return read_frozen_lock(area, Path(settings.catalogue)), []
+        lock = read_frozen_lock(area, Path(settings.catalogue))
+        if settings.dem_catalogue is not None and lock.dem is None:
+            raise ConfigError(
+                f"the frozen lock of area {area!r} in {settings.catalogue} names no elevation models, which pipeline.query.dem_catalogue "
+                "asks for: search again without 'source: lock', or name a GeoTIFF in pipeline.ingest.dem instead"
+            )
+        return lock, []
     if settings.source == "sen12mscr":
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
 
-        return list_pairs(Path(settings.catalogue), area), []
+        return list_pairs(Path(settings.catalogue), area, skies=settings.skies if settings.inputs == "simulated" else 0), []
     return _search_pairs(area, settings)
+
+
+def _add_elevations(lock: Lock, settings: QuerySettings, margin_m: float) -> tuple[Lock, list[Entry]]:
+    """The lock with the elevation models around its area, and what the ledger tells of them."""
+    from sereno.pipeline.elevation import find_elevations
+
+    ground = to_ground(settings.areas[lock.area], settings.resolution_m)
+    found = find_elevations(lock.area, ground, settings, margin_m=margin_m)
+    searched = lock.searched or (None if found.is_local else _tell_time())
+    return lock.model_copy(update={"dem": found.record, "searched": searched}), list(found.notes)
+
+
+def _tell_time() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def read_frozen_lock(area: str, folder: Path) -> Lock:
@@ -172,6 +202,7 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         search = Search(to_ground(settings.areas[area], settings.resolution_m), _open_sources(stack, settings), settings)
         listed = {kind: _list_items(search, kind) for kind in search.sources}
         _warn_of_unknown(search, listed)
+        _warn_of_pixels(settings, listed["optical"])
         optical, sar = _judge_all(search, listed)
         measured = _measure_covers(search, optical, sar)
         triplets, unpaired = _choose(search, measured, sar)
@@ -179,12 +210,12 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         if not triplets:
             for entry in to_refusals(refused):  # a failed step leaves no ledger: its log is where the reasons are
                 logger.info("query %s: %s as %s: %s: %s", area, entry.status, entry.role, entry.item, entry.reason)
-            raise MissingError(_describe_failure(area, search, {kind: len(found.items) for kind, found in listed.items()}, refused))
+            raise MissingError(_describe_failure(area, search, listed, refused))
         scenes, unknown = _probe_used(search, triplets)
     lock = Lock(
         area=area,
         catalogue=settings.catalogue,
-        searched=None if all(source.is_local for source in search.sources.values()) else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        searched=None if all(source.is_local for source in search.sources.values()) else _tell_time(),
         grid=GridRecord.from_geobox(search.ground.geobox),
         outline=search.ground.outline_json,
         scenes=dict(sorted(scenes.items())),
@@ -199,10 +230,17 @@ def _choose(search: Search, optical: Judged, sar: Judged) -> tuple[list[Triplet]
     settings = search.settings
     if settings.table is None:
         return choose_triplets(optical.candidates, sar.candidates, ground=search.ground, settings=settings)
+    rows = _read_table(settings)
+    return choose_by_table(optical.candidates, sar.candidates, rows, skies=settings.skies)
+
+
+def _read_table(settings: QuerySettings) -> tuple[Row, ...]:
+    """The rows of the user's table of pairs; none if there is no table."""
+    if settings.table is None:
+        return ()
     if not settings.table.is_file():
         raise MissingError(f"pipeline.query.table {settings.table} does not exist: correct its path, or leave it out to pair by time")
-    rows = parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}")
-    return choose_by_table(optical.candidates, sar.candidates, rows)
+    return parse_table(settings.table.read_text(), where=f"pipeline.query.table {settings.table}", inputs=settings.inputs)
 
 
 def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
@@ -217,6 +255,19 @@ def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
     for name in settings.exclude:
         if name not in seen:
             logger.warning("pipeline.query.exclude: no item found is called %r", name)
+    for name in sorted({name for row in _read_table(settings) for name in row if name} - seen):
+        logger.warning("pipeline.query.table: no product found is called %r, its row is passed over", name)
+
+
+def _warn_of_pixels(settings: QuerySettings, listed: Listed) -> None:
+    """Log which images are much coarser than the grid: the recipe for one camera may have been taken for another."""
+    for sensor, gsd_m in GAOFEN_GSD_M.items():
+        names = [entry[0].item for entry in listed.items if not isinstance(entry, Refused) and entry[0].sensor == sensor]
+        if names and settings.resolution_m < gsd_m * FINEST_SHARE:
+            logger.warning(
+                "pipeline.query.resolution_m is %g m, but %d images have pixels of %g m (%s), which are only interpolated: set it to %g",
+                settings.resolution_m, len(names), gsd_m, names[0], gsd_m,
+            )  # fmt: skip
 
 
 def _names_of(entry: Read | Refused) -> tuple[str, ...]:
@@ -287,11 +338,10 @@ def _list_gaofen(folder: Path, kind: Kind) -> tuple[list[Read], list[tuple[str, 
 
     A product that cannot be used is named once: as that kind which its name tells.
     """
-    from sereno.pipeline.sensors.gaofen_folder import list_products, read_kind  # they read products, which a search never does
+    from sereno.pipeline.sensors.gaofen_folder import list_products  # it reads products, which a search never does
 
-    listing = list_products(folder)
-    found: list[Read] = [(record, footprint) for record, footprint in listing.items if is_sar(record.sensor) == (kind == "sar")]
-    return found, [(name, reason) for name, reason in listing.refused if read_kind(name) == kind]
+    listing = list_products(folder, kind)
+    return [(record, footprint) for record, footprint in listing.items], listing.refused
 
 
 def _to_record(kind: Kind, item: dict[str, Any], catalogue: Catalogue) -> Read | Refused:
@@ -423,14 +473,15 @@ def _probe_used(search: Search, triplets: Sequence[Triplet]) -> tuple[dict[str, 
 
 def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
     """The ledger: every item of the lock, used or not, and further notes."""
-    used = [Entry("query", area, scene.id, item.item, "", "used") for scene in lock.scenes.values() for item in scene.items]
+    scenes = [*lock.scenes.values(), *([lock.dem] if lock.dem else [])]
+    used = [Entry("query", area, scene.id, item.item, "", "used") for scene in scenes for item in scene.items]
     refused = [Entry("query", area, "", entry.item, "", entry.status, entry.reason) for entry in lock.refused]
     return [*used, *refused, *(note._replace(area=area) for note in notes)]
 
 
-def _describe_failure(area: str, search: Search, counts: Mapping[Kind, int], refused: Sequence[Refused]) -> str:
+def _describe_failure(area: str, search: Search, listed: Mapping[Kind, Listed], refused: Sequence[Refused]) -> str:
     """One line: what was found, why it was refused, what to widen."""
-    found = f"area {area!r}: no pair among {counts['optical']} optical and {counts['sar']} SAR items"
+    found = f"area {area!r}: no pair among {len(listed['optical'].items)} optical and {len(listed['sar'].items)} SAR items"
     if not refused:
         boxes = " and ".join(str([round(edge, 4) for edge in box]) for box in to_bboxes(search.ground.geobox))
         start, end = (f"{moment:%Y-%m-%d}" if moment else "ever" for moment in search.settings.period)
@@ -439,8 +490,37 @@ def _describe_failure(area: str, search: Search, counts: Mapping[Kind, int], ref
             "comes before latitude"
         )
     # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
-    causes: Counter[Cause] = Counter(entry.cause for entry in refused)
+    decisive = _select_decisive(refused, len(listed["sar"].items))
+    causes: Counter[Cause] = Counter(entry.cause for entry in decisive)
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
     cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
-    example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in refused if entry.cause is cause)
-    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {cause.value}"
+    example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
+    if cause is Cause.OVERLAP:
+        example += _tell_places(search, listed)
+    is_clear_left = search.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
+    way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
+    remedy = "write the names of the products into pipeline.query.table as they were delivered"
+    advice = remedy if search.settings.table is not None and cause is Cause.UNUSED else cause.value
+    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {advice}{way_out}"
+
+
+def _select_decisive(refused: Sequence[Refused], n_sar: int) -> Sequence[Refused]:
+    """The refusals that say why there is no pair: those of SAR if none of it could be used whatever its partners, else all.
+
+    Without any SAR each optical scene is refused for want of it, which hides why there is none.
+    """
+    partners = (Cause.UNUSED, Cause.SAR_GAP, Cause.CLEAR_GAP, Cause.MAX_PAIRS)
+    own = [entry for entry in refused if entry.role == "sar" and entry.cause not in partners]
+    return own if n_sar and len({item for entry in own for item in entry.items}) == n_sar else refused
+
+
+def _tell_places(search: Search, listed: Mapping[Kind, Listed]) -> str:
+    """Where the area and what was found lie, in words, for a message: longitude and latitude may be exchanged, or the area forgotten."""
+    area = " and ".join(str([round(edge, 3) for edge in box]) for box in to_bboxes(search.ground.geobox))
+    words = [f" (west, south, east, north of the area: {area}"]
+    for kind, found in listed.items():
+        boxes = [entry[0].bbox for entry in found.items if not isinstance(entry, Refused)]
+        if boxes:
+            west, south, east, north = zip(*boxes, strict=True)
+            words.append(f"{kind}: {[round(edge, 3) for edge in (min(west), min(south), max(east), max(north))]}")
+    return ", ".join(words) + ")"

@@ -1,14 +1,15 @@
-"""How far SAR content lies from optical content: a field of shifts per scene, with its uncertainty and a verdict.
+"""How far the content of one image lies from that of another: a field of shifts per scene, with its uncertainty and a verdict.
 
-Two images of unlike physics enter, on one grid, with their validity; a `Registration` leaves. Descriptors that ignore contrast are compared
-in many windows, from coarse to fine where the search is wide, and the simplest field on which the windows agree is taken. When they do not
-agree, or any gate is not passed, it is refused, never guessed.
+Two images enter, optical and SAR or optical of two dates, on one grid, with their validity; a `Registration` leaves. Descriptors that
+ignore contrast are compared in many windows, from coarse to fine where the search is wide, and the simplest field on which the windows
+agree is taken. When they do not agree, or any gate is not passed, it is refused, never guessed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from sereno.pipeline.matching import (
     match_windows,
     to_votes,
 )
-from sereno.pipeline.shiftfield import INLIER_PX, Fit, ShiftField, count_false_alarms, fit_field, make_shift, spread_lattice
+from sereno.pipeline.shiftfield import INLIER_PX, Fit, ShiftField, count_false_alarms, fit_field, join_fields, make_shift, spread_lattice
 
 LOG_OFFSET: Final = 0.01
 """Reflectance added before the logarithm, so that dark water does not dominate."""
@@ -36,19 +37,32 @@ DIRECT_PX: Final = 12
 COARSE_SIDE_PX: Final = 192
 """A coarser grid keeps at least so many pixels along its shorter side: with 128, a real scene of 256 pixels was refused that a search of 30
 pixels on the grid itself measured as surely as one of 10."""
+MIN_COARSE_SHARE: Final = 0.33
+"""With ground in a smaller share of windows a refusal on a coarser grid says that clouds leave little of it, not that images differ."""
+FEW_WINDOWS: Final = 16
+"""Where fewer windows have ground they are laid again, four to a side of a window, to make the most of gaps between clouds."""
 COARSE_VALID: Final = 0.75
 """Share of its pixels that a coarser pixel needs valid."""
 FINE_RADIUS_PX: Final = 8
 """Least radius of a finer search: enough background to tell a peak from."""
+MAX_PLACINGS: Final = 4
+"""Times an image with relief is placed and measured at most; two or three are usual."""
+SETTLED_PX: Final = 0.5
+"""An image that is left to move by no more than this is not placed again: relief of slope 1 then bends it by less."""
 MIN_GOOD: Final = 8
 """Smallest number of good windows."""
+MIN_APART: Final = 3.0
+"""Smallest number of windows that agree, those counted once that share ground: fewer see a corner of the scene and not the rest."""
 MIN_GOOD_SHARE: Final = 0.25
 """Smallest share of good windows among all."""
 MIN_WITNESSES: Final[dict[FieldDegree, int]] = {"shift": 0, "affine": 10, "quadratic": 15}
-"""Independent good windows (their number by their overlap) from which a field of that degree is tried."""
+"""Independent good windows (their number by their overlap) from which a field of that degree needs but a small gain."""
 MIN_GAIN: Final = 0.98
 """A freer field is taken if it lowers the distance of held-out windows at least to this share. In the simulated world a true affine part of
 0.08 px lowered it to 0.81-0.98, a quadratic one that was not there raised it to 1.01-1.02."""
+MIN_GAIN_OF_FEW: Final = 0.5
+"""The same where there are fewer witnesses than `MIN_WITNESSES`: two dates of one optical sensor agree within hundredths of a pixel, so
+that what clouds leave of them tells a slope which a shift alone would miss by a pixel at the far side."""
 MAX_SHARE_OF_SEARCH: Final = 0.8
 """A field that reaches nearer to the end of the search range is refused: the true one may lie outside."""
 MAX_FALSE_ALARMS: Final = 1e-3
@@ -68,6 +82,12 @@ class Layer(NamedTuple):
     """(band, y, x): reflectance 0..1, best green, red and near infrared, or SAR in dB. NaN and infinite values count as not valid."""
     valid: Bool
     """(y, x), True = usable: no cloud, no shadow, observed."""
+    kind: Literal["optical", "sar"] = "optical"
+    """Which of the two `values` are. SAR taken for optical has no structure and is refused."""
+
+
+Mover = Callable[[ShiftField], Layer]
+"""Gives an image with a field taken out, interpolated from what the sensor saw."""
 
 
 class WindowMatch(NamedTuple):
@@ -78,9 +98,9 @@ class WindowMatch(NamedTuple):
     col: float
     """Centre of its usable ground, pixels of the grid."""
     dy: float
-    """Shift of SAR content, rows."""
+    """Shift of content, rows."""
     dx: float
-    """Shift of SAR content, columns."""
+    """Shift of content, columns."""
     peak: float
     """Normalised correlation at that shift, -1..1."""
     residual_px: float
@@ -94,9 +114,9 @@ class Registration:
     """A measured field and how far it can be trusted."""
 
     field: ShiftField
-    """Content at (row, col) of the optical image appears at (row + dy, col + dx) of the SAR image. Zero if refused."""
+    """Content at (row, col) of the fixed image appears at (row + dy, col + dx) of the moved one. Zero if refused."""
     verdict: Literal["applied", "refused"]
-    """`refused` means: leave SAR where its geocoding puts it."""
+    """`refused` means: leave the moved image where its geocoding puts it."""
     status: Status
     """Why, in one word."""
     reason: str
@@ -137,6 +157,8 @@ class Registration:
     """Expected number of equally good agreements by chance; None if nothing was fitted."""
     windows: tuple[WindowMatch, ...] = ()
     """The good windows."""
+    fitted: ShiftField | None = None
+    """The field that was fitted, refused or not; None if none was. Not to be believed, but another measurement may begin there."""
 
     @property
     def shift_px(self) -> tuple[float, float]:
@@ -146,7 +168,9 @@ class Registration:
 
     def to_record(self) -> dict[str, Any]:
         """The registration as plain JSON values, rounded to 1e-4: what provenance and report need."""
-        record = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name not in {"field", "windows"}}
+        record = {
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name not in {"field", "windows", "fitted"}
+        }
         dy, dx = self.shift_px
         lengths = np.hypot(*self.field.evaluate(*spread_lattice(self.shape)))
         record |= {
@@ -166,38 +190,102 @@ def _round(value: Any) -> Any:
     return round(value, 4) if abs(value) >= 1e-3 or value == 0 else float(f"{value:.4g}")
 
 
-def estimate_field(optical: Layer, sar: Layer, settings: AlignSettings, *, pixel_m: float) -> Registration:
-    """The field of shifts of SAR content relative to optical content, or a refusal with its reason; never an exception for bad pixels.
+def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: float) -> Registration:
+    """The field of shifts of the content of `moved` relative to `fixed`, or a refusal with its reason; never an exception for bad pixels.
 
-    `optical` and `sar` lie on one grid with pixels of `pixel_m` metres. Equal input and settings give equal output.
+    Both lie on one grid with pixels of `pixel_m` metres. Equal input and settings give equal output.
 
     Source: descriptors after Dalal & Triggs (2005) or Heinrich et al. (2012), masked correlation after Padfield (2012), consensus after
     Fischler & Bolles (1981), gates as `_find_fault` names them.
     """
-    optical, sar = (layer._replace(valid=layer.valid & np.isfinite(layer.values).all(axis=0)) for layer in (optical, sar))
-    search_px = settings.search_m / pixel_m
-    factor = choose_factor(search_px, optical.valid.shape)
-    rows, cols = optical.valid.shape
+    fixed, moved = (layer._replace(valid=layer.valid & np.isfinite(layer.values).all(axis=0)) for layer in (fixed, moved))
+    return _measure(fixed, moved, settings, pixel_m=pixel_m, coarse=_begin_coarse((fixed, moved), settings, pixel_m))
+
+
+def _begin_coarse(layers: tuple[Layer, Layer], settings: AlignSettings, pixel_m: float) -> Registration | None:
+    """What a coarser grid says; None where the search begins on the grid itself.
+
+    Between many clouds little ground is left on a coarse grid: where few windows have any, it begins on one half as coarse.
+    """
+    factor = choose_factor(settings.search_m / pixel_m, layers[0].valid.shape)
+    while factor > 1:
+        fixed, moved = (shrink_layer(layer, factor) for layer in layers)
+        coarse = _measure(fixed, moved, settings, pixel_m=pixel_m * factor, coarse=None)
+        if coarse.verdict == "applied" or coarse.n_windows >= MIN_COARSE_SHARE * coarse.n_laid:
+            return coarse
+        factor //= 2
+    return None
+
+
+def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: float, coarse: Registration | None) -> Registration:
+    """The field on one grid, near what a coarser one says if there is one, else within the whole search."""
+    rows, cols = fixed.valid.shape
+    search_px, factor = settings.search_m / pixel_m, 1 if coarse is None else round(coarse.pixel_m / pixel_m)
     start = start_registration((rows, cols), "nothing was measured", pixel_m=pixel_m)
     start = dataclasses.replace(
         start,
         search_px=search_px,
         coarse_factor=factor,
         descriptor=settings.descriptor,
-        valid_share=float((optical.valid & sar.valid).mean()),
+        valid_share=float((fixed.valid & moved.valid).mean()),
     )
     radius, guess = math.ceil(search_px), start.field
-    if factor > 1:
-        coarse = estimate_field(shrink_optical(optical, factor), shrink_sar(sar, factor), settings, pixel_m=pixel_m * factor)
+    if coarse is not None:
         if coarse.verdict == "refused":
-            return dataclasses.replace(start, status=coarse.status, reason=f"on pixels of {pixel_m * factor:g} m: {coarse.reason}")
+            fitted = None if coarse.fitted is None else refine_field(coarse.fitted, factor)
+            reason = f"on pixels of {coarse.pixel_m:g} m: {coarse.reason}"
+            return dataclasses.replace(start, status=coarse.status, reason=reason, fitted=fitted)
         radius, guess = max(FINE_RADIUS_PX, 2 * factor), refine_field(coarse.field, factor)
-    layout = lay_windows(optical.valid.shape, radius, settings)
+        start = dataclasses.replace(start, fitted=guess)
+    layout = lay_windows(fixed.valid.shape, radius, settings)
     if layout is None:
-        reason = f"a scene of {optical.valid.shape} pixels is too small for windows of {MIN_WINDOW_PX}"
+        reason = f"a scene of {fixed.valid.shape} pixels is too small for windows of {MIN_WINDOW_PX}"
         return dataclasses.replace(start, status="no_ground", reason=reason)
-    matches = match_windows(*describe_layers(optical, sar, settings), layout, guess)
+    features = describe_layer(fixed, settings), describe_layer(moved, settings)
+    matches = match_windows(*features, layout, guess)
+    if 0 < len(matches.windows) < FEW_WINDOWS:
+        layout = lay_windows(fixed.valid.shape, radius, settings.model_copy(update={"step_px": layout.side // 4})) or layout
+        matches = match_windows(*features, layout, guess)
     return _judge(matches, layout, start, settings)
+
+
+def settle_field(fixed: Layer, place: Mover, settings: AlignSettings, *, pixel_m: float) -> Registration:
+    """The field of an image whose relief falls into place only as the field is taken out; otherwise as `estimate_field`.
+
+    Hills bend an image that is placed 100 m off, and windows disagree, however smooth the error that put it there. So a fitted field, even
+    a refused one, says where the image is placed next; what is believed, or not, is the last measurement alone, with all its gates.
+    """
+    known = make_shift(fixed.valid.shape)
+    found = estimate_field(fixed, place(known), settings, pixel_m=pixel_m)
+    first, near = found, settings.model_copy(update={"search_m": min(settings.search_m, DIRECT_PX * pixel_m)})
+    for _ in range(MAX_PLACINGS - 1):
+        if found.fitted is None or _measure_reach(found.fitted, found.shape) <= SETTLED_PX:
+            break
+        known = join_fields(known, found.fitted)
+        found = estimate_field(fixed, place(known), near, pixel_m=pixel_m)
+    return found if found is first else _add_known(found, known, first)
+
+
+def _add_known(found: Registration, known: ShiftField, first: Registration) -> Registration:
+    """What was found once `known` had been taken out, as it is of the image before; `first` knows how far was searched."""
+    whole = dataclasses.replace(found, search_px=first.search_px, coarse_factor=first.coarse_factor, valid_share=first.valid_share)
+    if found.verdict == "refused":
+        return dataclasses.replace(whole, reason=f"placed again: {found.reason}")
+    field, limit = join_fields(known, found.field), MAX_SHARE_OF_SEARCH * first.search_px
+    reach = _measure_reach(field, found.shape)
+    if reach > limit:
+        reason = f"shifts of up to {reach:.2f} px are beyond {limit:.1f}, too near the end of the search range"
+        return dataclasses.replace(whole, field=make_shift(found.shape), verdict="refused", status="out_of_range", reason=reason)
+    before = [known.evaluate(window.row + window.dy, window.col + window.dx) for window in found.windows]
+    windows = [
+        window._replace(dy=window.dy + float(dy), dx=window.dx + float(dx)) for window, (dy, dx) in zip(found.windows, before, strict=True)
+    ]
+    return dataclasses.replace(whole, field=field, fitted=field, windows=tuple(windows))
+
+
+def _measure_reach(field: ShiftField, shape: tuple[int, int]) -> float:
+    """Largest shift along an axis, pixels."""
+    return max(float(np.abs(axis).max()) for axis in field.evaluate(*spread_lattice(shape)))
 
 
 def start_registration(shape: tuple[int, int], reason: str, *, pixel_m: float) -> Registration:
@@ -217,12 +305,11 @@ def start_registration(shape: tuple[int, int], reason: str, *, pixel_m: float) -
     )
 
 
-def describe_layers(optical: Layer, sar: Layer, settings: AlignSettings) -> tuple[Features, Features]:
-    """Descriptors of both images: of the logarithm of reflectance, and of the mean dB of all polarisations."""
-    describe = DESCRIPTORS[settings.descriptor]
-    logarithm = np.log(np.maximum(np.where(optical.valid, optical.values, 0), 0) + LOG_OFFSET)
-    mean = np.where(sar.valid, sar.values, 0).mean(axis=0, keepdims=True)
-    return describe(logarithm.astype(np.float32), optical.valid), describe(mean.astype(np.float32), sar.valid)
+def describe_layer(layer: Layer, settings: AlignSettings) -> Features:
+    """Descriptors of the logarithm of reflectance, or of the mean dB of all polarisations."""
+    values = np.where(layer.valid, layer.values, 0)
+    values = values.mean(axis=0, keepdims=True) if layer.kind == "sar" else np.log(np.maximum(values, 0) + LOG_OFFSET)
+    return DESCRIPTORS[settings.descriptor](values.astype(np.float32), layer.valid)
 
 
 def choose_factor(search_px: float, shape: tuple[int, ...]) -> int:
@@ -233,20 +320,20 @@ def choose_factor(search_px: float, shape: tuple[int, ...]) -> int:
     return factor
 
 
-def shrink_optical(layer: Layer, factor: int) -> Layer:
-    """Means of `factor` x `factor` pixels; rows and columns that do not fill one are dropped."""
+def shrink_layer(layer: Layer, factor: int) -> Layer:
+    """Means of `factor` x `factor` pixels, of SAR as power; rows and columns that do not fill one are dropped."""
+    if layer.kind == "sar":
+        return _shrink_sar(layer, factor)
     values, weights = _sum_blocks(layer.values, layer.valid, factor)
-    valid = weights >= COARSE_VALID * factor**2
     means: Float = (values / np.maximum(weights, 1)).astype(np.float32)
-    return Layer(means, valid)
+    return layer._replace(values=means, valid=weights >= COARSE_VALID * factor**2)
 
 
-def shrink_sar(layer: Layer, factor: int) -> Layer:
-    """The same for SAR in dB, averaged as power."""
-    power, valid = shrink_optical(Layer((10 ** (layer.values / 10)).astype(np.float32), layer.valid), factor)
+def _shrink_sar(layer: Layer, factor: int) -> Layer:
+    power, valid, _ = shrink_layer(Layer((10 ** (layer.values / 10)).astype(np.float32), layer.valid), factor)
     valid = valid & (power > 0).all(axis=0)
     decibel: Float = (10 * np.log10(np.where(valid, power, 1))).astype(np.float32)
-    return Layer(decibel, valid)
+    return layer._replace(values=decibel, valid=valid)
 
 
 def _sum_blocks(values: Float, valid: Bool, factor: int) -> tuple[Float, Float]:
@@ -281,6 +368,11 @@ def _judge(matches: Matches, layout: Layout, start: Registration, settings: Alig
     fit = choose_fit(matches, layout, start, settings)
     seen = _take_fit(seen, fit, matches, layout)
     fault = _find_fault(seen, fit.field, settings)
+    if fault is None and seen.n_inlier < MIN_APART * layout.overlap:
+        fault = (
+            "no_ground",
+            f"the {seen.n_inlier} windows that agree share their ground {layout.overlap:.1f}-fold: {MIN_APART:g} apart are needed",
+        )
     if fault is not None:
         return dataclasses.replace(seen, status=fault[0], reason=fault[1])
     reason = f"{seen.n_inlier} of {seen.n_good} good windows agree within {INLIER_PX:g} px, scatter {seen.rms_px:.2f} px"
@@ -303,10 +395,10 @@ def _sharpen(seen: Registration, fit: Fit, matches: Matches, layout: Layout) -> 
     sharper = fit_field(to_votes(again, layout.overlap), fit.field.degree, seen.shape) if len(again) >= len(matches.good) else None
     sigma = math.inf if sharper is None else float(sharper.predict_sigma(*spread_lattice(seen.shape)).max())
     if sharper is None or not math.isfinite(sigma):
-        return dataclasses.replace(seen, field=fit.field)
+        return dataclasses.replace(seen, field=fit.field, fitted=fit.field)
     distances = [math.dist((window.dy, window.dx), sharper.field.evaluate(window.row, window.col)) for window in seen.windows]
     windows = tuple(window._replace(residual_px=distance) for window, distance in zip(seen.windows, distances, strict=True))
-    return dataclasses.replace(seen, field=sharper.field, sigma_px=sigma, windows=windows)
+    return dataclasses.replace(seen, field=sharper.field, fitted=sharper.field, sigma_px=sigma, windows=windows)
 
 
 def choose_fit(matches: Matches, layout: Layout, start: Registration, settings: AlignSettings) -> Fit:
@@ -316,10 +408,9 @@ def choose_fit(matches: Matches, layout: Layout, start: Registration, settings: 
     assert best is not None
     degrees: tuple[FieldDegree, ...] = ("shift", "affine", "quadratic")
     for degree in degrees[1 : degrees.index(settings.field) + 1]:
-        if len(matches.good) / layout.overlap < MIN_WITNESSES[degree]:
-            break
+        needed = MIN_GAIN if len(matches.good) / layout.overlap >= MIN_WITNESSES[degree] else MIN_GAIN_OF_FEW
         freer = fit_field(votes, degree, start.shape)
-        if freer is None or freer.held_out_px > MIN_GAIN * best.held_out_px:
+        if freer is None or freer.held_out_px > needed * best.held_out_px:
             continue
         if float(freer.predict_sigma(*spread_lattice(start.shape)).max()) <= settings.max_sigma_px:
             best = freer
@@ -339,6 +430,7 @@ def _take_fit(seen: Registration, fit: Fit, matches: Matches, layout: Layout) ->
         n_inlier=int(fit.inlier.sum()),
         inlier_ratio=float(fit.inlier.mean()),
         rms_px=float(np.sqrt(np.mean(distances**2))) if distances.size else INLIER_PX,
+        fitted=fit.field,
         held_out_px=fit.held_out_px,
         sigma_px=sigma if math.isfinite(sigma) else INLIER_PX,
         median_psr=float(np.median([match.psr for match in matches.good])),

@@ -6,8 +6,24 @@ A scene holds one acquisition:
     valid  (y, x)         bool, True = usable
     scl    (y, x)         uint8 scene classes, only where the product has them
 
+A scene that was geocoded keeps the images it was made of, its plates, so that `align` can interpolate them once more from the start
+instead of interpolating `data` a second time (`sereno.pipeline.plates`). Plate 0, and likewise 1, 2, ...:
+
+    plate_0          (band_0, plate_row_0, plate_col_0)   as `data`: what the sensor saw under the area and `margin_px` around it
+    plate_valid_0    (plate_row_0, plate_col_0)   bool, True = usable
+    plate_lattice_0  (axis, lattice_row_0, lattice_col_0)   float64: row and column of the plate at which pixels -16, 0, 16, ... of the
+                                              scene's grid (y and x) are found if all ground has one height
+    plate_relief_0   (axis, y, x)             float32: how far from there relief moves each pixel, NaN where its height is not known;
+                                              not there if the ground was taken as flat
+
+Whole rows and columns are centres of pixels. The attribute `ratio` of `plate_0` has rows and columns of the plate per pixel of the grid;
+`layer` says which image of the scene it belongs to. Plates of one layer share its bands: a pixel is valid in a layer where it is in all
+of them (in scenes of Sentinel-1, `band` is `sar_band`). Where layers overlap, the lowest one that is valid there stays.
+
 A pair holds three acquisitions on one grid: `sar`, `cloudy`, `clear` with `valid_sar`, `valid_cloudy`, `valid_clear`
 and, where the product has them, `scl_cloudy`, `scl_clear`. Optical bands are along `band`, polarisations along `sar_band`.
+Where the input is made of the target under a simulated sky, `cloud_truth` and `shadow_truth` (y, x) uint8 say what share of the ground's
+picture and of the sunlight is lost, x 255 (`sereno.pipeline.skies`).
 
 Masks lie on the grid of their pair: `cloud_*` and `shadow_*` (y, x) uint8, probability x 255, and `known_*` (y, x) bool, True = valid and
 the method could decide, for `cloudy` and `clear`. What is not known is never clear.
@@ -15,7 +31,9 @@ the method could decide, for `cloudy` and `clear`. What is not known is never cl
 
 from __future__ import annotations
 
-from typing import Any, Final
+import itertools
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +54,30 @@ SAR_UNITS: Final = "backscatter centi-dB"
 """`attrs["units"]` of SAR values; `provenance["calibration"]` says whether they are gamma0 (RTC) or sigma0 (SEN12MS-CR)."""
 MAX_REFLECTANCE: Final = 65_534
 """Largest stored optical value; 65535 stays free as the nodata value of written images."""
+LATTICE_STEP_PX: Final = 16
+"""Pixels of the scene's grid between two points of a plate's lattice, between which positions are linear to less than 1e-3 px: slant range,
+the most bent of all, departs by 0.003 m between points 160 m apart."""
 
 Bool2d = npt.NDArray[np.bool_]
+
+
+class Plate(NamedTuple):
+    """An image as the sensor saw it, and where in it the ground of a scene's grid is found."""
+
+    bands: tuple[str, ...]
+    """What it shows; some or all bands of the scene."""
+    values: npt.NDArray[Any]
+    """(band, row, col) uint16 or int16 in the units of the scene; 0 where not valid."""
+    valid: Bool2d
+    """(row, col), True = usable."""
+    lattice: npt.NDArray[np.float64]
+    """(2, rows, cols): row and column of the plate at which every sixteenth pixel of the grid, from -16 on, is found at one height."""
+    relief: npt.NDArray[np.float32] | None
+    """(2, y, x): how far from there relief moves each pixel of the grid; NaN where its height is not known. None: flat ground."""
+    ratio: tuple[float, float]
+    """Rows and columns of the plate per pixel of the grid."""
+    layer: int = 0
+    """Which image it belongs to; where they overlap the lowest one stays."""
 
 
 def to_scene(
@@ -70,6 +110,44 @@ def to_scene(
     if scl is not None:
         variables["scl"] = (("y", "x"), scl.astype(np.uint8, copy=False))
     return with_grid(xr.Dataset(variables, coords={dim: list(bands)}, attrs={"provenance": provenance}), geobox)
+
+
+def with_plates(scene: xr.Dataset, plates: Sequence[Plate]) -> xr.Dataset:
+    """`scene` with the images it was made of; bytes of pixels that are not valid are 0."""
+    dim = "sar_band" if "sar_band" in scene.dims else "band"
+    variables: dict[str, Any] = {}
+    for number, plate in enumerate(plates):
+        row, col = f"plate_row_{number}", f"plate_col_{number}"
+        facts = {"units": scene["data"].attrs["units"], "layer": plate.layer, "ratio": list(plate.ratio)}
+        variables |= {
+            f"plate_{number}": ((f"{dim}_{number}", row, col), np.where(plate.valid, plate.values, 0).astype(plate.values.dtype), facts),
+            f"plate_valid_{number}": ((row, col), plate.valid),
+            f"plate_lattice_{number}": (("axis", f"lattice_row_{number}", f"lattice_col_{number}"), plate.lattice),
+        }
+        if plate.relief is not None:
+            variables[f"plate_relief_{number}"] = (("axis", "y", "x"), plate.relief, {"grid_mapping": "spatial_ref"})
+    return scene.assign(variables).assign_coords({f"{dim}_{number}": list(plate.bands) for number, plate in enumerate(plates)})
+
+
+def plates_of(scene: xr.Dataset) -> tuple[Plate, ...]:
+    """The images that a scene was made of; none if it lies on its product's own grid, was refused, or is of an earlier version."""
+    dim = "sar_band" if "sar_band" in scene.dims else "band"
+    plates = []
+    for number in itertools.takewhile(lambda number: f"plate_{number}" in scene, itertools.count()):
+        image, relief = scene[f"plate_{number}"], scene.get(f"plate_relief_{number}")
+        rows, cols = image.attrs["ratio"]
+        plates.append(
+            Plate(
+                bands_of(scene, f"{dim}_{number}"),
+                image.values,
+                scene[f"plate_valid_{number}"].values,
+                scene[f"plate_lattice_{number}"].values,
+                None if relief is None else relief.values,
+                (rows, cols),
+                image.attrs["layer"],
+            )
+        )
+    return tuple(plates)
 
 
 def with_grid(dataset: xr.Dataset, geobox: GeoBox) -> xr.Dataset:

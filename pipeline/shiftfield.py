@@ -91,6 +91,23 @@ def make_shift(shape: tuple[int, ...], dy: float = 0.0, dx: float = 0.0) -> Shif
     return ShiftField("shift", (dy,), (dx,), *_frame(shape))
 
 
+def join_fields(first: ShiftField, second: ShiftField) -> ShiftField:
+    """What to take out of an image at once instead of `first` and then, from what is left, `second`.
+
+    Content that belongs at p is found at p + second(p) once `first` is out, and so at that place displaced by `first` before. Of two
+    quadratic fields the terms of higher degree are left out, which are products of slopes of a thousandth.
+    """
+    degree = max(first.degree, second.degree, key=lambda name: N_TERMS[name])
+    blank = dataclasses.replace(first, degree=degree, dy=(), dx=())
+    spread = np.linspace(-1, 1, LATTICE) * first.scale_px
+    rows, cols = (axis.ravel() for axis in np.meshgrid(first.centre[0] + spread, first.centre[1] + spread, indexing="ij"))
+    left = second.evaluate(rows, cols)
+    before = first.evaluate(rows + left[0], cols + left[1])
+    whole = np.stack([before[0] + left[0], before[1] + left[1]], axis=1)
+    dy, dx = (tuple(float(value) for value in axis) for axis in np.linalg.lstsq(_design(blank, rows, cols), whole, rcond=None)[0].T)
+    return dataclasses.replace(blank, dy=dy, dx=dx)
+
+
 def _frame(shape: tuple[int, ...]) -> tuple[tuple[float, float], float]:
     rows, cols = shape
     return ((rows - 1) / 2, (cols - 1) / 2), max(rows, cols, 2) / 2

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError
 from sereno.pipeline.http import Budget, hide_secrets, make_session
-from sereno.pipeline.presets import S3_KEYS, Preset
+from sereno.pipeline.presets import S3_KEYS, Preset, find_preset
 
 if TYPE_CHECKING:
     import requests
@@ -122,6 +122,26 @@ class Resolver:
         token = _TOKENS.read(f"{self.token_service}/{account}/{container}", renew=renew)
         bare = strip_signature(address)
         return f"{bare}{'&' if urlsplit(bare).query else '?'}{token}"
+
+
+def find_resolver(address: str, collection: str) -> Resolver:
+    """What makes the addresses of assets readable; `address` is a preset, the URL of an API, or a folder; `collection` is for messages.
+
+    Files of a folder are read from the folder: no server is needed, and messages name the file.
+
+    Raises:
+        MissingError: the folder is not there.
+    """
+    preset = find_preset(address)
+    url = address if urlsplit(address).scheme else preset.url
+    if url:
+        return Resolver.from_preset(url.rstrip("/"), preset)
+    if not Path(address).is_dir():
+        raise MissingError(
+            f"folder {address} of {collection} does not exist: "
+            "correct pipeline.query.catalogue, sar_catalogue or dem_catalogue, and run `sereno query` again"
+        )
+    return Resolver(address)
 
 
 class Token(NamedTuple):

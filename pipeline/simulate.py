@@ -1,11 +1,13 @@
 """Make a small world with known truth: Sentinel-2 and Sentinel-1 products as real files, a catalogue, and what lies under the clouds.
 
-Enters: settings with a seed. Leaves, beside `world.json`: `assets/`, `items/`, `catalog.json` (a static STAC catalogue) and `truth/`.
+Enters: settings with a seed. Leaves, beside `world.json`: `assets/`, `items/`, `catalog.json` (a static STAC catalogue), `truth/`, and for
+areas of Gaofen `products/`: whole products of Gaofen-6 and 3, as folders and archives, placed wrong by their own coefficients.
 The same seed gives the same bytes; `world.json` comes last and lists them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -31,7 +33,20 @@ from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import PIXEL_M, Ground, compute_shading, compute_spectra, make_ground
 from sereno.pipeline.noise import Image, average_blocks, blur_image
+from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make_scenery, sample_layers
+from sereno.pipeline.overlay import Overlay
 from sereno.pipeline.pairs import GridRecord
+from sereno.pipeline.products import (
+    HEADING_DEG,
+    OPTICAL_GSD_M,
+    Pass,
+    Radar,
+    pack_product,
+    write_gaofen3,
+    write_gaofen6_pms,
+    write_gaofen6_wfv,
+)
+from sereno.pipeline.products import Ground as Terrain
 from sereno.pipeline.radar import add_speckle, compute_backscatter, displace_image, draw_displacement, make_swath
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE
 from sereno.pipeline.store import staged, write_json
@@ -56,6 +71,18 @@ SENSOR_NOISE: Final = (0.0012, 0.004)
 TRUTH_NODATA: Final = 65535
 OVERVIEWS: Final = 3
 """Smaller copies in each file, each with half the pixels along a side of the one before: classes of 20 m are there at 160 m too."""
+CAMERAS: Final = {"gaofen-pms": "PMS", "gaofen-wfv": "WFV"}
+"""Cameras of Gaofen-6 by the setting `satellites`."""
+GRID_PIXEL_M: Final = {"PMS": OPTICAL_GSD_M["MUX"], "WFV": OPTICAL_GSD_M["WFV"]}
+"""Pixel of the truth for each camera: its own."""
+PAN_MAX_PX: Final = 300
+"""Products of areas up to this side hold the panchromatic image too, which takes sixteen times the pixels of the others."""
+FIRST_SERIAL: Final = 1_420_000_000
+"""Products of Gaofen are numbered from here, a hundred numbers for each area ..."""
+SAR_SERIAL: Final = 50
+"""... of which these and later ones are for SAR."""
+CLOUDY_FROM: Final = 0.5
+"""Cloud cover is stated as the share of ground of whose light a cloud hides this much."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +98,12 @@ class _Site:
     margin_px: int
     assets: Path
     truth: Path
+    products: Path
+
+    @property
+    def terrain(self) -> Terrain:
+        """The relief of the ground and where it lies, margin and all; the simulated sea is level with the ellipsoid."""
+        return Terrain(self.grid.pad(self.margin_px), self.ground.height_m)
 
     def rng(self, *purpose: object) -> np.random.Generator:
         """A Generator for one purpose in this area, whatever else is drawn."""
@@ -102,7 +135,8 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
 
     `output` holds: per area the grid, the optical scenes (item, role, cloud cover, baseline, truth files), the SAR scenes (item, partner,
     displacement: content at true (row, col) of the area appears at (row + dy_px, col + dx_px) + affine @ ((row, col) - centre)),
-    and the SHA-256 of every file.
+    and the SHA-256 of every file. Scenes of Gaofen have `path` and instead of a displacement `error_m`: east and north by which their
+    coefficients place everything off, optical ones too. Their truth is reflectance at the top of the atmosphere.
 
     Raises:
         ConfigError: no area is named.
@@ -116,14 +150,16 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
     output.unlink(missing_ok=True)
     items: list[dict[str, Any]] = []
     areas: dict[str, Any] = {}
-    with staged(root / "assets") as assets, staged(root / "truth") as truth:
+    parts = ["assets", "truth", *(["products"] if any(area.satellites in CAMERAS for area in settings.areas.values()) else [])]
+    with contextlib.ExitStack() as stack:
+        folders = {part: stack.enter_context(staged(root / part)) for part in parts}
         for number, (name, area) in enumerate(sorted(settings.areas.items())):  # equal settings, whatever their order
-            site = _open_site((name, number, area), settings, (assets, truth))
-            areas[name], new = _write_area(site)
+            site = _open_site((name, number, area), settings, folders)
+            areas[name], new = _write_gaofen_area(site) if area.satellites in CAMERAS else _write_area(site)
             items += new
             logger.info("simulate: %s, area %d of %d, %.1f s", name, number + 1, len(settings.areas), time.perf_counter() - begin)
     _check_complete(root, items)  # here so that the fault is named, and below since it may come while files are read
-    files = _hash_files(root, ("assets", "truth"))
+    files = _hash_files(root, parts)
     _write_catalogue(root, [_state_files(root, item, files) for item in items])
     files |= _hash_files(root, ("items", "catalog.json"))
     _check_complete(root, items)
@@ -131,25 +167,26 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
     logger.info("simulate: %d items, %d files in %.1f s", len(items), len(files), time.perf_counter() - begin)
 
 
-def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings, folders: tuple[Path, Path]) -> _Site:
+def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings, folders: Mapping[str, Path]) -> _Site:
     name, number, square = area
     size = square.size_px
     corner = Affine(PIXEL_M, 0, square.west_m, 0, -PIXEL_M, square.south_m + PIXEL_M * size)
     margin = max(SAR_MARGIN_PX) + math.ceil(settings.max_shift_px) + 2
     shape = (size + 2 * margin, size + 2 * margin)
     ground = make_ground(make_rng(settings.seed, name, "ground"), shape)
-    return _Site(name, number, square, settings, ground, GeoBox((size, size), corner, f"EPSG:{square.epsg}"), margin, *folders)
+    grid, products = GeoBox((size, size), corner, f"EPSG:{square.epsg}"), folders.get("products", folders["assets"])
+    return _Site(name, number, square, settings, ground, grid, margin, folders["assets"], folders["truth"], products)
 
 
 def _write_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Write all products of one area; what `world.json` says of it, and its items."""
+    """Write all products of Sentinel of one area; what `world.json` says of it, and its items."""
     visits = plan_visits(site.settings.cloudy_dates, first_baseline=site.number)
     optical = [_write_optical(site, visit) for visit in visits]
     cloudy = [fact for fact, _ in optical if fact["role"] == "cloudy"]
     partners = [(fact["item"], datetime.fromisoformat(fact["time"])) for fact in cloudy]
     first = datetime.fromisoformat(optical[0][0]["time"])
     sar = [_write_sar(site, flight) for flight in plan_flights(first, partners)]
-    dem = _write_dem(site, first)
+    dem = _write_dem(site, first, MARGIN_PX)
     facts = {
         "grid": GridRecord.from_geobox(site.grid).model_dump(mode="json"),
         "dialect": site.area.dialect,
@@ -251,11 +288,83 @@ def _write_sar(site: _Site, flight: Flight) -> tuple[dict[str, Any], dict[str, A
     return fact | {"displacement": displacement._asdict()}, item
 
 
-def _write_dem(site: _Site, moment: datetime) -> dict[str, Any]:
-    product = stac.Product(f"DEM_{site.name}", site.name, moment, site.grid.pad(MARGIN_PX), site.area.dialect)
-    height = site.crop(site.ground.height_m, (MARGIN_PX,) * 4).round(1)
+def _write_dem(site: _Site, moment: datetime, margin_px: int) -> dict[str, Any]:
+    """Write the heights of the area and so many pixels around it; its item."""
+    product = stac.Product(f"DEM_{site.name}", site.name, moment, site.grid.pad(margin_px), site.area.dialect)
+    height = site.crop(site.ground.height_m, (margin_px,) * 4).round(1)
     _write_cog(site.assets / site.name / product.item / "dem.tif", height[None], product.geobox, nodata=None, names=("height",))
     return stac.to_dem_item(product)
+
+
+def _write_gaofen_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write all products of Gaofen of one area; what `world.json` says of it, and the item of its heights."""
+    pixel_m = GRID_PIXEL_M[CAMERAS[site.area.satellites]]
+    grid = site.grid.zoom_to(resolution=pixel_m)
+    visits = [visit for visit in plan_visits(site.settings.cloudy_dates) if visit.role != "overcast"]
+    optical = [_write_gaofen6(site, visit, index, grid) for index, visit in enumerate(visits)]
+    partners = [(fact["item"], datetime.fromisoformat(fact["time"])) for fact in optical if fact["role"] == "cloudy"]
+    first = datetime.fromisoformat(optical[0]["time"])
+    flights = [flight for flight in plan_flights(first, partners) if flight.partner is not None]
+    power = compute_backscatter(site.ground, looks_right_deg=90 + HEADING_DEG)
+    dem = _write_dem(site, first, site.margin_px)
+    facts = {
+        "grid": GridRecord.from_geobox(grid).model_dump(mode="json"),
+        "satellites": site.area.satellites,
+        "optical": optical,
+        "sar": [_write_gaofen3(site, flight, index, power) for index, flight in enumerate(flights)],
+        "dem": dem["id"],
+    }
+    return facts, [dem]
+
+
+def _plan_pass(site: _Site, moment: datetime, number: int) -> Pass:
+    """One overflight; metadata state whole seconds."""
+    error_m = draw_error(site.rng("gaofen error", number), site.settings.rpc_error_m)
+    return Pass(moment.replace(microsecond=0), FIRST_SERIAL + 100 * site.number + number, error_m)
+
+
+def _write_gaofen6(site: _Site, visit: Visit, number: int, grid: GeoBox) -> dict[str, Any]:
+    """Write one product of Gaofen-6, and its truth on `grid` if it is cloudy; what `world.json` says of it."""
+    flight = _plan_pass(site, visit.time_at(site.settings.first_day, site.number), number)
+    camera, rng = CAMERAS[site.area.satellites], site.rng("gaofen sky", number)
+    scenery = make_scenery(site.ground, camera, flight.time, stac.to_middle(site.grid))
+    seen = cover_scenery(rng, scenery, draw_sky(rng, visit.role, site.area.size_px))
+    cover = round(100 * float((seen.cloud >= CLOUDY_FROM).mean()), 1)
+    if camera == "WFV":
+        product = write_gaofen6_wfv(site.products, site.terrain, seen.image, flight, cloud_pct=cover)
+    else:
+        has_pan = site.area.size_px <= PAN_MAX_PX
+        product = write_gaofen6_pms(site.products, site.terrain, seen.image, flight, has_pan=has_pan, cloud_pct=cover)
+    fact = _describe_product(site, product, flight) | {"role": visit.role, "cloud_cover_pct": cover}
+    truth = _write_gaofen_truth(site, product.name, (scenery, seen), grid) if visit.role == "cloudy" else {"truth": None, "cloud": None}
+    return fact | truth
+
+
+def _describe_product(site: _Site, product: Path, flight: Pass) -> dict[str, Any]:
+    """Pack every second product; what `world.json` says of any."""
+    packed = pack_product(product) if flight.serial % 2 else product
+    path = f"products/{packed.relative_to(site.products).as_posix()}"
+    return {"item": product.name, "path": path, "time": flight.time.isoformat(), "error_m": list(flight.error_m)}
+
+
+def _write_gaofen_truth(site: _Site, item: str, images: tuple[Scenery, Overlay], grid: GeoBox) -> dict[str, str]:
+    """Write what lies under the clouds and where they are, on `grid`, where it truly is; the names of the files."""
+    (scenery, seen), source = images, site.terrain.geobox
+    values = np.rint(sample_layers(scenery.reflectance, source, grid) * REFLECTANCE_SCALE).clip(0, MAX_REFLECTANCE).astype(np.uint16)
+    names = tuple(band.name for band in scenery.bands)
+    _write_cog(site.truth / f"{item}.tif", values, grid, nodata=TRUTH_NODATA, names=names)
+    masks = np.rint(sample_layers(np.stack([seen.cloud, seen.shadow]), source, grid).clip(0, 1) * 255).astype(np.uint8)
+    _write_cog(site.truth / f"{item}_cloud.tif", masks, grid, nodata=None, names=("cloud", "shadow"))
+    return {"truth": f"truth/{item}.tif", "cloud": f"truth/{item}_cloud.tif"}
+
+
+def _write_gaofen3(site: _Site, flight: Flight, number: int, power: Image) -> dict[str, Any]:
+    """Write one product of Gaofen-3, level 1A; what `world.json` says of it. Its HH and HV are the ground's VV and VH."""
+    over = _plan_pass(site, flight.time, SAR_SERIAL + number)
+    speckle = site.rng("gaofen speckle", number)
+    gamma0 = {"HH": power[0], "HV": power[1]}
+    product = write_gaofen3(site.products, site.terrain, gamma0, over, radar=Radar(), speckle=speckle)
+    return _describe_product(site, product, over) | {"partner": flight.partner}
 
 
 def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: float | None, names: tuple[str, ...]) -> None:

@@ -194,8 +194,12 @@ def to_sar_item(product: Product, facts: SarFacts) -> dict[str, Any]:
 
 
 def to_dem_item(product: Product) -> dict[str, Any]:
-    """Item of the heights of an area: float32 metres above the sea."""
-    return _to_item(product, DEM_COLLECTION, (_to_crs(product), {"data": _to_asset(product, "dem", 10)}, (_projection(product),)))
+    """Item of the heights of an area: float32 metres above the ellipsoid, there being no geoid in this world."""
+    return _to_item(
+        product,
+        DEM_COLLECTION,
+        (_to_crs(product) | {"vertical_datum": "ellipsoid"}, {"data": _to_asset(product, "dem", 10)}, (_projection(product),)),
+    )
 
 
 def _to_crs(product: Product) -> dict[str, Any]:

@@ -34,6 +34,8 @@ TILE: Final = 1024
 (measured: 0.16 against 0.23 CPU-s for 39 Mpx in chunks of 512)."""
 SCENE_CHUNK: Final = {"band": 1, "sar_band": 1}
 """A chunk where the caller names none, of TILE rows and columns."""
+NUMBERED: Final = re.compile(r"_\d+$")
+"""How the dims of one plate of many end, after the name that says what they are."""
 SCENE_CODEC: Final = ("lz4", 1)
 """Scenes and pairs are written and read once or twice: lz4 takes half the CPU time of zstd (measured: 0.03 against 0.06 s for 17 Mpx)
 for 1.06 (noisy ground) to 1.4 times (scenes of the demo) the size."""
@@ -140,7 +142,8 @@ def save_dataset(
     """Write a scene, a pair or patches as Zarr v3 and then its manifest; until that has succeeded, what was there before stays.
 
     `kind` says what it is (`scene`, `pair`, `mask`, ...); `summary` is copied into the manifest for people and for the report.
-    `chunks` gives the extent of a chunk along the dims it names; along the others it is `TILE` for y and x, else the whole extent.
+    `chunks` gives the extent of a chunk along the dims it names; along the others it is `TILE` for y and x, and for rows and columns of
+    plates, else the whole extent.
     Without `chunks` a chunk holds one band.
     Band names go into attributes, since Zarr v3 has no settled type for text.
 
@@ -171,9 +174,10 @@ def _translate_faults() -> Iterator[None]:
 
 
 def _encoding(variable: xr.DataArray, chunks: Mapping[str, int]) -> dict[str, Any]:
-    limits = {"y": TILE, "x": TILE, **chunks}
-    shape = tuple(max(1, min(size, limits.get(str(dim), size))) for dim, size in variable.sizes.items())
-    return {"chunks": shape, "compressors": [codec_for(variable.dtype, *SCENE_CODEC)]}
+    limits = {**dict.fromkeys(("y", "x", "plate_row", "plate_col"), TILE), **chunks}
+    shape = tuple(max(1, min(size, limits.get(NUMBERED.sub("", str(dim)), size))) for dim, size in variable.sizes.items())
+    unfilled = {"_FillValue": None} if variable.dtype.kind == "f" else {}  # else NaN is declared to be no value
+    return {"chunks": shape, "compressors": [codec_for(variable.dtype, *SCENE_CODEC)], **unfilled}
 
 
 def _check_equal(written: xr.Dataset, read: xr.Dataset, path: Path) -> None:

@@ -11,7 +11,7 @@ from sereno.pipeline.config import PipelineSettings
 from sereno.pipeline.fingerprint import imported_modules, source_of
 
 ROOT = Path(__file__).parent.parent
-DATA_VERBS = ("simulate", "query", "ingest", "align", "mask", "patch", "pack")
+DATA_VERBS = ("simulate", "query", "dem", "ingest", "align", "mask", "patch", "pack")
 MODEL_VERBS = ("train", "evaluate", "predict", "report")
 PIPELINE_LANES = (
     {"errors", "fingerprint"},
@@ -40,9 +40,9 @@ PIPELINE_LANES = (
         "noise",
         "speckle",
     },
-    {"catalogue", "detectors", "mosaic", "estimate", "probes"},
-    {"ground", "atmosphere"},
-    {"radar", "stac", "world", "overlay"},
+    {"catalogue", "detectors", "mosaic", "estimate", "probes", "plates"},
+    {"ground", "atmosphere", "elevation"},
+    {"radar", "stac", "world", "overlay", "skies", "overflights"},
     {"sensors"},
     {"cover", "products"},
     set(DATA_VERBS),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rasterio
@@ -53,6 +55,40 @@ CONFIG = {
 }
 
 
+GAOFEN_SIDE_M = 4320.0
+GAOFEN_LEFT, GAOFEN_BOTTOM = 498_240.0, 5_040_000.0
+GAOFEN = {
+    "pathvars": {"results": "results"},
+    "pipeline": {
+        "simulate": {
+            "seed": 6,
+            "cloudy_dates": 1,
+            "areas": {"tiny": {"epsg": 32632, "west_m": GAOFEN_LEFT, "south_m": GAOFEN_BOTTOM, "size_px": 432, "satellites": "gaofen-pms"}},
+        },
+        "query": {
+            "source": "gaofen",
+            "catalogue": "results/simulate/products",
+            "dem_catalogue": "results/simulate",
+            "areas": {
+                "tiny": {
+                    "epsg": 32632,
+                    "bounds_m": [GAOFEN_LEFT, GAOFEN_BOTTOM, GAOFEN_LEFT + GAOFEN_SIDE_M, GAOFEN_BOTTOM + GAOFEN_SIDE_M],
+                }
+            },
+            "resolution_m": 8,
+            "polarisations": ["HH", "HV"],
+        },
+        "ingest": {"margin_px": 48, "check": "size"},
+        "align": {"search_m": 300},
+        "mask": {"method": "haze"},
+        "patch": {"size_px": 64, "buffer_px": 52},
+        "pack": {"shard_patches": 8},
+    },
+    "model": CONFIG["model"],
+}
+"""Products whose coefficients err by tens of metres, in three blocks of 1440 m along each side."""
+
+
 def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder / "cache")}
 
@@ -76,9 +112,9 @@ def sereno(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, config: dict[str, Any] = CONFIG) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -279,3 +315,51 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_old_result(undisturbed: Path
     one_line(failed, pair.with_suffix(".zarr").name, "run again")
     assert (tmp_path / pair.name).read_bytes() == before
     assert sereno(tmp_path, "verify", pair.name).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def gaofen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run from products of Gaofen to the report."""
+    folder = prepare(tmp_path_factory.mktemp("flow") / "gaofen", GAOFEN)
+    done = run(folder)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return folder
+
+
+def test_products_of_gaofen_are_cleared_on_the_grid_of_their_area(gaofen: Path) -> None:
+    [image] = (gaofen / "results/predict/afsst/tiny").glob("*.tif")
+    valid, errors, _ = cog_validate(image)
+    assert valid, errors
+    with rasterio.open(image) as dataset:
+        assert (dataset.crs.to_epsg(), dataset.res, dataset.shape) == (32632, (8, 8), (540, 540))
+        assert tuple(dataset.bounds)[:2] == (GAOFEN_LEFT, GAOFEN_BOTTOM)
+        assert dataset.descriptions[:4] == ("B1", "B2", "B3", "B4")
+        assert (dataset.read(dataset.count) > 0).mean() > 0.95
+
+
+def test_errors_of_coefficients_of_tens_of_metres_are_taken_out(gaofen: Path) -> None:
+    [area] = json.loads((gaofen / "results/simulate/world.json").read_text())["areas"].values()
+    errors = {scene["item"]: scene["error_m"] for scene in (*area["optical"], *area["sar"])}
+    lock = json.loads((gaofen / "results/query/tiny.json").read_text())
+    [pair] = lock["pairs"]
+    summary = json.loads((gaofen / f"results/align/tiny/{pair['id']}.json").read_text())["summary"]
+    places = {role: errors[lock["scenes"][pair[role]]["items"][0]["item"]] for role in ("sar", "cloudy", "clear")}
+    for role, name in (("sar", "registration"), ("cloudy", "registration_cloudy")):
+        east, north = (there - here for there, here in zip(places[role], places["clear"], strict=True))
+        true = (-north / 8, east / 8)
+        assert math.hypot(*true) > 2, role
+        assert summary[name]["verdict"] == "applied", (role, summary[name]["reason"])
+        assert math.dist(true, (summary[name]["dy_px"], summary[name]["dx_px"])) < 0.5, role
+
+
+def test_the_report_states_the_errors_before_and_after_registration(gaofen: Path) -> None:
+    page = (gaofen / "results/report/index.html").read_text()
+    for image in ("SAR", "The cloudy image"):
+        assert re.search(rf"{image} lay [\d.]+ to [\d.]+ m from the clear image before registration and lies [\d.]+ to [\d.]+ m", page)
+    assert "against the truth, cloudy pixels" in page
+
+
+def test_finished_products_are_not_read_again(gaofen: Path) -> None:
+    again = run(gaofen)
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr

@@ -49,19 +49,30 @@ def load_query(name: str) -> QuerySettings:
 # Plans.
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_planned_without_network(name: str, tmp_path: Path) -> None:
+def plan(name: str, folder: Path) -> tuple[dict[str, str], str]:
+    """How many jobs of each rule Snakemake plans for a recipe, and all that it says."""
     recipe = ROOT / "recipes" / f"{name}.yaml"
-    command = [sys.executable, "-m", "snakemake", "-n", "-s", str(ROOT / "Snakefile"), "-d", str(tmp_path), "--configfile", str(recipe)]
+    command = [sys.executable, "-m", "snakemake", "-n", "-s", str(ROOT / "Snakefile"), "-d", str(folder), "--configfile", str(recipe)]
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    surroundings = os.environ | nowhere | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    surroundings = os.environ | nowhere | {"XDG_CACHE_HOME": str(folder / "cache")}
     run = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False, timeout=120)
     said = run.stdout + run.stderr
     assert run.returncode == 0, said
-    planned = dict(re.findall(r"^(\w+)\s+(\d+)$", said[said.index("Job stats:") :], flags=re.MULTILINE))
+    return dict(re.findall(r"^(\w+)\s+(\d+)$", said[said.index("Job stats:") :], flags=re.MULTILINE)), said
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_planned_without_network(name: str, tmp_path: Path) -> None:
+    planned, said = plan(name, tmp_path)
     assert planned["query_area"] == "1"
     assert {"pack_patches", "train_run", "evaluate_run", "write_report"} <= planned.keys()
     assert f"results/{name}/query/my-area.json" in said
+
+
+def test_the_demo_of_gaofen_is_planned_from_its_world_to_the_report(tmp_path: Path) -> None:
+    planned, said = plan("gaofen-demo", tmp_path)
+    assert {"simulate_world", "query_area", "pack_patches", "train_run", "evaluate_run", "write_report"} <= planned.keys()
+    assert "results/gaofen-demo/simulate/world.json" in said
 
 
 @pytest.mark.parametrize("name", RECIPES)

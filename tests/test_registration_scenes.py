@@ -42,7 +42,7 @@ def test_maps_and_tie_points_become_the_fields_that_they_are() -> None:
 def test_every_method_counts_a_shift_the_same_way() -> None:
     ground, true = Ground(1, 256), make_shift((256, 256), 2.0, -1.0)
     everywhere = np.ones((256, 256), bool)
-    scene = Scene(Layer(ground.draw_optical(), everywhere), Layer(ground.draw_sar(true), everywhere))
+    scene = Scene(Layer(ground.draw_optical(), everywhere), Layer(ground.draw_sar(true), everywhere, "sar"))
     pytest.importorskip("cv2", reason="OpenCV comes with the extra bench")
     peers = [make_ours("self-similarity"), make_phase_correlation(gradient=True), make_ecc(gradient=True)]
     for peer in peers:

@@ -21,7 +21,7 @@ from sereno.pipeline import catalogue
 from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import CatalogueError, SerenoError
-from sereno.pipeline.items import to_item_record
+from sereno.pipeline.items import to_dem_record, to_item_record
 from sereno.pipeline.ledger import Entry, ledger_of, read_ledger
 from sereno.pipeline.query import query_pairs
 from sereno.pipeline.server import load_catalogue, running_server
@@ -179,6 +179,12 @@ def test_small_pages_give_every_item_once(servers: Servers, monkeypatch: pytest.
     assert [bare(item) for item in found.items] == [bare(item) for item in whole]
     assert found.statistics.pages == max(1, -(-len(whole) // size))
     assert (found.statistics.repeats, found.statistics.retries, found.statistics.warnings) == (0, 0, ())
+
+
+def test_elevation_models_are_found_without_limits_of_time(servers: Servers) -> None:
+    (item,) = search_both(servers, ("cop-dem-glo-30",), bbox_of(SQUARES[0], servers), (None, None))
+    record = to_dem_record(item)
+    assert (record.item, record.properties) == ("DEM_west", {"vertical_datum": "ellipsoid"})
 
 
 def test_a_count_is_stated_where_it_is_switched_on(servers: Servers) -> None:

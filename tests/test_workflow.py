@@ -41,10 +41,14 @@ if verb == "query":
     grid = dict(crs="EPSG:32632", transform=[10, 0, 0, 0, -10, 0], shape=[1, 1])
     lock = dict(format="sereno-lock/2", area=options["--area"], catalogue="x", grid=grid, scenes=scenes, pairs=[pair], refused=[])
     settings = json.loads(options["--settings"])
+    if settings["dem_catalogue"]:
+        item = dict(item, item="d", sensor="dem")
+        lock["dem"] = dict(id="dem", sensor="dem", time=item["time"], items=[item])
+        lock["scenes"]["s1"]["sensor"] = "sentinel1-grd"
     frozen = Path(settings["catalogue"], options["--area"] + ".json")
     text = frozen.read_text() if settings["source"] == "lock" else json.dumps(lock)
 ledger = [output.stem + ".ledger.csv"]
-names = {{"query": ledger, "ingest": ledger, "train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"],
+names = {{"query": ledger, "dem": [*ledger, output.stem + ".tif"], "ingest": ledger, "train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"],
          "predict": [output.with_suffix(".json").name]}}
 for path in (output, *(output.with_name(name) for name in names.get(verb, []))):
     loss = f"{{verb}},west,cloudy,i,B02,missing,HTTP 404,0,0,0\\n" if verb == "ingest" and "LOSE" in os.environ else ""
@@ -77,7 +81,22 @@ def planned(project: Path, *arguments: str) -> dict[str, int]:
         return {}
     table = text[text.index("Job stats:") :].split("\n\n")[0]
     counts = dict(re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.MULTILINE))
-    targets = {"total", "all", "simulate", "query", "ingest", "align", "mask", "patch", "pack", "train", "evaluate", "predict", "report"}
+    targets = {
+        "total",
+        "all",
+        "simulate",
+        "query",
+        "dem",
+        "ingest",
+        "align",
+        "mask",
+        "patch",
+        "pack",
+        "train",
+        "evaluate",
+        "predict",
+        "report",
+    }
     return {rule: int(count) for rule, count in counts.items() if rule not in targets}
 
 
@@ -142,6 +161,30 @@ def test_how_to_run_reruns_nothing_and_reaches_the_commands(project: Path) -> No
     assert (len(searched), len(read)) == (2, 6)
     edit(project / "config.yaml", "readers: 3", "bands: [B02, B03], readers: 3")
     assert planned(project, "ingest") == {"ingest_scene": 6}
+
+
+@pytest.mark.flow
+def test_elevation_models_are_joined_for_the_scenes_that_need_them(project: Path) -> None:
+    edit(project / "config.yaml", "    catalogue: results/simulate", "    catalogue: results/simulate\n    dem_catalogue: results/simulate")
+    (project / "commands.txt").unlink()
+    run = snakemake(project, "ingest")
+    assert run.returncode == 0, run.stderr
+    commands = (project / "commands.txt").read_text().splitlines()
+    assert all(" --dem-margin 2000.0 " in line for line in commands if line.startswith("query"))
+    joined = [line for line in commands if line.startswith("dem results/query/west.json results/dem/west.json ")]
+    assert len(joined) == 1
+    assert joined[0].endswith("--attempts 4 --tries 3")
+    assert [line.split()[2] for line in commands if " --dem results/dem/west.tif " in line] == ["s1"], "only SAR is placed by heights"
+    assert planned(project, "ingest", "dem") == {}
+    edit(project / "config.yaml", "model:", "  dem: {attempts: 9}\nmodel:")
+    assert planned(project, "ingest") == {}
+    edit(project / "config.yaml", "  dem: {attempts: 9}", "  dem: {pixel_m: 10}")
+    assert planned(project, "dem") == {"dem_area": 2}
+    assert {"dem_area", "ingest_scene"} <= set(planned(project))
+    run = snakemake(project, "ingest")
+    assert run.returncode == 0, run.stderr
+    lines = (project / "commands.txt").read_text().splitlines()[len(commands) :]
+    assert sorted(line.split()[0] for line in lines) == ["dem", "dem", "ingest", "ingest"], "optical scenes do not wait for heights"
 
 
 @pytest.mark.flow

@@ -1,8 +1,8 @@
 """Gaofen-3, all modes: a product as an item, and its scene of calibrated backscatter on the area's grid.
 
 Level 1A (I and Q) and 1B (detected) are placed by rational polynomial coefficients and a DEM, or one height; level 2 lies in a projection
-of its own. Values are averaged as power to about the grid's pixel, calibrated to gamma0 on the ellipsoid, and interpolated once. They are
-not terrain flattened: coefficients do not tell the local incidence.
+of its own. Values are averaged as power to about the grid's pixel and calibrated to gamma0 on the ellipsoid; the scene is interpolated from
+them and keeps them as its plates. They are not terrain flattened: coefficients do not tell the local incidence.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 from rasterio.windows import Window
 
-from sereno.pipeline.archives import Contents, strip_suffix
+from sereno.pipeline.archives import Contents
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_entry
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_entry, widen_place
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
+from sereno.pipeline.plates import place_plates
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.rpc import parse_rpc
-from sereno.pipeline.scene import Bool2d
+from sereno.pipeline.scene import Bool2d, Plate
 from sereno.pipeline.sensors.access import Access, read_pixels
 from sereno.pipeline.sensors.assets import LossError
 from sereno.pipeline.sensors.gaofen3_metadata import (
@@ -43,19 +44,20 @@ from sereno.pipeline.sensors.gaofen3_metadata import (
     parse_name,
 )
 from sereno.pipeline.sensors.orthorectification import (
+    Ground,
     Layers,
     Placement,
     Relief,
     count_looks,
     find_cut,
+    find_positions,
     open_image,
     open_product,
     read_relief,
     to_footprint,
     to_placement,
-    warp_layers,
 )
-from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading
+from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading, to_stored_power
 from sereno.pipeline.signing import Resolver
 
 Float = npt.NDArray[np.float64]
@@ -75,12 +77,12 @@ KNOWN_SHARE: Final = 0.5
 
 def is_text(name: str) -> bool:
     """Whether listing a product needs the content of the file `name`."""
-    return name.endswith(META)
+    return name.lower().endswith(META)
 
 
 def find_metadata(names: list[str]) -> str | None:
     """The metadata file among the files of a product, by its name; None if it is no product of Gaofen-3."""
-    return next((name for name in sorted(names) if name.endswith(META) and PurePosixPath(name).name.startswith("GF3")), None)
+    return next((name for name in sorted(names) if is_text(name) and PurePosixPath(name).name.startswith("GF3")), None)
 
 
 def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
@@ -96,9 +98,9 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
     if meta is None:
         raise DataError(f"{root} holds no *{META} of Gaofen-3: its copy may be unfinished, fetch it again")
     name = parse_name(PurePosixPath(meta).name)
-    metadata = parse_metadata(contents.texts[meta], where=f"{root}, {PurePosixPath(meta).name}")
+    metadata = parse_metadata(contents.texts[meta], where=PurePosixPath(meta).name)
     assets = {"MTD": _to_asset(root, meta, contents)}
-    incidence = next((path for path in sorted(contents.sizes) if path.endswith(INCIDENCE)), None)
+    incidence = next((path for path in sorted(contents.sizes) if path.lower().endswith(INCIDENCE)), None)
     if incidence is not None:
         assets["incidence"] = _to_asset(root, incidence, contents)
     faults = {}
@@ -110,7 +112,7 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
             continue
         assets |= {key: _to_asset(root, path, contents) for key, path in found.items()}
     if len(faults) == len(name.polarisations):
-        raise DataError(f"{strip_suffix(root)}: {'; '.join(faults.values())}: fetch the product again")
+        raise DataError(f"{name.product} {'; '.join(dict.fromkeys(faults.values()))}: fetch the product again")
     bbox, footprint = to_footprint(metadata.corners)
     record = ItemRecord(
         item=name.product,
@@ -174,10 +176,16 @@ def _to_facts(name: Name, metadata: Metadata, faults: dict[str, str]) -> dict[st
 
 
 class Band(NamedTuple):
-    """One polarisation on the grid."""
+    """One polarisation in the geometry of its image."""
 
+    name: str
+    """Of the polarisation."""
     power: Layers
-    """(y, x) gamma0, NaN where not known."""
+    """(row, col) gamma0 of the averaged part under the area, NaN where not known; empty if the image does not reach it."""
+    placement: Placement
+    """How ground is found in that part."""
+    ratio: tuple[float, float]
+    """Its rows and columns per pixel of the grid."""
     facts: dict[str, Any]
     """How it was made."""
     warnings: tuple[str, ...]
@@ -191,7 +199,9 @@ class Band(NamedTuple):
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
     """The scene in int16 centi-dB on `geobox` plus a margin: the polarisations that its items hold.
 
-    Peak memory: the averaged part of one image under the area in float32, a strip of the image as it is, and twice the scene.
+    Peak memory: the averaged parts of the images under the area in float32, a strip of an image as it is, and three times the scene.
+    Measured with two polarisations of one look at 5 m on 1712 x 1712 pixels of 10 m with a DEM: 2.2 CPU-s, 0.42 GB beyond what a start
+    takes, and 23 MB on disk, of which 8 MB are the gridded values, 9 MB the image and 5 MB what relief adds to its positions.
 
     Raises:
         MissingError: no item holds a polarisation, or the DEM of the settings is not there.
@@ -211,21 +221,21 @@ def _read_item(
     incomplete = lose_incomplete(item, names, n_bands=len(bands), dtype=np.float32)
     if incomplete is not None:
         return incomplete
-    place = find_place(wanted)
+    place = widen_place(find_place(wanted), settings.margin_px, wanted.shape)
     extra = tuple(name for name in ("incidence", *(f"rpc-{band}" for band in bands)) if name in item.assets)
     relief = None
     try:
         with open_product(item, (*names, *extra), resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
-            relief = read_relief(grid[place], settings, metadata.height_m)
-            layers = [_read_band((item, band), files, metadata, (grid[place], relief), settings) for band in bands]
+            relief = read_relief(grid[place], settings, metadata.height_m, where=f"item {item.item}")
+            ground = Ground(grid, place, 0, relief)  # the grid has its margin already
+            layers = [_read_band((item, band), files, metadata, ground, settings) for band in bands]
     except (DataError, MissingError, LossError) as error:
         if relief is None and settings.dem and settings.dem in str(error):
             raise  # a fault of the settings, not of the item
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
-    power = np.stack([layer.power for layer in layers])
-    valid = wanted[place] & np.isfinite(power).all(axis=0) & (power > 0).all(axis=0)
-    power[:, ~valid] = 0
+    plates, n_clamped = _to_plates(layers, ground, settings)
+    power, inside = place_plates(plates, bands, source=grid, target=grid[place])
     facts = {
         "offset": 0,
         "offset_reason": "backscatter has none",
@@ -234,25 +244,44 @@ def _read_item(
         "mode": metadata.mode,
         "processing_level": metadata.level,
         "saturation_pct": {band: metadata.saturation_pct[band] for band in bands},
-        "n_clamped": 0,
+        "n_clamped": n_clamped,
         **layers[0].facts,
     }
     notes = tuple(dict.fromkeys(warning for layer in layers for warning in layer.warnings))
-    read = tuple(to_entry(item, name, "used") for name in ("MTD", *extra))
-    lost = tuple((band, reason) for band, layer in zip(bands, layers, strict=True) for reason in layer.lost)
-    return Part(place, power, valid, facts, (*read, *(layer.entry for layer in layers)), warnings=notes, lost=lost)
+    entries = (*(to_entry(item, name, "used") for name in ("MTD", *extra)), *(layer.entry for layer in layers))
+    lost = tuple((layer.name, reason) for layer in layers for reason in layer.lost)
+    return Part(place, power, wanted[place] & inside, facts, entries, warnings=notes, lost=lost, plates=plates)
 
 
-def _read_band(
-    what: tuple[ItemRecord, str], files: dict[str, Path], metadata: Metadata, ground: tuple[GeoBox, Relief], settings: IngestSettings
-) -> Band:
-    """One polarisation on the grid: averaged as power, calibrated, interpolated once.
+def _to_plates(layers: list[Band], ground: Ground, settings: IngestSettings) -> tuple[tuple[Plate, ...], int]:
+    """The polarisations as stored plates, those that lie on each other together, and how many values were clamped."""
+    plates, total = [], 0
+    rest = [layer for layer in layers if layer.power.size]
+    while rest:
+        first, like = rest[0], [layer for layer in rest if _lie_together(layer, rest[0])]
+        rest = [layer for layer in rest if not _lie_together(layer, first)]
+        power = np.stack([layer.power for layer in like])
+        valid: Bool2d = np.asarray((np.isfinite(power) & (power > 0)).all(axis=0))
+        stored, n_clamped = to_stored_power(power, valid, settings.speckle)
+        total += n_clamped
+        positions = find_positions(first.placement, ground)
+        plates.append(Plate(tuple(layer.name for layer in like), stored, valid, *positions, first.ratio))
+    return tuple(plates), total
+
+
+def _lie_together(one: Band, other: Band) -> bool:
+    """Whether two polarisations were cut and placed alike, as those of one product usually are."""
+    return one.placement == other.placement and one.power.shape == other.power.shape
+
+
+def _read_band(what: tuple[ItemRecord, str], files: dict[str, Path], metadata: Metadata, ground: Ground, settings: IngestSettings) -> Band:
+    """One polarisation: the part of its image under the area, averaged as power and calibrated.
 
     Raises:
         DataError: it cannot be calibrated or placed.
         LossError: it cannot be read.
     """
-    (item, band), (grid, relief) = what, ground
+    (item, band), relief = what, ground.relief
     where = f"item {item.item}, {band}"
     coefficients = None
     if metadata.level != "L2" and f"rpc-{band}" in files:
@@ -262,22 +291,21 @@ def _read_band(
         divisor, reason = _choose_divisor(access, settings, where)
         scale = compute_scale(metadata, band, divisor, where=f"item {item.item}, MTD")
         size = (access.source.height, access.source.width)
-        cut = find_cut(placement, size, grid, relief)
+        cut = find_cut(placement, size, ground)
         facts = _describe(placement, relief, metadata, (divisor, reason))
         if cut is None:
-            empty = np.full(tuple(grid.shape), np.nan, np.float32)
-            return Band(empty, facts, (), (), access.to_entry("used", "the image does not reach the area"))
+            entry = access.to_entry("used", "the image does not reach the area")
+            return Band(band, np.empty((0, 0), np.float32), placement, (1.0, 1.0), facts, (), (), entry)
         looks = count_looks(cut.steps)
         power, lost = read_power(access, cut.window, looks)
         entry = access.to_entry("partly", f"{len(lost)} tiles cannot be read") if lost else access.to_entry("used")
     part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
     angles, source, notes = _find_incidence(files, metadata, (part, power.shape, size[1]), (cut.window, looks), where)
     gamma: Layers = np.asarray(power * scale / np.cos(np.radians(angles)), np.float32)
-    steps = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
-    warped = warp_layers(gamma[None], part, grid, relief, steps=steps)[0]
+    ratio = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
     facts |= {"looks": list(looks), "incidence_deg": [round(float(a), 3) for a in (angles.min(), angles.max())], "incidence_from": source}
     relief_notes = relief.warnings if coefficients is not None else ()
-    return Band(warped, facts, (*relief_notes, *notes, *_warn_of_level(metadata, item)), lost, entry)
+    return Band(band, gamma, part, ratio, facts, (*relief_notes, *notes, *_warn_of_level(metadata, item)), lost, entry)
 
 
 def _describe(placement: Placement, relief: Relief, metadata: Metadata, divisor: tuple[float, str]) -> dict[str, Any]:

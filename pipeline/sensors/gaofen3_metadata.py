@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -195,16 +196,17 @@ def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
     if tag not in TAGS:
         raise DataError(f"{where}: productPolar {tag} is not known, expected one of {', '.join(TAGS)}")
     near, far = (_number(root, f"processinfo/incidenceAngle{end}Range", where) for end in ("Near", "Far"))
-    corners = [Corner(*(float(need(f"imageinfo/corner/{end}/{axis}")) for axis in ("longitude", "latitude"))) for end in CORNERS]
+    need_number = partial(_need_number, root, where=where)
+    corners = [Corner(*(need_number(f"imageinfo/corner/{end}/{axis}") for axis in ("longitude", "latitude"))) for end in CORNERS]
     height = _number(root, "sensor/waveParams/wave/averageAltitude", where)
     return Metadata(
         satellite=need("satellite"),
-        orbit=int(need("orbitID")),
-        direction="descending" if need("Direction").upper().startswith("DEC") else "ascending",
+        orbit=int(need_number("orbitID")),
+        direction="descending" if need("Direction").upper().startswith("DE") else "ascending",
         mode=need("sensor/imagingMode"),
         look=need("sensor/lookDirection"),
-        frequency_ghz=float(need("sensor/RadarCenterFrequency")),
-        wavelength_m=float(need("sensor/lamda")),
+        frequency_ghz=need_number("sensor/RadarCenterFrequency"),
+        wavelength_m=need_number("sensor/lamda"),
         polarisations=TAGS[tag],
         look_angle_deg=_number(root, "sensor/waveParams/wave/centerLookAngle", where),
         height_m=_number(root, "processinfo/DEM", where) or 0.0 if height is None else height,
@@ -215,7 +217,7 @@ def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
         start=_to_time(need("imageinfo/imagingTime/start"), where),
         end=_to_time(need("imageinfo/imagingTime/end"), where),
         corners=(corners[0], corners[1], corners[2], corners[3]),
-        size=(int(need("imageinfo/height")), int(need("imageinfo/width"))),
+        size=(int(need_number("imageinfo/height")), int(need_number("imageinfo/width"))),
         spacing_m=(_number(root, "imageinfo/heightspace", where) or 0.0, _number(root, "imageinfo/widthspace", where) or 0.0),
         qualify=_by_polarisation(root, "imageinfo/QualifyValue", where),
         calibration_db=_by_polarisation(root, "processinfo/CalibrationConst", where),
@@ -263,6 +265,10 @@ def compute_scale(metadata: Metadata, polarisation: str, divisor: float, *, wher
             )
     assert quality is not None  # checked above
     assert constant is not None
+    if quality <= 0:
+        raise DataError(
+            f"{where}: QualifyValue/{polarisation} is {quality:g}, expected above 0; the file is damaged, fetch the product again"
+        )
     return (quality / divisor) ** 2 / 10 ** (constant / 10)
 
 
@@ -281,6 +287,10 @@ def _need(root: ET.Element, path: str, *, where: str) -> str:
     if not text or text == ABSENT:
         raise DataError(f"{where}: lacks {path}, which Gaofen-3 products state; fetch the product again")
     return text
+
+
+def _need_number(root: ET.Element, path: str, *, where: str) -> float:
+    return _to_float(_need(root, path, where=where), path, where)
 
 
 def _number(root: ET.Element, path: str, where: str) -> float | None:
@@ -306,8 +316,13 @@ def _by_polarisation(root: ET.Element, path: str, where: str) -> dict[str, float
 
 def _to_time(text: str, where: str) -> str:
     """UTC as ISO 8601 with `Z`. Gaofen-3 states UTC, other than the optical satellites: its dawn-dusk orbit agrees."""
+    expected = DataError(f"{where}: imagingTime is {text!r}, expected like 2021-01-07 09:54:49.286464; fetch the product again")
     if not re.fullmatch(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?", text):
-        raise DataError(f"{where}: imagingTime is {text!r}, expected like 2021-01-07 09:54:49.286464")
+        raise expected
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise expected from None
     return text.replace(" ", "T") + "Z"
 
 

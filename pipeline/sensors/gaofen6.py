@@ -1,8 +1,8 @@
 """Gaofen-6 PMS and WFV, and the optical Gaofen-1 and 2 in the same format: a product in, reflectance at the top of the atmosphere out.
 
 Level 1A images are placed by rational polynomial coefficients and a DEM, or one height; the three tiles of Gaofen-6 WFV are laid side by
-side. Gains change every year and are in no product: a table has those of Gaofen-6, the settings may give others. Times are Beijing's, which
-is decided by where the sun stands.
+side, and scenes keep all images as their plates. Gains change every year and are in no product: a table has those of Gaofen-6, the settings
+may give others. Times are Beijing's, which is decided by where the sun stands.
 """
 
 from __future__ import annotations
@@ -19,27 +19,30 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.archives import Contents, strip_suffix
+from sereno.pipeline.archives import Contents
 from sereno.pipeline.bands import GAOFEN_BANDS
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
-from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_entry, to_reading
+from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_incomplete, lose_item, to_entry, to_reading, widen_place
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Sensor
+from sereno.pipeline.plates import place_plates
 from sereno.pipeline.rpc import parse_rpc
-from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, Bool2d
+from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, Bool2d, Plate
 from sereno.pipeline.sensors.access import read_pixels
 from sereno.pipeline.sensors.assets import LossError
 from sereno.pipeline.sensors.orthorectification import (
+    Ground,
     Layers,
-    Relief,
+    average_blocks,
+    count_looks,
     find_cut,
+    find_positions,
     open_image,
     open_product,
     read_relief,
     to_footprint,
     to_placement,
-    warp_layers,
 )
 from sereno.pipeline.signing import Resolver
 from sereno.pipeline.sun import Clock, compute_distance, compute_sun, decide_clock
@@ -71,6 +74,9 @@ DROPPED_SHARE: Final = 0.5
 SOURCE: Final = "CRESDA's yearly bulletin as public readers repeat it"
 """Where the table of gains comes from: the bulletins themselves could not be opened."""
 ONE_SOURCE: Final = f"{SOURCE}, in one of them only"
+DISPUTED: Final = f"{SOURCE}, two of three: the third has 0.0534, which looks like a copy of 2019"
+PAN: Final = "PAN"
+"""Name of the panchromatic band, as a band and as an asset."""
 
 
 class Gains(NamedTuple):
@@ -97,11 +103,19 @@ GAINS: Final[dict[str, dict[int, Gains]]] = {
         2021: Gains((0.0821, 0.0671, 0.0518, 0.0310), ONE_SOURCE),
         2022: Gains((0.0892, 0.0666, 0.0517, 0.0320), ONE_SOURCE),
     },
+    "GF6-PMS-PAN": {
+        2018: Gains((0.0505,), SOURCE),
+        2019: Gains((0.0534,), SOURCE),
+        2020: Gains((0.0537,), DISPUTED),
+        2021: Gains((0.0577,), ONE_SOURCE),
+        2022: Gains((0.0569,), ONE_SOURCE),
+    },
 }
 """By instrument and year. Between two years they differ by up to 15 %, so that of the acquisition counts."""
 ESUN: Final[dict[str, tuple[float, ...]]] = {
     "GF6-WFV": (1952.16, 1847.43, 1554.76, 1074.06, 1412.00, 1267.39, 1792.64, 1736.92),
     "GF6-PMS": (1945.5, 1832.38, 1558.18, 1090.77),
+    "GF6-PMS-PAN": (1497.79,),
 }
 """Solar irradiance at one astronomical unit, W m-2 um-1, as a public reader has it; other spectra differ by up to 2 %."""
 
@@ -164,7 +178,10 @@ def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
         raise DataError(f"{where}: not valid XML ({error}); the file is damaged, fetch the product again") from None
     need, number = partial(_need, root, where=where), partial(_number, root, where=where)
     ends = ("TopLeft", "TopRight", "BottomRight", "BottomLeft")
-    corners = tuple((float(need(f"{end}Longitude")), float(need(f"{end}Latitude"))) for end in ends)
+    corners = tuple(
+        (_to_float(need(f"{end}Longitude"), f"{end}Longitude", where), _to_float(need(f"{end}Latitude"), f"{end}Latitude", where))
+        for end in ends
+    )
     longitude, latitude = np.mean(to_footprint(corners)[1]["coordinates"][0][:4], axis=0)
     centre = (float(longitude), float(latitude))
     stated = number("SolarZenith")
@@ -196,8 +213,10 @@ def _need(root: ET.Element, path: str, *, where: str) -> str:
 
 def _number(root: ET.Element, path: str, *, where: str) -> float | None:
     text = (root.findtext(path) or "").strip()
-    if not text:
-        return None
+    return _to_float(text, path, where) if text else None
+
+
+def _to_float(text: str, path: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -245,9 +264,9 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
     named = NAME.match(PurePosixPath(meta).name)
     assert named is not None  # find_metadata has matched it
     product = PurePosixPath(meta).name.split("-")[0].removesuffix(PurePosixPath(meta).suffix)
-    metadata = parse_metadata(contents.texts[meta], where=f"{root}, {PurePosixPath(meta).name}")
+    metadata = parse_metadata(contents.texts[meta], where=PurePosixPath(meta).name)
     if metadata.level != LEVEL:
-        raise DataError(f"{strip_suffix(root)} is of {metadata.level}, only {LEVEL} can be read: order it as level 1A")
+        raise DataError(f"{product} is of {metadata.level}, only {LEVEL} can be read: order it as level 1A")
     files = _list_files(product, contents)
     part = (named["part"] or "").upper()
     is_wfv = named["sensor"].upper().startswith("WFV")
@@ -258,7 +277,7 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
             path = files.get((name, kind))
             if path is None:
                 what = f"image {name}".strip() if kind == "image" else f"coefficients (.rpb) of image {name}".strip()
-                raise DataError(f"{strip_suffix(root)} has no {what}: its copy may be unfinished, fetch it again")
+                raise DataError(f"{product} has no {what}: its copy may be unfinished, fetch it again")
             assets[key] = AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path])
     pan = next((name for name, kind in files if name.startswith("PAN") and kind == "image"), None)
     if pan is not None and (pan, "rpc") in files:
@@ -399,9 +418,10 @@ def _is_repeated(band: npt.NDArray[Any], full: Bool2d) -> npt.NDArray[np.bool_]:
 
 
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
-    """The scene on `geobox`: reflectance at the top of the atmosphere of `settings.bands` (all of the product if empty), and validity.
+    """The scene on `geobox`: reflectance at the top of the atmosphere of `settings.bands` (all of the multispectral image if empty).
 
-    Peak memory: one image (or tile) under the area twice in float32, and the scene in float32 and as it is stored.
+    `PAN` is a band too where a product has it, averaged to about the grid's pixel; it has to be asked for. Peak memory: one image (or tile)
+    as it is under the area, its averaged part in float32 twice, and the scene in float32 twice.
 
     Raises:
         MissingError: a band is wanted that the product does not have, or the DEM of the settings is not there.
@@ -410,122 +430,157 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
     """
     known = list_bands(record)
     bands = settings.bands or known
-    unknown = [band for band in bands if band not in known]
+    unknown = [band for band in bands if band not in (*known, *((PAN,) if record.sensor == "gaofen-pms" else ()))]
     if unknown:
         raise MissingError(
             f"{record.item}: {record.sensor} has no band {', '.join(unknown)}; correct pipeline.ingest.bands, known are {', '.join(known)}"
         )
+    if PAN in bands and not any(PAN in item.assets for item in record.items):
+        raise MissingError(f"{record.item}: holds no panchromatic image with coefficients (.rpb); take {PAN} out of pipeline.ingest.bands")
     mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
     return to_reading(record, mosaic, geobox, bands=bands, settings=settings)
 
 
 def list_bands(record: SceneRecord) -> tuple[str, ...]:
-    """Bands of the images of a scene, in the order of the file: eight for WFV of Gaofen-6, else four."""
+    """Bands of the multispectral images of a scene, in the order of the file: eight for WFV of Gaofen-6, else four."""
     return tuple(band.name for band in GAOFEN_BANDS[: 8 if record.sensor == "gaofen-wfv" else 4])
 
 
 class Sheet(NamedTuple):
-    """One image on the grid."""
+    """One image or tile in its own geometry."""
 
-    values: Layers
-    """(band, y, x) digital numbers, and last the share of saturated pixels; NaN where not known."""
+    name: str
+    """Of the asset."""
+    plate: Plate | None
+    """What it shows of the wanted bands under the area; None if it does not reach there."""
     flaws: tuple[int, int, int]
-    """Rows dropped, pixels saturated, pixels looked at."""
-    geocoding: dict[str, Any]
-    """How it was placed."""
+    """Rows dropped, pixels saturated, pixels known."""
+    n_clamped: int
+    """Values of the plate that had to be clamped."""
     lost: tuple[str, ...]
     """Tiles that cannot be read."""
     entry: Entry
     """Its line of the ledger."""
 
 
+class Wanted(NamedTuple):
+    """What is wanted of one image."""
+
+    name: str
+    """Of the asset."""
+    bands: tuple[str, ...]
+    """Their names."""
+    indices: tuple[int, ...]
+    """Their places in the file, from 0."""
+    layer: int
+    """Which tile it is."""
+    metadata: Metadata
+    """Of the image: for the panchromatic one those of the product with its instrument and its one band."""
+
+
 def _read_item(
     item: ItemRecord, grid: GeoBox, wanted: Bool2d, *, bands: tuple[str, ...], settings: IngestSettings, resolver: Resolver
 ) -> Part:
-    images = tuple(sorted(name for name in item.assets if name.startswith("image-")))
-    names = ("MTD", *images, *(name.replace("image", "rpc") for name in images))
-    incomplete = lose_incomplete(item, (*names, *(() if images else ("image-1",))), n_bands=len(bands), dtype=np.uint16)
+    images = _list_images(item, bands)
+    names = ("MTD", *images, *(_name_rpc(name) for name in images))
+    incomplete = lose_incomplete(item, names, n_bands=len(bands), dtype=np.uint16)
     if incomplete is not None:
         return incomplete
-    place = find_place(wanted)
+    place = widen_place(find_place(wanted), settings.margin_px, wanted.shape)
     relief = None
     try:
         with open_product(item, names, resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
-            calibration = find_calibration(metadata, settings, where=f"item {item.item}")
-            stated = parse_rpc(files["rpc-1"].read_bytes(), where=f"item {item.item}, rpc-1").height_off
-            relief = read_relief(grid[place], settings, float(stated))
-            sheets = [_read_sheet((item, name), files, metadata, (grid[place], relief), settings) for name in images]
+            plan = [_plan_image(item, name, bands, metadata) for name in images]
+            calibrations = [find_calibration(image.metadata, settings, where=f"item {item.item}") for image in plan]
+            first = _name_rpc(images[0])
+            stated = parse_rpc(files[first].read_bytes(), where=f"item {item.item}, {first}").height_off
+            relief = read_relief(grid[place], settings, float(stated), where=f"item {item.item}")
+            ground = Ground(grid, place, settings.margin_px, relief)
+            sheets = [_read_sheet((item, *what), files, ground, settings) for what in zip(plan, calibrations, strict=True)]
     except (DataError, MissingError, LossError) as error:
         if relief is None and settings.dem and settings.dem in str(error):
             raise  # a fault of the settings, not of the item
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16, asset=images[0])
-    dn = _lay_sheets(sheets)
-    valid = wanted[place] & np.isfinite(dn).all(axis=0)
-    all_bands = list_bands(SceneRecord(id=item.item, sensor=item.sensor, time=item.time, items=(item,)))
-    data, n_clamped = _to_stored(dn, valid, calibration, [all_bands.index(band) for band in bands])
-    facts = _describe(metadata, calibration, sheets, int(np.count_nonzero(valid & (np.nan_to_num(dn[-1]) > 0.5)))) | {
-        "n_clamped": n_clamped
-    }
-    warnings = [*relief.warnings, *calibration.warnings, *_warn_of_flaws(item, sheets)]
+    plates = tuple(sheet.plate for sheet in sheets if sheet.plate is not None)
+    reflectance, inside = place_plates(plates, bands, source=grid, target=grid[place])
+    data = np.rint(reflectance * REFLECTANCE_SCALE).astype(np.uint16)
+    geocoding = {"geocoding": "rpc" if relief.heights_m is None else "rpc+dem", "heights": relief.words}
+    facts = _describe(metadata, _join_calibrations(calibrations), sheets) | geocoding
+    warnings = [*relief.warnings, *(words for one in calibrations for words in one.warnings), *_warn_of_flaws(item, sheets)]
     warnings += [metadata.clock.warning] if metadata.clock.warning else []
-    lost = tuple((name, reason) for name, sheet in zip(images, sheets, strict=True) for reason in sheet.lost)
-    read = tuple(to_entry(item, name, "used") for name in names if name not in images)
-    return Part(place, data, valid, facts, (*read, *(sheet.entry for sheet in sheets)), warnings=tuple(dict.fromkeys(warnings)), lost=lost)
+    lost = tuple((sheet.name, reason) for sheet in sheets for reason in sheet.lost)
+    entries = (*(to_entry(item, name, "used") for name in names if name not in images), *(sheet.entry for sheet in sheets))
+    return Part(place, data, wanted[place] & inside, facts, entries, warnings=tuple(dict.fromkeys(warnings)), lost=lost, plates=plates)
 
 
-def _read_sheet(
-    what: tuple[ItemRecord, str], files: dict[str, Path], metadata: Metadata, ground: tuple[GeoBox, Relief], settings: IngestSettings
-) -> Sheet:
-    """One image or tile on the grid.
+def _list_images(item: ItemRecord, bands: tuple[str, ...]) -> tuple[str, ...]:
+    """Assets that show the bands: the image or its tiles, and the panchromatic one where it is asked for."""
+    tiles = tuple(sorted(name for name in item.assets if name.startswith("image-"))) or ("image-1",)
+    return (*(tiles if set(bands) != {PAN} else ()), *((PAN,) if PAN in bands else ()))
+
+
+def _name_rpc(image: str) -> str:
+    """The asset that holds the coefficients of an image."""
+    return f"rpc-{PAN}" if image == PAN else image.replace("image", "rpc")
+
+
+def _plan_image(item: ItemRecord, name: str, bands: tuple[str, ...], metadata: Metadata) -> Wanted:
+    if name == PAN:
+        return Wanted(name, (PAN,), (0,), 0, metadata._replace(sensor=f"{metadata.sensor}-{PAN}", n_bands=1))
+    all_bands = list_bands(SceneRecord(id=item.item, sensor=item.sensor, time=item.time, items=(item,)))
+    chosen = tuple(band for band in bands if band != PAN)
+    return Wanted(name, chosen, tuple(all_bands.index(band) for band in chosen), int(name.removeprefix("image-")) - 1, metadata)
+
+
+def _read_sheet(what: tuple[ItemRecord, Wanted, Calibration], files: dict[str, Path], ground: Ground, settings: IngestSettings) -> Sheet:
+    """The part of one image or tile under the area, calibrated.
 
     Raises:
         DataError: it has not the bands that the metadata state, or cannot be placed.
         LossError: it cannot be read.
     """
-    (item, name), (grid, relief) = what, ground
-    where = f"item {item.item}, {name}"
-    coefficients = parse_rpc(files[name.replace("image", "rpc")].read_bytes(), where=f"{where}, coefficients")
-    geocoding = {"geocoding": "rpc" if relief.heights_m is None else "rpc+dem", "heights": relief.words}
+    (item, wanted, calibration), name = what, what[1].name
+    where, metadata = f"item {item.item}, {name}", wanted.metadata
+    coefficients = parse_rpc(files[_name_rpc(name)].read_bytes(), where=f"{where}, coefficients")
     with open_image(item, name, files[name], settings) as access:
         if access.source.count != metadata.n_bands:
             raise DataError(f"{where}: the image has {access.source.count} bands, the metadata state {metadata.n_bands}; fetch it again")
         placement = to_placement(access, coefficients, where=where)
-        cut = find_cut(placement, (access.source.height, access.source.width), grid, relief)
+        cut = find_cut(placement, (access.source.height, access.source.width), ground)
         if cut is None:
-            empty = np.full((metadata.n_bands + 1, *grid.shape), np.nan, np.float32)
-            return Sheet(empty, (0, 0, 0), geocoding, (), access.to_entry("used", "the image does not reach the area"))
+            return Sheet(name, None, (0, 0, 0), 0, (), access.to_entry("used", "the image does not reach the area"))
         pixels = read_pixels(access, cut.window, tuple(access.source.indexes))
         entry = access.to_entry("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else access.to_entry("used")
     flaws = find_flaws(pixels.values, None if metadata.bits is None else 2**metadata.bits - 1)
-    layers = np.concatenate([pixels.values, flaws.saturated[None]]).astype(np.float32)
-    layers[:, ~(flaws.known & pixels.readable)] = np.nan
-    part = placement.crop(cut.window.row_off, cut.window.col_off)
+    looks = count_looks(cut.steps)
+    dn, valid = average_blocks(pixels.values[list(wanted.indices)], flaws.known & pixels.readable, looks)
+    values, n_clamped = _to_stored(dn, valid, calibration, wanted.indices)
+    part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
+    ratio = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
+    plate = Plate(wanted.bands, values, valid, *find_positions(part, ground), ratio, wanted.layer)
     counts = (flaws.n_dropped, int(np.count_nonzero(flaws.saturated)), int(np.count_nonzero(flaws.known)))
-    return Sheet(warp_layers(layers, part, grid, relief, steps=cut.steps), counts, geocoding, pixels.lost, entry)
+    return Sheet(name, plate, counts, n_clamped, pixels.lost, entry)
 
 
-def _lay_sheets(sheets: list[Sheet]) -> Layers:
-    """The tiles of an image as one: where they overlap the first one that is known stays."""
-    laid = sheets[0].values
-    for sheet in sheets[1:]:
-        missing = ~np.isfinite(laid).all(axis=0)
-        laid[:, missing] = sheet.values[:, missing]
-    return laid
-
-
-def _to_stored(dn: Layers, valid: Bool2d, calibration: Calibration, chosen: list[int]) -> tuple[npt.NDArray[np.uint16], int]:
-    """Reflectance x 10000 of the chosen bands, uint16, 0 where not valid; and how many valid values had to be clamped."""
-    data, n_clamped = np.zeros((len(chosen), *valid.shape), np.uint16), 0
-    for target, index in enumerate(chosen):
-        scaled = np.rint((np.where(valid, dn[index], 0) * calibration.factors[index] + calibration.offsets[index]) * REFLECTANCE_SCALE)
+def _to_stored(dn: Layers, valid: Bool2d, calibration: Calibration, indices: tuple[int, ...]) -> tuple[npt.NDArray[np.uint16], int]:
+    """Reflectance x 10000 of the bands at `indices`, uint16, 0 where not valid; and how many valid values had to be clamped."""
+    data, n_clamped = np.zeros(dn.shape, np.uint16), 0
+    for target, values, index in zip(data, dn, indices, strict=True):
+        scaled = np.rint((np.where(valid, values, 0) * calibration.factors[index] + calibration.offsets[index]) * REFLECTANCE_SCALE)
         n_clamped += int(np.count_nonzero(valid & ((scaled < 0) | (scaled > MAX_REFLECTANCE))))
-        data[target] = np.where(valid, np.clip(scaled, 0, MAX_REFLECTANCE), 0).astype(np.uint16)
+        target[...] = np.where(valid, np.clip(scaled, 0, MAX_REFLECTANCE), 0).astype(np.uint16)
     return data, n_clamped
 
 
-def _describe(metadata: Metadata, calibration: Calibration, sheets: list[Sheet], n_saturated: int) -> dict[str, Any]:
-    """The facts of an item, for the provenance."""
+def _join_calibrations(calibrations: list[Calibration]) -> Calibration:
+    """That of the first image; where the last one is panchromatic and another, with its facts under `pan`."""
+    first, last = calibrations[0], calibrations[-1]
+    return first if last == first else first._replace(facts={**first.facts, "pan": last.facts})
+
+
+def _describe(metadata: Metadata, calibration: Calibration, sheets: list[Sheet]) -> dict[str, Any]:
+    """The facts of an item, for the provenance; saturated and clamped values are counted in its images, in the parts under the area."""
     return {
         "offset": 0,
         "offset_reason": "gains have none" if not any(calibration.offsets) else "radiance at digital number 0 is part of the gains",
@@ -536,8 +591,8 @@ def _describe(metadata: Metadata, calibration: Calibration, sheets: list[Sheet],
         "sun_zenith_deg": metadata.sun_zenith_deg,
         "clock_ahead_h": metadata.clock.ahead_h,
         "clock_difference_deg": None if metadata.clock.difference_deg is None else round(metadata.clock.difference_deg, 3),
-        **sheets[0].geocoding,
-        "n_saturated": n_saturated,
+        "n_clamped": sum(sheet.n_clamped for sheet in sheets),
+        "n_saturated": sum(sheet.flaws[1] for sheet in sheets),
         "n_dropped_rows": sum(sheet.flaws[0] for sheet in sheets),
     }
 

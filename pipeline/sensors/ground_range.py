@@ -1,4 +1,4 @@
-"""Images of Sentinel-1 in ground range (GRD): the tables that belong to one, its calibrated part under an area, and that part on a grid.
+"""Images of Sentinel-1 in ground range (GRD): the tables that belong to one, and its calibrated part under an area.
 
 Enters: an item with its measurements and what describes them. Leaves: linear power with its validity, thermal noise taken off, the border
 of old processors cut. What will not heal is a `NamedLossError`, which knows the asset that it cost.
@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from rasterio.windows import Window
-from scipy.ndimage import map_coordinates
 
 from sereno.pipeline import safe, signing
 from sereno.pipeline.config import IngestSettings
@@ -34,8 +33,6 @@ from sereno.pipeline.signing import Resolver
 
 Power = npt.NDArray[np.float32]
 
-FULL_WEIGHT: Final = 0.999
-"""Interpolated validity from which a pixel counts as made of valid ones only; below 1 for the sake of float32."""
 KERNEL_PX: Final = 2
 """Image pixels read around the area for the interpolation."""
 NOISE_DB: Final = (-45.0, -12.0)
@@ -335,38 +332,3 @@ def _calibrate(dn: npt.NDArray[np.integer], known: Bool2d, tables: Tables, frame
 def _to_image(span: tuple[int, int], scale: float) -> safe.Float:
     """Lines (or pixels) of the annotation at the centres of the rows (or columns) of a file from the first of `span` to before the last."""
     return np.asarray((np.arange(*span) + 0.5) * scale - 0.5, np.float64)
-
-
-def sample_power(power: Power, valid: Bool2d, places: tuple[safe.Float, safe.Float]) -> tuple[Power, Bool2d]:
-    """Power at `places` (rows and columns of the image, each (y, x)) and which of them are valid.
-
-    Bilinear; where the grid is coarser than the image, means of so many image pixels as fit into one of the grid. A pixel is valid if all
-    that enter it are.
-    """
-    factors = [_count_steps(axis) for axis in places]
-    total, weight = (_average_blocks(layer, factors) for layer in (np.where(valid, power, 0).astype(np.float32), valid.astype(np.float32)))
-    points = [(axis + 0.5) / factor - 0.5 for axis, factor in zip(places, factors, strict=True)]
-    finite = np.isfinite(points[0]) & np.isfinite(points[1])
-    points = [np.where(finite, axis, -10.0) for axis in points]
-    sampled, share = (map_coordinates(layer, points, order=1, mode="constant", cval=0.0) for layer in (total, weight))
-    inside = share >= FULL_WEIGHT
-    return np.where(inside, sampled / np.where(inside, share, 1), 0).astype(np.float32), inside
-
-
-def _count_steps(axis: safe.Float) -> int:
-    """Image pixels along one axis that fit into a step of the grid, at least 1."""
-    if min(axis.shape) < 2:
-        return 1
-    down, across = np.diff(axis[:, :-1], axis=0), np.diff(axis[:-1], axis=1)
-    steps = np.hypot(down, across)
-    return max(1, round(float(np.nanmedian(steps)))) if np.isfinite(steps).any() else 1
-
-
-def _average_blocks(layer: Power, factors: list[int]) -> Power:
-    """Means of blocks of rows and columns; what is left over at the end is dropped."""
-    rows, columns = (size // factor for size, factor in zip(layer.shape, factors, strict=True))
-    if factors == [1, 1]:
-        return layer
-    blocks = layer[: rows * factors[0], : columns * factors[1]].reshape(rows, factors[0], columns, factors[1])
-    averaged: Power = blocks.mean(axis=(1, 3), dtype=np.float32)
-    return averaged

@@ -1,7 +1,7 @@
-"""Images that are placed by rational polynomial coefficients, or by a map projection, on a wanted grid in one interpolation.
+"""Images that are placed by rational polynomial coefficients, or by a map projection: which part lies under a grid, and where in it.
 
-An opened image and a grid enter; the part of the image under the grid, and then that part on the grid, leave. Between the two the reader
-calibrates, so that what is interpolated is radiance or power, never decibel. What is not known is NaN, and stays so wherever it enters.
+An opened image and the ground of a scene enter; the window of the image under it leaves, and for every pixel of the scene's grid the row
+and column at which it is found there, so that a reader makes a plate of the part that it has calibrated (`sereno.pipeline.scene`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,20 +18,22 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
-from rasterio.warp import reproject, transform
+from rasterio.warp import transform
 from rasterio.windows import Window
 
 from sereno.pipeline import archives, rpc
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.errors import DataError
+from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.geometry import Positions, compose_positions
+from sereno.pipeline.mosaic import Place
 from sereno.pipeline.pairs import ItemRecord
+from sereno.pipeline.plates import make_lattice
+from sereno.pipeline.scene import LATTICE_STEP_PX
 from sereno.pipeline.sensors.access import Access
 from sereno.pipeline.sensors.assets import Asset
-from sereno.pipeline.sensors.geolocation import read_heights, warn_of_datum
+from sereno.pipeline.sensors.geolocation import read_ellipsoidal_heights
 from sereno.pipeline.signing import Resolver
 
 Float = npt.NDArray[np.float64]
@@ -40,12 +43,12 @@ LATTICE_PX: Final = 16
 """Positions are computed for every so many pixels of the grid to find which part of an image is needed."""
 MARGIN_PX: Final = 8
 """Image pixels read around that part, for the kernel and for relief between the lattice's points."""
-DEM_MARGIN_PX: Final = 4
-"""Pixels of heights around the grid, since they are interpolated."""
-WARP_EXTRA_PX: Final = 64
-"""Image pixels that GDAL looks at around those its own estimate finds: relief inside the grid may lead further out than along its edges."""
-
-
+HEIGHT_STEP_M: Final = 500.0
+"""Least difference of heights from which the change of position with height is taken, which is nearly a parabola."""
+STRIP_ROWS: Final = 256
+"""Rows of a grid, or of an averaged image, that are computed at a time."""
+RELIEF_STEP_PX: Final = 2.0**-10
+"""What relief adds to positions is rounded to this, so that it takes half the room on disk."""
 REACH: Final = 1.5
 """Coefficients describe ground within this multiple of their own scales around their offsets: cubic polynomials may lead ground far beside
 an image back into it."""
@@ -78,13 +81,26 @@ class Relief(NamedTuple):
     """Heights of the ground above the ellipsoid."""
 
     heights_m: Float | None
-    """(y, x) on the grid and DEM_MARGIN_PX pixels around it, NaN where not known; None if there is no DEM."""
+    """(y, x) on the grid, NaN where not known; None if there is no DEM."""
     constant_m: float
     """What is taken where there is no DEM."""
     words: str
     """Where they come from, for the provenance."""
     warnings: tuple[str, ...]
     """What a user should know."""
+
+
+class Ground(NamedTuple):
+    """The ground that is read."""
+
+    grid: GeoBox
+    """Of the whole scene."""
+    place: Place
+    """Rows and columns of it that are wanted."""
+    margin_px: int
+    """Pixels around them under which an image is kept too, since it may have to be moved."""
+    relief: Relief
+    """Heights of what is wanted."""
 
 
 class Cut(NamedTuple):
@@ -108,7 +124,11 @@ def open_product(item: ItemRecord, names: tuple[str, ...], resolver: Resolver) -
     places = {name: archives.split_href(resolver(item.assets[name].href)) for name in names}
     roots = {root for root, member in places.values() if member}
     if not roots:
-        yield {name: Path(path) for name, (path, _) in places.items()}
+        paths = {name: Path(path) for name, (path, _) in places.items()}
+        gone = next((path for path in paths.values() if not path.is_file()), None)
+        if gone is not None:
+            raise MissingError(f"{gone} is not there any more: put it back, or run `sereno query` again")
+        yield paths
         return
     (root,) = roots  # one product, one archive
     with archives.lay_out(Path(root), tuple(sorted({member for _, member in places.values()}))) as laid:
@@ -122,7 +142,7 @@ def open_image(item: ItemRecord, name: str, path: Path, settings: IngestSettings
     Raises:
         LossError: it is not there, cannot be opened, or is not that of the lock.
     """
-    record = item.assets[name].model_copy(update={"href": str(path)})
+    record = item.assets[name].model_copy(update={"href": path.name})
     asset = Asset(item.item, name, record, Resolver(str(path.parent)), settings.attempts, settings.check)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # its place is in a file beside it
@@ -130,37 +150,26 @@ def open_image(item: ItemRecord, name: str, path: Path, settings: IngestSettings
             yield access
 
 
-def read_relief(grid: GeoBox, settings: IngestSettings, stated_m: float) -> Relief:
-    """Heights on `grid`; where the settings name no DEM, one height: theirs, else `stated_m` of the product.
+def read_relief(grid: GeoBox, settings: IngestSettings, stated_m: float, *, where: str = "the scene") -> Relief:
+    """Heights on `grid`; where the settings name no DEM, one height: theirs, else `stated_m` of the product. `where` is for messages.
 
     Raises:
         MissingError: the DEM or the geoid is not there.
         DataError: one of them has no height in the area.
     """
-    dem, geoid = settings.dem, settings.geoid
-    if dem is None:
+    if settings.dem is None:
         height = stated_m if settings.gaofen.height_m is None else settings.gaofen.height_m
         source = "stated by the product" if settings.gaofen.height_m is None else "of pipeline.ingest.gaofen.height_m"
         words = f"{height:.1f} m above the ellipsoid everywhere, {source}"
         return Relief(None, height, words, (f"relief is not corrected: ground is taken as {words}; set pipeline.ingest.dem",))
-    padded = grid.pad(DEM_MARGIN_PX)
-    heights = read_heights(dem, padded).astype(np.float64)
-    notes = []
-    if geoid is not None:
-        heights = heights + read_heights(geoid, padded)
-        words = f"{dem} above the geoid {geoid}"
-    else:
-        notes = [warning for warning in (warn_of_datum(dem),) if warning]
-        words = notes[0] if notes else f"{dem}, taken as above the ellipsoid"
-        notes = [f"{warning}; set pipeline.ingest.geoid" for warning in notes]
-    unknown = float(np.isnan(heights).mean())
-    if unknown:
-        notes.append(f"pipeline.ingest.dem {dem} has no height on {unknown:.1%} of the area, which is not used: give one that covers it")
-    return Relief(heights, float(np.nanmedian(heights)), words, tuple(notes))
+    found = read_ellipsoidal_heights(grid, settings, where=where)
+    heights = found.values_m.astype(np.float64)
+    return Relief(heights, float(np.nanmedian(heights)), found.words, found.warnings)
 
 
-def find_cut(placement: Placement, size: tuple[int, int], grid: GeoBox, relief: Relief) -> Cut | None:
-    """The part of an image of `size` (rows, columns) that `grid` needs, or None if it lies beside the image."""
+def find_cut(placement: Placement, size: tuple[int, int], ground: Ground) -> Cut | None:
+    """The part of an image of `size` (rows, columns) that `ground` and its margin need, or None if they lie beside the image."""
+    grid, relief = ground.grid[ground.place].pad(ground.margin_px), ground.relief
     rows, columns = (np.unique(np.append(np.arange(0, n, LATTICE_PX), n)).astype(float) for n in grid.shape)
     y, x = np.meshgrid(rows, columns, indexing="ij")
     lowest, highest = relief.constant_m, relief.constant_m
@@ -209,51 +218,54 @@ def count_looks(steps: tuple[float, float]) -> tuple[int, int]:
     return max(1, math.floor(steps[0] + 1e-3)), max(1, math.floor(steps[1] + 1e-3))
 
 
-def warp_layers(layers: Layers, placement: Placement, grid: GeoBox, relief: Relief, *, steps: tuple[float, float]) -> Layers:
-    """(n, row, column) of an image -> (n, y, x) on `grid`, bilinear, NaN wherever a NaN enters or no height is known.
+def average_blocks(values: npt.NDArray[Any], known: npt.NDArray[np.bool_], looks: tuple[int, int]) -> tuple[Layers, npt.NDArray[np.bool_]]:
+    """Means of blocks of `looks` (rows, columns) of an image (n, row, column), float32, and which blocks are `known` (row, column) in full.
 
-    Every pixel is placed by itself (no approximation between them), at its own height. `steps` are rows and columns of `layers` per pixel
-    of the grid: above 1 the kernel widens, so that nothing is left out.
+    Rows and columns that fill no block are left out.
     """
-    # A ring of what is not known: GDAL would repeat the outermost pixel for half a pixel beyond the edge.
-    framed, placed = np.pad(layers, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan), placement.crop(-1, -1)
-    warped: Layers = np.full((len(layers), *grid.shape), np.nan, np.float32)
-    options: dict[str, Any] = {"XSCALE": 1 / steps[1], "YSCALE": 1 / steps[0], "SAMPLE_GRID": "YES", "SOURCE_EXTRA": WARP_EXTRA_PX}
-    target = {"dst_transform": grid.transform, "dst_crs": str(grid.crs), "dst_nodata": np.nan, "resampling": Resampling.bilinear}
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        if placed.rpc is None:
-            options |= {"src_transform": placed.transform, "src_crs": placed.crs}
-        else:
-            options |= {"rpcs": placed.rpc, "src_crs": placed.crs}
-            options |= {"RPC_HEIGHT": relief.constant_m} if relief.heights_m is None else {"RPC_DEM": _write_dem(stack, relief, grid)}
-        reproject(framed, warped, tolerance=0, **target, **options)
-    warped[:, ~_find_described(placed, grid)] = np.nan
-    if relief.heights_m is not None and placed.rpc is not None:
-        inner = slice(DEM_MARGIN_PX, -DEM_MARGIN_PX)
-        warped[:, np.isnan(relief.heights_m[inner, inner])] = np.nan
-    return warped
+    rows, columns = (size // n for size, n in zip(known.shape, looks, strict=True))
+    averaged, whole = np.empty((len(values), rows, columns), np.float32), np.empty((rows, columns), bool)
+    for first in range(0, rows, STRIP_ROWS):
+        strip = slice(first, min(first + STRIP_ROWS, rows))
+        blocks = (strip.stop - first, looks[0], columns, looks[1])
+        part = (slice(first * looks[0], strip.stop * looks[0]), slice(columns * looks[1]))
+        averaged[:, strip] = values[:, *part].reshape(-1, *blocks).mean(axis=(2, 4), dtype=np.float32)
+        whole[strip] = known[part].reshape(blocks).all(axis=(1, 3))
+    return averaged, whole
 
 
-def _find_described(placement: Placement, grid: GeoBox) -> npt.NDArray[np.bool_]:
-    """Which pixels (y, x) of `grid` lie where a placement means something, by blocks of LATTICE_PX."""
-    rows, columns = ((np.arange(-(-n // LATTICE_PX)) + 0.5) * LATTICE_PX for n in grid.shape)
-    y, x = np.meshgrid(rows, columns, indexing="ij")
-    blocks = np.isfinite(locate(placement, grid, (y, x), 0.0)[0])
-    described: npt.NDArray[np.bool_] = blocks.repeat(LATTICE_PX, axis=0).repeat(LATTICE_PX, axis=1)
-    return described[: grid.shape.y, : grid.shape.x]
+def find_positions(placement: Placement, ground: Ground) -> tuple[Float, Layers | None]:
+    """Where the pixels of the scene's grid are found in an image: the lattice of its plate, and what relief adds.
+
+    The lattice (2, rows, cols) takes all ground at the one height of the relief, the second (2, y, x) leads from there to the height of
+    each pixel, along a parabola through three heights, off by less than 1e-4 px but for its rounding. It is NaN where a height is not
+    known and where nothing is wanted, and None where heights play no part.
+    """
+    grid, (heights, constant) = ground.grid, ground.relief[:2]
+    if heights is None or placement.rpc is None:
+        return make_lattice(partial(_locate_centres, placement, grid, constant), tuple(grid.shape)), None
+    rise = heights - constant
+    step = max(HEIGHT_STEP_M, float(np.nanmax(np.abs(rise))))
+    levels = (constant + sign * step for sign in (-1, 0, 1))
+    below, flat, above = (make_lattice(partial(_locate_centres, placement, grid, height), tuple(grid.shape)) for height in levels)
+    slope, bend = (above - below) / (2 * step), (above + below - 2 * flat) / (2 * step**2)
+    relief: Layers = np.full((2, *grid.shape), np.nan, np.float32)
+    (first, last), columns = (ground.place[0].start, ground.place[0].stop), ground.place[1]
+    for top in range(first, last, STRIP_ROWS):
+        strip = slice(top, min(top + STRIP_ROWS, last))
+        risen = rise[strip.start - first : strip.stop - first]
+        places = Positions(*np.meshgrid(*(np.arange(axis.start, axis.stop, dtype=float) for axis in (strip, columns)), indexing="ij"))
+        slopes, bends = (
+            compose_positions(Positions(*term), places, step_px=LATTICE_STEP_PX, first_px=-LATTICE_STEP_PX) for term in (slope, bend)
+        )
+        for axis in (0, 1):
+            relief[axis, strip, columns] = np.rint(risen * (slopes[axis] + risen * bends[axis]) / RELIEF_STEP_PX) * RELIEF_STEP_PX
+    return flat, relief
 
 
-def _write_dem(stack: contextlib.ExitStack, relief: Relief, grid: GeoBox) -> str:
-    """The heights as a file in memory, on the grid itself, so that no datum and no interpolation of GDAL's own comes in."""
-    assert relief.heights_m is not None  # the caller has looked
-    known = np.where(np.isnan(relief.heights_m), relief.constant_m, relief.heights_m).astype(np.float32)
-    padded = grid.pad(DEM_MARGIN_PX)
-    memory = stack.enter_context(MemoryFile(ext=".tif"))
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": padded.shape.y, "width": padded.shape.x}
-    with memory.open(**profile, crs=str(padded.crs), transform=padded.transform) as file:
-        file.write(known, 1)
-    return str(memory.name)
+def _locate_centres(placement: Placement, grid: GeoBox, height_m: float, rows: Float, columns: Float) -> tuple[Float, Float]:
+    """Rows and columns of the image at centres of pixels of the grid, at one height."""
+    return locate(placement, grid, (rows + 0.5, columns + 0.5), height_m)
 
 
 def to_footprint(corners: Sequence[tuple[float, float]]) -> tuple[tuple[float, float, float, float], dict[str, Any]]:

@@ -76,10 +76,11 @@ class Joined(NamedTuple):
     """Pixels on which two windows do not agree; the window with the smaller number stays."""
 
 
-def list_pairs(folder: Path, area: str) -> Lock:
+def list_pairs(folder: Path, area: str, *, skies: int = 0) -> Lock:
     """The lock of one ROI: three scenes made of all its windows, one pair, and the windows refused.
 
-    Times are nominal (SEASON_TIMES), so both gaps are 0.
+    Times are nominal (SEASON_TIMES), so both gaps are 0. With `skies` above 0 so many pairs have the clear scene under simulated skies as
+    their input, and the cloudy scene is not used.
 
     Raises:
         MissingError: the folder, or the ROI in it, is not there.
@@ -91,11 +92,17 @@ def list_pairs(folder: Path, area: str) -> Lock:
         raise MissingError(f"{folder} holds no complete window of ROI {area!r}; it begins with {known}")
     roi, places = _read_places(folder, rois[area])
     geobox = _join_places(area, places)
-    scenes = {f"{area}.{kind}": _describe_scene(roi, kind, geobox) for kind in KINDS}
-    pair = Pair(id=area, sar=f"{area}.s1", cloudy=f"{area}.s2_cloudy", clear=f"{area}.s2", sar_gap_days=0, clear_gap_days=0)
+    scenes = {f"{area}.{kind}": _describe_scene(roi, kind, geobox) for kind in KINDS if not skies or kind != "s2_cloudy"}
+    pairs = tuple(_describe_pair(area, sky) for sky in ([None] if not skies else range(1, skies + 1)))
     refused = tuple(Refusal(item=f"{area}/{name}", role="cloudy", reason=reason) for name, reason in roi.refused)
     grid = GridRecord.from_geobox(geobox)
-    return Lock(area=area, catalogue=str(folder), grid=grid, scenes=scenes, pairs=(pair,), refused=refused)
+    return Lock(area=area, catalogue=str(folder), grid=grid, scenes=scenes, pairs=pairs, refused=refused)
+
+
+def _describe_pair(area: str, sky: int | None) -> Pair:
+    clear = f"{area}.s2"
+    name, cloudy = (area, f"{area}.s2_cloudy") if sky is None else (f"{area}-sky{sky}", clear)
+    return Pair(id=name, sar=f"{area}.s1", cloudy=cloudy, clear=clear, sar_gap_days=0, clear_gap_days=0, sky=sky)
 
 
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.bands import POLARISATIONS
-from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.config import IngestSettings, SpeckleSettings
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Mosaic, Part, Reading, find_place, lay_items, lose_incomplete, to_reading
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
@@ -24,7 +24,7 @@ from sereno.pipeline.scheduler import run_tasks
 from sereno.pipeline.sensors.assets import select_assets
 from sereno.pipeline.sensors.layers import Rule, find_own_grid, read_layer
 from sereno.pipeline.signing import Resolver
-from sereno.pipeline.speckle import describe_filter, reduce_speckle
+from sereno.pipeline.speckle import Power, describe_filter, reduce_speckle
 
 CALIBRATION: Final = f"gamma0 of the provider, terrain corrected; 10 log10(power), not below {FLOOR_DB:g} dB"
 """What the stored values mean."""
@@ -66,16 +66,25 @@ def list_polarisations(record: SceneRecord) -> tuple[str, ...]:
 
 
 def to_sar_reading(record: SceneRecord, mosaic: Mosaic, grid: GeoBox, *, bands: tuple[str, ...], settings: IngestSettings) -> Reading:
-    """The scene of a mosaic of linear power: speckle reduced as the settings say, then in centi-dB."""
-    power = mosaic.values if settings.speckle.method == "none" else reduce_speckle(mosaic.values, mosaic.valid, settings.speckle)
-    data, n_clamped = np.empty(power.shape, np.int16), 0
-    for stored, band in zip(data, power, strict=True):  # one at a time: no further array of all of them in floating point
-        stored[...], n_raised = power_to_centi_db(band, mosaic.valid)
-        n_clamped += n_raised
+    """The scene of a mosaic of linear power: speckle reduced as the settings say, then in centi-dB.
+
+    Of a mosaic with plates the values come from these, in which speckle was reduced already.
+    """
+    data, n_clamped = to_stored_power(mosaic.values, mosaic.valid, SpeckleSettings() if mosaic.plates else settings.speckle)
     reading = to_reading(record, mosaic._replace(values=data), grid, bands=bands, settings=settings)
     provenance = reading.scene.attrs["provenance"]
-    provenance |= {"n_clamped": n_clamped, "speckle": describe_filter(settings.speckle)}
+    provenance |= {"n_clamped": provenance["n_clamped"] + n_clamped, "speckle": describe_filter(settings.speckle)}
     return reading
+
+
+def to_stored_power(power: Power, valid: Bool2d, speckle: SpeckleSettings) -> tuple[npt.NDArray[np.int16], int]:
+    """Linear power (band, y, x) with its speckle reduced, in centi-dB, and how many values valid (y, x) had to be raised."""
+    filtered = power if speckle.method == "none" else reduce_speckle(power, valid, speckle)
+    data, n_clamped = np.empty(power.shape, np.int16), 0
+    for stored, band in zip(data, filtered, strict=True):  # one at a time: no further array of all of them in floating point
+        stored[...], n_raised = power_to_centi_db(band, valid)
+        n_clamped += n_raised
+    return data, n_clamped
 
 
 def describe_power(calibration: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_in
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.geolocation import compute_positions, read_heights, warn_of_datum
+from sereno.pipeline.sensors.geolocation import compute_positions, read_ellipsoidal_heights
 from sereno.pipeline.sensors.ground_range import (
     Backscatter,
     ItemFiles,
@@ -220,13 +220,13 @@ def correct_terrain(
         MissingError: the DEM is not there.
         DataError: it has no height in the area.
     """
-    place, dem = find_place(wanted), settings.dem
-    assert dem is not None  # checked by the caller
+    place = find_place(wanted)
     names = ("manifest", *bands, *(f"{kind}-{band}" for band in bands for kind in ("annotation", "calibration")))
     if lost_part := lose_incomplete(item, names, n_bands=len(bands), dtype=np.float32):
         return lost_part
     ground, files = grid[place].pad(DEM_MARGIN_PX), ItemFiles(item, settings, resolver)
-    heights = read_heights(dem, ground)
+    relief = read_ellipsoidal_heights(ground, settings, where=f"item {item.item}")
+    heights = relief.values_m
     try:
         tables = [read_tables(files, band, "betaNought") for band in bands]
         layers = {band: _correct_band(files, band, table, grid=ground, heights=heights) for band, table in zip(bands, tables, strict=True)}
@@ -235,16 +235,13 @@ def correct_terrain(
     inner = (slice(DEM_MARGIN_PX, -DEM_MARGIN_PX), slice(DEM_MARGIN_PX, -DEM_MARGIN_PX))
     layers = {name: band._replace(power=band.power[inner], valid=band.valid[inner]) for name, band in layers.items()}
     part = to_part(layers, tables, place, wanted[place] & np.isfinite(heights)[inner])
-    about_datum = warn_of_datum(dem)
     facts = {
         **describe_power(CALIBRATION),
         "geocoding": "range-doppler",
-        "heights": about_datum or f"{dem}, taken as above the ellipsoid",
+        "heights": relief.words,
         **part.facts,
     }
-    return part._replace(
-        facts=facts, entries=(*files.entries.values(), *part.entries), warnings=((about_datum,) if about_datum else ()) + part.warnings
-    )
+    return part._replace(facts=facts, entries=(*files.entries.values(), *part.entries), warnings=relief.warnings + part.warnings)
 
 
 def _correct_band(files: ItemFiles, band: str, tables: Tables, *, grid: GeoBox, heights: npt.NDArray[np.float32]) -> Backscatter:

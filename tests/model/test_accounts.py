@@ -50,7 +50,8 @@ def results(tmp_path: Path) -> Results:
         "clear": {"both": 0.0, "only_first": 0.0, "only_second": 0.0, "neither": 1.0, "iou": None},
     }
     unknown = {"unknown": {"cloudy": None, "clear": "no <classes>"}, "known_cloudy_share": 0.75, "known_clear_share": 0.0}
-    masks = {"method": "scl", "second": "threshold", "agreement": agreement, **unknown}
+    truth = {"threshold": {"thick": 1.0, "thin": 0.4, "clear_as_cloud": 0.01, "shadow": None, "clear_as_shadow": 0.0}}
+    masks = {"method": "scl", "second": "threshold", "agreement": agreement, "truth": truth, **unknown}
     write_manifest(tmp_path / "mask/west/p.json", kind="mask", summary=masks)
     return read_results(tmp_path, ())
 
@@ -104,6 +105,12 @@ def test_the_agreement_of_masks_is_shown_per_image(results: Results) -> None:
     ]
     said = [block.words for block in describe_accounts(results) if isinstance(block, Text)]
     assert any(words.startswith("scl decides; threshold is compared with it and decides nothing.") for words in said)
+
+
+def test_what_methods_find_of_simulated_clouds_is_shown(results: Results) -> None:
+    assert find_table(results, "thick cloud found") == [
+        ["west", "p", "threshold", "100.0 %", "40.0 %", "1.0 %", "\N{EN DASH}", "0.0 %"],
+    ]
 
 
 def test_images_whose_clouds_are_not_known_everywhere_are_named(results: Results) -> None:

@@ -53,6 +53,7 @@ def read(*names: str) -> Config:
         ("recipes/planetary-computer.yaml",),
         ("recipes/cdse.yaml",),
         ("recipes/gaofen.yaml",),
+        ("recipes/gaofen-demo.yaml",),
         ("recipes/sen12mscr.yaml",),
         ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
     ],
@@ -64,8 +65,25 @@ def test_every_shipped_file_is_valid(names: tuple[str, ...]) -> None:
 
 def test_every_recipe_is_tried_above() -> None:
     overlays = {"ablations.yaml", "long.yaml", "quality.yaml", "overfit.yaml"}
-    tried = {"earth-search.yaml", "planetary-computer.yaml", "cdse.yaml", "gaofen.yaml", "sen12mscr.yaml"} | overlays
-    assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == tried
+    whole = {"earth-search.yaml", "planetary-computer.yaml", "cdse.yaml", "gaofen.yaml", "gaofen-demo.yaml", "sen12mscr.yaml"}
+    assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == whole | overlays
+
+
+def test_the_demo_of_gaofen_works_on_the_world_that_it_makes() -> None:
+    text = yaml.safe_load((ROOT / "recipes/gaofen-demo.yaml").read_text())
+    pipeline = read("recipes/gaofen-demo.yaml").pipeline
+    assert pipeline.simulate is not None
+    world = f"{text['pathvars']['results']}/simulate"
+    assert (pipeline.query.catalogue, pipeline.query.dem_catalogue) == (f"{world}/products", world)
+    assert pipeline.simulate.areas.keys() == pipeline.query.areas.keys()
+    block_m = pipeline.query.resolution_m * (pipeline.patch.size_px * pipeline.patch.block_patches + pipeline.patch.buffer_px)
+    for name, area in pipeline.simulate.areas.items():
+        side_m = 10 * area.size_px
+        assert pipeline.query.areas[name].bounds_m == (area.west_m, area.south_m, area.west_m + side_m, area.south_m + side_m)
+        assert [place % block_m for place in (area.west_m, area.south_m, side_m)] == [0, 0, 0]
+    reach_px = 2 * pipeline.simulate.rpc_error_m[1] / pipeline.query.resolution_m
+    assert pipeline.ingest.margin_px >= reach_px
+    assert pipeline.align.search_m * 0.8 >= 2 * pipeline.simulate.rpc_error_m[1]
 
 
 SHARED = [

@@ -58,7 +58,7 @@ def write_lock(folder: Path, area: str, **changes: object) -> None:
     grid = {"crs": "EPSG:32632", "transform": [10, 0, 0, 0, -10, 0], "shape": [1, 1]}
     item = {"item": "I", "collection": "c", "sensor": "sentinel1-rtc", "time": "2021-06-01T00:00:00Z", "crs": "", "bbox": [0, 0, 1, 1]}
     scene = {"id": "s", "sensor": "sentinel1-rtc", "time": "2021-06-01T00:00:00Z", "items": [item | {"assets": {}}]}
-    pair = {"id": "p", "sar": "s", "cloudy": "s", "clear": "s", "sar_gap_days": 0, "clear_gap_days": 0}
+    pair = {"id": "p", "sar": "s", "cloudy": "s", "clear": "s", "sar_gap_days": 0, "clear_gap_days": 0, "sky": 1}
     lock = {"area": area, "catalogue": "x", "grid": grid, "scenes": {"s": scene}, "pairs": [pair], "refused": []}
     folder.joinpath("query").mkdir(parents=True, exist_ok=True)
     folder.joinpath(f"query/{area}.json").write_text(json.dumps(lock | changes))
@@ -86,6 +86,37 @@ def test_every_lock_and_every_scene_has_a_ledger(tmp_path: Path) -> None:
         write_lock(tmp_path, area)
     names = ("query/a.ledger.csv", "query/b.ledger.csv", "ingest/a/s.ledger.csv", "ingest/b/s.ledger.csv")
     assert flow.all_ledgers(Checkpoints(tmp_path)) == [f"{tmp_path}/{name}" for name in names]
+
+
+def test_only_scenes_that_are_placed_by_heights_wait_for_elevation_models(tmp_path: Path) -> None:
+    checkpoints, query = Checkpoints(tmp_path), {**VALUES["pipeline"]["query"], "dem_catalogue": "earth-search"}
+    flow = Flow({"pipeline": {"query": query, "dem": {"margin_m": 300}}}, results=str(tmp_path))
+    facts = {"sensor": "dem", "time": "2021-04-22T00:00:00Z"}
+    item = facts | {"item": "d", "collection": "c", "crs": "", "bbox": [0, 0, 1, 1], "assets": {}}
+    for area, sensor in (("a", "gaofen3"), ("b", "sentinel1-rtc")):
+        seen = {"sensor": sensor, "time": "2021-06-01T00:00:00Z"}
+        image = {**item, **seen, "item": "I"}
+        write_lock(tmp_path, area, dem={"id": "dem", "items": [item], **facts}, scenes={"s": {"id": "s", "items": [image], **seen}})
+    assert flow.dem_margin == ["--dem-margin", "300.0"]
+    assert flow.dem_image(checkpoints, "a", "s") == [f"{tmp_path}/dem/a.json"]
+    assert flow.dem_option(checkpoints, "a", "s") == ["--dem", f"{tmp_path}/dem/a.tif"]
+    assert flow.dem_image(checkpoints, "b", "s") == flow.dem_option(checkpoints, "b", "s") == []
+    assert flow.all_dems(checkpoints) == [f"{tmp_path}/dem/{area}.json" for area in "ab"]
+    assert flow.all_ledgers(checkpoints)[-1] == f"{tmp_path}/dem/a.ledger.csv"
+    assert '"item":"d"' in flow.dem_record(checkpoints, "a")
+
+
+def test_frozen_locks_bring_their_elevation_models_unless_a_file_is_named(tmp_path: Path) -> None:
+    facts = {"sensor": "dem", "time": "2021-04-22T00:00:00Z"}
+    item = facts | {"item": "d", "collection": "c", "crs": "", "bbox": [0, 0, 1, 1], "assets": {}}
+    write_lock(tmp_path, "west", dem={"id": "dem", "items": [item], **facts})
+    query = {"source": "lock", "catalogue": str(tmp_path / "query")}
+    flow = Flow({"pipeline": {"query": query}}, results=str(tmp_path / "r"))
+    named = Flow({"pipeline": {"query": query, "ingest": {"dem": "dem.tif"}}}, results=str(tmp_path / "r"))
+    write_lock(tmp_path / "r", "west", dem={"id": "dem", "items": [item], **facts})
+    checkpoints = Checkpoints(tmp_path / "r")
+    assert (len(flow.all_dems(checkpoints)), flow.dem_margin) == (1, [])
+    assert named.all_dems(checkpoints) == []
 
 
 def with_query(results: str = "r", **query: object) -> Flow:

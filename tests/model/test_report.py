@@ -61,8 +61,9 @@ def make_registration(*, verdict: str) -> dict[str, Any]:
     ]
     shift = (1.25, -2.0) if verdict == "applied" else (0.0, 0.0)
     return {
-        "dy_px": shift[0], "dx_px": shift[1], "sigma_px": 0.04, "n_windows": 6, "n_good": 4, "n_inlier": 3, "inlier_ratio": 0.75,
-        "rms_px": 0.3, "median_peak": 0.4, "verdict": verdict, "reason": "windows disagree: 3 of 4", "windows": windows,
+        "dy_px": shift[0], "dx_px": shift[1], "sigma_px": 0.04, "n_laid": 9, "n_windows": 6, "n_good": 4, "n_inlier": 3,
+        "inlier_ratio": 0.75, "rms_px": 0.3, "median_peak": 0.4, "verdict": verdict,
+        "reason": "windows disagree: 3 of 4", "windows": windows,
         "shift_m": [10 * shift[1], -10 * shift[0]], "status": "ok" if verdict == "applied" else "inconsistent", "pixel_m": 10.0,
         "field": {"degree": "shift", "dy": [shift[0]], "dx": [shift[1]], "centre": [47.5, 47.5], "scale_px": 48.0},
         "mean_shift_px": 2.36, "max_shift_px": 2.36, "held_out_px": 0.31, "false_alarms": 1.2e-9, "descriptor": "self-similarity",
@@ -335,6 +336,42 @@ def test_shifts_are_shown_beside_the_true_ones(page: str) -> None:
     assert ">+1.25<" in said
     assert ">0.100<" in said, "what is left: dx is -2.0, truly -1.9"
     assert ">2.274<" in said, "what is left of the refused one: all of it"
+    assert "SAR lay 22.7 to 22.7 m from the clear image before registration and lies 1.0 to 22.7 m from it after." in said
+
+
+def err(folder: Path) -> None:
+    """Products that all err, as those of Gaofen do, and a cloudy image that was registered too."""
+
+    def state(world: Any) -> None:
+        facts = world["areas"]["west"]
+        facts["optical"].append({"item": "ITEM-c1", "truth": None, "error_m": [20.0, 0.0]})
+        for scene, error in zip(
+            (*facts["optical"], *facts["sar"]), ([50.0, 40.0], [20.0, 0.0], [20.0, 0.0], [0.0, -10.0], [0.0, -10.0]), strict=True
+        ):
+            scene.pop("displacement", None)
+            scene["error_m"] = error
+
+    edit_json(folder / "simulate/world.json", state)
+    moved = make_registration(verdict="applied") | {"dy_px": -4.0, "dx_px": 3.1}
+    edit_json(folder / "align/west/p1.json", lambda manifest: manifest["summary"].update(registration_cloudy=moved))
+
+
+def test_the_cloudy_image_has_its_own_line_with_its_error_before_and_after(change: Callable[..., str]) -> None:
+    said = change(err, describe_pairs)
+    assert "The cloudy image lay 50.0 to 50.0 m from the clear image before registration and lies 1.0 to 1.0 m from it after." in said
+    assert ">cloudy<" in said
+    assert ">0.100<" in said
+
+
+def test_the_truth_is_laid_where_the_clear_scene_lies(finished: Path, change: Callable[..., str]) -> None:
+    """A pair that lies 20 m too far east is compared with the truth as it looks there."""
+    with rasterio.open(finished / "simulate/truth/ITEM-o1.tif") as file:
+        truth = file.read().astype(float) / 10_000
+    _, cloud = make_ground(np.random.default_rng(1))
+    region = cloud > 0
+    region[:, -10:], region[:, :2] = False, False
+    psnr = -10 * np.log10(np.mean((0.7 - np.roll(truth, 2, axis=2)[:, region]) ** 2))
+    assert f">{psnr:.2f}<" in change(err, show_scenes)
 
 
 def test_what_was_left_out_is_listed_with_its_reason(page: str) -> None:
@@ -346,7 +383,8 @@ def test_what_was_left_out_is_listed_with_its_reason(page: str) -> None:
 def refuse_pair(folder: Path) -> None:
     """Pair p1 as `align` and `patch` leave it when a scene of it was refused."""
     why = "the clear scene: 0.0% of the ground is valid"
-    edit_json(folder / "align/west/p1.json", lambda manifest: manifest["summary"].update(refused=why))
+    unmeasured = make_registration(verdict="refused") | {"n_laid": 0}
+    edit_json(folder / "align/west/p1.json", lambda manifest: manifest["summary"].update(refused=why, registration=unmeasured))
     edit_json(folder / "patch/west/p1.json", lambda manifest: manifest["summary"].update(patches=[], pair_refused=why))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sereno.model.results import find_true_shifts, find_truth, list_cleared, read_examples, read_results
+from sereno.model.results import find_error, find_true_shift, find_truth, list_cleared, read_examples, read_results
 from sereno.pipeline.errors import StoreError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
 from sereno.pipeline.store import write_json, write_manifest, write_text
@@ -44,7 +44,7 @@ def test_an_empty_folder_is_read_as_nothing(tmp_path: Path) -> None:
     assert found.dataset is None
     assert found.world is None
     assert list_cleared(found) == []
-    assert find_true_shifts(found) == {}
+    assert find_error(found, "any") is None
     assert find_truth(found, "any") is None
 
 
@@ -113,12 +113,25 @@ def test_truth_and_true_shifts_are_found_by_item_in_pixels_of_the_grid(tmp_path:
     }
     write_json(tmp_path / "simulate/world.json", world)
     found = read_results(tmp_path, ())
-    assert find_true_shifts(found) == {"ITEM-s": (1.5, -0.5)}  # a grid of 20 m has half as many pixels
+    assert find_true_shift(found, ("west", "p"), "sar") == (1.5, -0.5)  # a grid of 20 m has half as many pixels
+    assert find_true_shift(found, ("west", "p"), "cloudy") is None
     assert find_truth(found, "ITEM-o") is None
     (tmp_path / "simulate/truth").mkdir()
     (tmp_path / "simulate/truth/ITEM-o.tif").touch()
     assert find_truth(found, "ITEM-o") == tmp_path / "simulate/truth/ITEM-o.tif"
     assert find_truth(found, "ITEM-c") is None
+
+
+def test_products_that_all_err_are_off_by_the_difference_of_their_errors(tmp_path: Path) -> None:
+    write_lock(tmp_path)
+    errors = {"ITEM-o": [30.0, 10.0], "ITEM-c": [-10.0, 50.0], "ITEM-s": [-10.0, -30.0]}
+    facts = [{"item": item, "error_m": error, "truth": None} for item, error in errors.items()]
+    area = {"grid": {"transform": [8, 0, 0, 0, -8, 0]}, "optical": facts[:2], "sar": facts[2:]}
+    write_json(tmp_path / "simulate/world.json", {"areas": {"west": area}})
+    found = read_results(tmp_path, ())
+    assert find_error(found, "ITEM-c") == (-10, 50)
+    assert find_true_shift(found, ("west", "p"), "sar") == (4, 0)  # 80 m too far south, on a grid of 20 m
+    assert find_true_shift(found, ("west", "p"), "cloudy") == (2, 2)
 
 
 def test_the_checksum_is_that_of_the_manifest(tmp_path: Path) -> None:

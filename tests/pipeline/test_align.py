@@ -12,7 +12,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
 
-from sereno.pipeline.align import align_pair
+from sereno.pipeline.align import align_pair, find_cloud, is_cloudy_wanted
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
@@ -23,6 +23,7 @@ from sereno.pipeline.store import open_dataset, read_manifest, save_dataset, ver
 SIZE, MARGIN, SHIFT = 256, 16, (3, -2)
 GRID = GeoBox((SIZE, SIZE), Affine(10, 0, 498_400, 0, -10, 5_006_400), "EPSG:32632")
 BANDS = ("B02", "B03", "B04", "B08")
+GAOFEN_BANDS = ("B1", "B2", "B3", "B4")
 PAIR = Pair(id="p1", sar="s", cloudy="c", clear="t", sar_gap_days=0.5, clear_gap_days=-5)
 Array = npt.NDArray[Any]
 
@@ -36,7 +37,9 @@ def find_parcels(seed: int) -> Array:
 
 
 def make_optical(item: str = "T", bands: tuple[str, ...] = BANDS, **changes: Any) -> xr.Dataset:
-    inner = find_parcels(1)[2 * MARGIN : -2 * MARGIN, 2 * MARGIN : -2 * MARGIN]
+    """Content of the ground moved by `shift`; `scl` None leaves classes out."""
+    rows, cols = (slice(2 * MARGIN - step, 2 * MARGIN - step + SIZE) for step in changes.pop("shift", (0, 0)))
+    inner = find_parcels(changes.pop("seed", 1))[rows, cols]
     stored = np.random.default_rng(2).integers(300, 3500, (len(bands), 200)).astype(np.uint16)[:, inner]
     valid = np.ones(stored.shape[1:], bool)
     valid[:5] = False
@@ -45,13 +48,13 @@ def make_optical(item: str = "T", bands: tuple[str, ...] = BANDS, **changes: Any
     return to_scene(stored, valid, bands=bands, geobox=changes.pop("geobox", GRID), provenance=provenance, scl=scl)
 
 
-def make_sar(shift: tuple[int, int] = (0, 0), seed: int = 1, item: str = "S") -> xr.Dataset:
+def make_sar(shift: tuple[int, int] = (0, 0), seed: int = 1, item: str = "S", sensor: str = "sentinel1-rtc") -> xr.Dataset:
     """Content of the ground moved by `shift`, on the grid with its margin, in nearly noise-free centi-dB."""
     rows, cols = (slice(MARGIN - step, MARGIN - step + SIZE + 2 * MARGIN) for step in shift)
     levels = np.random.default_rng(3).integers(-2000, -500, (2, 200))
     stored = levels[:, find_parcels(seed)[rows, cols]] + np.random.default_rng(4).integers(-5, 6, (2, SIZE + 2 * MARGIN, SIZE + 2 * MARGIN))
     valid = np.ones(stored.shape[1:], bool)
-    provenance = {"item": item, "sensor": "sentinel1-rtc"}
+    provenance = {"item": item, "sensor": sensor}
     return to_scene(stored.astype(np.int16), valid, bands=("VV", "VH"), geobox=GRID.pad(MARGIN), provenance=provenance)
 
 
@@ -69,11 +72,12 @@ def write_lock(folder: Path, outline: dict[str, Any] | None = None) -> Path:
 
 
 def align(folder: Path, sar: xr.Dataset, cloudy: xr.Dataset | None = None, clear: xr.Dataset | None = None, **lock: Any) -> Path:
+    settings = lock.pop("settings", AlignSettings())
     scenes = {"s": sar, "c": make_optical("C") if cloudy is None else cloudy, "t": make_optical() if clear is None else clear}
     for name, scene in scenes.items():
         save_dataset(scene, folder / f"{name}.json", kind="scene", summary={})
     manifests = (folder / "s.json", folder / "c.json", folder / "t.json")
-    align_pair((write_lock(folder, **lock), "p1"), manifests, folder / "pair.json", AlignSettings())
+    align_pair((write_lock(folder, **lock), "p1"), manifests, folder / "pair.json", settings)
     return folder / "pair.json"
 
 
@@ -102,6 +106,102 @@ def test_record_holds_what_the_report_shows_and_the_field_that_was_applied(tmp_p
     assert field.evaluate(*field.centre) == pytest.approx((found["dy_px"], found["dx_px"]), abs=1e-3)
 
 
+def make_gaofen(item: str = "T", **changes: Any) -> xr.Dataset:
+    return make_optical(item, GAOFEN_BANDS, sensor="gaofen-pms", scl=None, **changes)
+
+
+def test_the_cloudy_image_of_gaofen_is_brought_onto_the_clear_one_in_one_interpolation(tmp_path: Path) -> None:
+    pair = open_dataset(align(tmp_path, make_sar(SHIFT, sensor="gaofen3"), make_gaofen("C", shift=(-4, 5)), make_gaofen()), kind="pair")
+    found = pair.attrs["provenance"]
+    assert (found["registration_cloudy"]["verdict"], found["refused"]) == ("applied", None)
+    assert (found["registration_cloudy"]["dy_px"], found["registration_cloudy"]["dx_px"]) == pytest.approx((-4, 5), abs=0.05)
+    assert found["registration_cloudy"]["shift_m"] == pytest.approx((50, 40), abs=0.5)
+    assert set(found["registration_cloudy"]) == set(found["registration"])
+    assert (found["registration"]["dy_px"], found["registration"]["dx_px"]) == pytest.approx(SHIFT, abs=0.15)
+    inside = np.s_[:, 10:-10, 10:-10]
+    differences = np.abs(pair["cloudy"].values[inside].astype(float) - pair["clear"].values[inside])
+    assert np.median(differences) < 30  # of 300 to 3500: a twentieth of a pixel of blur at the borders
+    assert not pair["valid_cloudy"].values[:4].any()
+    assert not pair["valid_cloudy"].values[:, -4:].any()
+
+
+def test_images_of_the_sentinels_are_not_registered_to_the_clear_one(tmp_path: Path) -> None:
+    moved = make_optical("C", shift=(-4, 5))
+    pair = open_dataset(align(tmp_path, make_sar(), moved), kind="pair")
+    assert pair.attrs["provenance"]["registration_cloudy"] is None
+    assert np.array_equal(pair["cloudy"].values, moved["data"].values)
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_an_input_that_is_made_of_the_target_is_never_registered_to_it(asked: bool | None) -> None:
+    settings, made_up = AlignSettings(register_cloudy=asked), PAIR.model_copy(update={"sky": 1, "cloudy": "t"})
+    assert is_cloudy_wanted(make_gaofen(), PAIR, settings)
+    assert not is_cloudy_wanted(make_gaofen(), made_up, settings)
+
+
+def test_registering_can_be_asked_for_and_classes_move_with_the_image(tmp_path: Path) -> None:
+    classes = np.add.outer(np.arange(SIZE) % 4, np.zeros(SIZE)).astype(np.uint8) + np.uint8(4)
+    cloudy = make_optical("C", shift=(-4, 5), scl=classes)
+    pair = open_dataset(align(tmp_path, make_sar(), cloudy, settings=AlignSettings(register_cloudy=True)), kind="pair")
+    assert pair.attrs["provenance"]["registration_cloudy"]["verdict"] == "applied"
+    assert np.array_equal(pair["scl_cloudy"].values[10:-10, 10:-10], classes[6:-14, 10:-10])
+    assert not pair["scl_cloudy"].values[:4].any()
+
+
+def test_a_cloudy_sentinel_image_whose_registration_is_refused_stays_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloudy = make_optical("C", seed=9)
+    manifest = align(tmp_path, make_sar(), cloudy, settings=AlignSettings(register_cloudy=True))
+    assert np.array_equal(open_dataset(manifest)["cloudy"].values, cloudy["data"].values)
+    summary = read_manifest(manifest)["summary"]
+    assert (summary["registration_cloudy"]["verdict"], summary["refused"]) == ("refused", None)
+    assert "the cloudy image stays where its geocoding puts it" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["sar", "cloudy"])
+def test_a_pair_of_gaofen_is_given_up_where_one_image_is_not_found_on_the_other(tmp_path: Path, lost: str) -> None:
+    sar, cloudy = make_sar(sensor="gaofen3", seed=9 if lost == "sar" else 1), make_gaofen("C", seed=9 if lost == "cloudy" else 1)
+    manifest = align(tmp_path, sar, cloudy, make_gaofen())
+    pair, summary = open_dataset(manifest), read_manifest(manifest)["summary"]
+    registration = summary["registration" if lost == "sar" else "registration_cloudy"]
+    assert registration["verdict"] == "refused"
+    assert registration["reason"] in summary["refused"]
+    assert ("SAR: " if lost == "sar" else "the cloudy scene: ") in summary["refused"]
+    assert not any(pair[f"valid_{role}"].values.any() for role in ("sar", "cloudy", "clear"))
+
+
+def test_sar_of_sentinel_1_over_gaofen_is_given_up_too_for_then_the_ground_is_misplaced(tmp_path: Path) -> None:
+    summary = read_manifest(align(tmp_path, make_sar(seed=9), make_gaofen("C"), make_gaofen()))["summary"]
+    assert summary["refused"].endswith(f"SAR: {summary['registration']['reason']}")
+
+
+def test_who_asks_for_no_field_of_the_cloudy_image_loses_no_pair_for_want_of_it(tmp_path: Path) -> None:
+    scenes = make_sar(sensor="gaofen3"), make_gaofen("C", seed=9), make_gaofen()
+    summary = read_manifest(align(tmp_path, *scenes, settings=AlignSettings(register_cloudy=False)))["summary"]
+    assert (summary["registration_cloudy"], summary["refused"]) == (None, None)
+
+
+def test_bodies_of_cloud_are_told_by_classes_else_by_haze_else_not_at_all() -> None:
+    scl = np.full(GRID.shape, 4, np.uint8)
+    scl[:40], scl[40:60], scl[150:158, 150:158] = 9, 3, 8
+    assert np.array_equal(find_cloud(make_optical(scl=scl)), np.add.outer(np.arange(SIZE) < 40, np.zeros(SIZE)) > 0)
+    hazy = make_gaofen()
+    hazy["data"][:] = np.array([600, 800, 1000, 3000], np.uint16)[:, None, None]
+    hazy["data"][:, 40:100, 40:100] = 6000
+    assert find_cloud(hazy).sum() == pytest.approx(60 * 60, rel=0.05)
+    assert not find_cloud(hazy.sel(band=["B3", "B4"])).any()
+
+
+def test_clouds_are_let_in_where_they_would_leave_too_little_ground(tmp_path: Path) -> None:
+    scl = np.full(GRID.shape, 9, np.uint8)  # all cloud, say the classes, though the ground is seen
+    clear = make_optical()
+    pair = align(tmp_path, make_sar(), make_optical("C", shift=(-4, 5), scl=scl), clear, settings=AlignSettings(register_cloudy=True))
+    found = read_manifest(pair)["summary"]["registration_cloudy"]
+    assert (found["verdict"], found["reason"][:15]) == ("applied", "clouds let in: ")
+    assert (found["dy_px"], found["dx_px"]) == pytest.approx((-4, 5), abs=0.05)
+
+
 def test_refused_shift_leaves_sar_where_it_is_to_the_last_bit(tmp_path: Path) -> None:
     other = make_sar(SHIFT, seed=9)
     pair = open_dataset(align(tmp_path, other), kind="pair")
@@ -128,7 +228,7 @@ def test_pair_records_where_it_comes_from_and_what_was_measured(tmp_path: Path) 
     manifest = align(tmp_path, make_sar(SHIFT))
     assert verify_store(manifest) > 0
     provenance, summary = open_dataset(manifest).attrs["provenance"], read_manifest(manifest, kind="pair")["summary"]
-    assert set(provenance) == {"pair", "area", "sar", "cloudy", "clear", "registration", "refused"}
+    assert set(provenance) == {"pair", "area", "sar", "cloudy", "clear", "registration", "registration_cloudy", "refused"}
     assert [provenance[role]["item"] for role in ("sar", "cloudy", "clear")] == ["S", "C", "T"]
     assert summary["registration"] == provenance["registration"]
     assert summary["pair"] == PAIR.model_dump(mode="json")

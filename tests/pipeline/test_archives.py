@@ -1,13 +1,16 @@
 """Products are opened without trusting them: nothing leads out of an archive, and what is cut off is refused by name."""
 
+import gzip
 import io
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sereno.pipeline import archives
 from sereno.pipeline.archives import is_archive, lay_out, read_contents, split_href, strip_suffix
 from sereno.pipeline.errors import DataError, MissingError
 
@@ -105,7 +108,7 @@ def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
 
 def test_devices_are_refused(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "P.tar", FILES, make_link(tarfile.FIFOTYPE))
-    with pytest.raises(DataError, match="neither a file nor a folder"):
+    with pytest.raises(DataError, match="neither a plain file nor a folder"):
         read_contents(path, is_xml)
 
 
@@ -125,6 +128,57 @@ def test_an_archive_that_is_cut_off_is_refused(
     with pytest.raises(DataError, match=r"fetch it again") as caught:
         read_contents(path, is_xml)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("lacking", [1, 4, 8, 12])
+def test_a_gzip_without_its_checksum_is_refused(tmp_path: Path, lacking: int) -> None:
+    path = make_tar(tmp_path / "P.tar.gz", FILES)
+    path.write_bytes(path.read_bytes()[:-lacking])
+    with pytest.raises(DataError, match=r"P\.tar\.gz: the archive is cut off or damaged"):
+        read_contents(path, is_xml)
+
+
+def test_a_tar_that_ends_after_a_member_is_refused(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "P.tar", FILES)
+    path.write_bytes(path.read_bytes()[:1024])  # the header and the one block of the first member
+    with pytest.raises(DataError, match="mark at its end is missing"):
+        read_contents(path, is_xml)
+
+
+def test_a_tar_that_ends_in_its_last_member_is_refused(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "P.tar", FILES)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(DataError, match="cut off"), lay_out(path, ("P/sub/image.tiff",)):
+        pass
+
+
+@pytest.mark.parametrize(("name", "make"), [("P.tar.gz", make_tar), ("P.zip", make_zip)])
+def test_a_wrong_checksum_is_refused_whatever_is_read(tmp_path: Path, name: str, make: Callable[[Path, dict[str, bytes]], Path]) -> None:
+    path = make(tmp_path / name, {**FILES, "P/noise.tiff": np.random.default_rng(0).bytes(100_000)})  # noise is stored as it is
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cut off or damaged"), lay_out(path, ("P/noise.tiff",)):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"<html>log in</html>" * 90, b"", gzip.compress(b"no archive" * 90), b"II*\0" + bytes(9000)])
+@pytest.mark.parametrize("name", ["P.tar.gz", "P.tar", "P.zip"])
+def test_what_is_no_archive_at_all_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: the archive is cut off or damaged"):
+        read_contents(tmp_path / name, is_xml)
+
+
+@pytest.mark.parametrize(("name", "make"), MAKERS[:-1:3])
+def test_an_archive_that_swells_beyond_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[Path, dict[str, bytes]], Path]
+) -> None:
+    path = make(tmp_path / name, {**FILES, "P/zeros.tiff": bytes(10**6)})
+    assert len(read_contents(path, is_xml).sizes) == 3  # small, so it does not matter
+    monkeypatch.setattr(archives, "MIN_EXPANDED_BYTES", 1000)
+    with pytest.raises(DataError, match=r"P/zeros\.tiff.*100 times the archive's size"):
+        read_contents(path, is_xml)
 
 
 def test_a_missing_member_and_a_missing_product_are_named(tmp_path: Path) -> None:

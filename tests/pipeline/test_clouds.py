@@ -21,6 +21,7 @@ from sereno.pipeline.clouds import (
     Visible,
     cast_shadow,
     compare_masks,
+    compare_with_truth,
     describe_cover,
     find_by_haze,
     find_by_thresholds,
@@ -309,3 +310,16 @@ def test_cloud_that_saturates_every_band_of_twelve_bits_is_cloud_still(instrumen
         factors = [compute_reflectance_factor(gain, sun, zenith_deg, 1.0) for gain, sun in zip(gains, esun, strict=True)]
         full = Visible(*(np.full((9, 9), 4095 * factor, np.float32) for factor in factors))
         assert find_by_haze(full, sun=None, pixel_m=8).cloud.all()
+
+
+def test_what_is_found_of_the_truth_is_counted_by_kind_and_of_nothing_is_none() -> None:
+    def mark(*columns: int) -> Any:
+        row = np.zeros((1, 8), bool)
+        row[0, list(columns)] = True
+        return row
+
+    # Thick cloud in 0 and 1, thin in 2 and 3, shadow in 4; 7 is not known.
+    found = compare_with_truth(CloudShadow(mark(0, 1, 2, 5, 7), mark(6)), CloudShadow(mark(0, 1, 2, 3), mark(4)), mark(0, 1), ~mark(7))
+    assert found == (1.0, 0.5, 0.5, 0.0, 0.5)
+    nothing = compare_with_truth(*[CloudShadow(mark(), mark())] * 2, mark(), mark(1, 2))
+    assert nothing == (None, None, 0.0, None, 0.0)

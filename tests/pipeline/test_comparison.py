@@ -77,6 +77,14 @@ def test_a_changed_file_is_named_with_both_ends_of_long_values(field: str) -> No
     assert len(line) < 200
 
 
+def test_elevation_models_that_come_or_change_are_named() -> None:
+    dem = make_scene("dem", make_item("d", sensor="dem"))
+    assert lines(dem=dem) == ["+ dem"]
+    changed = make_scene("dem", make_item("d", sensor="dem", crs="EPSG:4326"))
+    seen = compare_locks(LOCK.model_copy(update={"dem": dem}), LOCK.model_copy(update={"dem": changed}))
+    assert [change.describe() for change in seen] == ["~ dem, item d, crs: EPSG:32632 -> EPSG:4326"]
+
+
 def test_items_are_compared_by_name_and_so_is_the_order_in_which_they_are_laid() -> None:
     tiles = (make_item("A"), make_item("B"))
     first, second = (LOCK.model_copy(update={"scenes": {"o": make_scene("o", *order)}}) for order in (tiles, tiles[::-1]))
@@ -103,3 +111,11 @@ def test_from_there_to_here_is_the_opposite_of_from_here_to_there() -> None:
 def test_changes_are_counted_by_the_outermost_thing() -> None:
     changes = compare_locks(LOCK, LOCK.model_copy(update={"pairs": (make_pair("q"),), "scenes": with_item(make_item("O", assets={}))}))
     assert count_changes(changes) == {"scene changed": 1, "pair removed": 1, "pair added": 1}
+
+
+def test_pairs_under_simulated_skies_come_go_and_change_like_others() -> None:
+    first, second = (make_pair(f"p-sky{sky}", cloudy="c", sky=sky, clear_gap_days=0) for sky in (1, 2))
+    before, after = (LOCK.model_copy(update={"pairs": pairs}) for pairs in ((first,), (first, second)))
+    assert [change.describe() for change in compare_locks(before, after)] == ["+ pair p-sky2"]
+    renamed = LOCK.model_copy(update={"pairs": (second.model_copy(update={"id": "p-sky1"}),)})
+    assert [change.describe() for change in compare_locks(before, renamed)] == ["~ pair p-sky1, sky: 1 -> 2"]

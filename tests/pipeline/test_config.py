@@ -112,6 +112,8 @@ def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values
         (QuerySettings, {**QUERY, "start": "2021-06-02T01:00:00Z", "end": "2021-06-02T02:00:00+05:00"}, "'start' lies after 'end'"),
         (PipelineSettings, {"query": {**QUERY, "bands": ["B02"]}, "ingest": {"bands": ["B02", "B03"]}}, "'ingest.bands' keeps: also B03"),
         (PipelineSettings, {"query": {**QUERY, "bands": ["B02"]}}, "'ingest.bands' keeps: also all bands"),
+        (PipelineSettings, {"query": {**QUERY, "dem_catalogue": "cdse"}, "ingest": {"dem": "a.tif"}}, "both say where heights come from"),
+        (QuerySettings, {"source": "sen12mscr", "dem_catalogue": "cdse"}, "'dem_catalogue' is for scenes that are placed by heights"),
         (SplitSettings, {"validation": 0.5, "test": 0.5}, "leave nothing for training"),
         (SplitSettings, {"method": "list"}, "needs 'file'"),
     ],

@@ -57,6 +57,21 @@ def test_counts_are_those_of_the_lock() -> None:
     assert plan.fetch.unstated == 0
 
 
+def test_elevation_models_count_where_a_scene_needs_them() -> None:
+    asset = {"dem": AssetRecord(href="https://example.org/dem.tif", size_bytes=40_000_000)}
+    facts: dict[str, Any] = {"sensor": "dem", "time": "2021-04-22T00:00:00Z"}
+    item = ItemRecord.model_validate({**facts, "item": "d", "collection": "c", "crs": "EPSG:4326", "bbox": tile_bbox(), "assets": asset})
+    lock = make_lock(make_grid(1024)).model_copy(update={"dem": SceneRecord.model_validate({**facts, "id": "dem", "items": [item]})})
+    sar = lock.scenes["s"].model_copy(update={"sensor": "sentinel1-grd"})
+    needed = lock.model_copy(update={"scenes": {**lock.scenes, "s": sar}})
+    plain, more = (estimate_area(one, PlanSettings()).fetch for one in (lock, needed))
+    assert (more.assets - plain.assets, more.unstated) == (1, 0)
+    assert 0 < more.bytes - plain.bytes < 40_000_000 * FULL_SHARE
+    wide = PlanSettings.model_validate({"dem": {"margin_m": 20_000}})
+    assert estimate_area(needed, wide).fetch.bytes > more.bytes
+    assert estimate_area(needed, PlanSettings(ingest=IngestSettings(dem="heights.tif"))).fetch == plain
+
+
 def test_an_area_as_large_as_the_file_needs_its_full_resolution() -> None:
     grid = make_grid(TILE_M // 10, 0, 0)
     plan = estimate_area(make_lock(grid), PlanSettings())
@@ -159,3 +174,69 @@ def test_the_sum_is_that_of_the_areas_and_is_shown_where_there_are_several() -> 
     assert sum(total.disk) == pytest.approx(sum(one.disk) + sum(two.disk))
     assert [line.split()[0] for line in describe_plans([one, two])[:4]] == ["area", "west", "west", "total"]
     assert "total" not in "\n".join(describe_plans([one]))
+
+
+GAOFEN: dict[str, tuple[str, ...]] = {
+    "gaofen3": ("HH", "rpc-HH", "HV", "rpc-HV", "incidence"),
+    "gaofen-pms": ("image-1", "rpc-1", "PAN", "rpc-PAN"),
+    "gaofen-wfv": ("image-1", "rpc-1", "image-2", "rpc-2", "image-3", "rpc-3"),
+}
+
+
+def make_gaofen_lock(optical: str = "gaofen-pms", ending: str = ".tar.gz") -> Lock:
+    """A pair of Gaofen of 1000 x 1000 pixels of 8 m; images have 500 MB, coefficients 4 kB."""
+    scenes = {}
+    for name, sensor in (("s", "gaofen3"), ("o", optical), ("c", optical)):
+        assets = {
+            key: {"href": f"{name}{ending}/{key}.tiff", "size_bytes": 4000 if key.startswith(("rpc", "inc", "MTD")) else 500_000_000}
+            for key in (*GAOFEN[sensor], "MTD")
+        }
+        facts = {"sensor": sensor, "time": "2021-06-03T10:20:00Z"}
+        item = facts | {"item": name, "collection": "c", "crs": "", "bbox": tile_bbox(), "assets": assets}
+        scenes[name] = SceneRecord.model_validate(facts | {"id": name, "items": [item]})
+    grid = GeoBox((1000, 1000), Affine(8, 0, 630_000, 0, -8, 5_070_000), "EPSG:32632")
+    pair = Pair(id="p", sar="s", cloudy="o", clear="c", sar_gap_days=0.1, clear_gap_days=5)
+    return Lock(area="a", catalogue="products", grid=GridRecord.from_geobox(grid), scenes=scenes, pairs=(pair,), refused=())
+
+
+def test_images_of_gaofen_are_read_whole_and_pan_only_if_asked_for() -> None:
+    plan, with_pan = (
+        estimate_area(make_gaofen_lock(), PlanSettings(ingest=IngestSettings(bands=bands)))
+        for bands in ((), ("B1", "B2", "B3", "B4", "PAN"))
+    )
+    assert (plan.fetch.assets, plan.fetch.unstated, plan.fetch.requests) == (6 + 2 * 3, 0, 0)
+    assert plan.fetch.bytes == pytest.approx(4 * 500e6, rel=1e-3)
+    assert with_pan.fetch.bytes == pytest.approx(6 * 500e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("ending", "unpacked"), [(".tar.gz", 1e9), (".zip", 1e9), ("", 0)])
+def test_archives_need_room_for_the_largest_scene_that_they_unpack_to(ending: str, unpacked: float) -> None:
+    plan = estimate_area(make_gaofen_lock(ending=ending), PlanSettings())
+    assert plan.unpacked == pytest.approx(unpacked, rel=1e-3)
+    assert sum_plans([plan, plan]).unpacked == plan.unpacked  # one after the other
+    assert any("TMPDIR" in line for line in describe_plans([plan])) == bool(unpacked)
+
+
+def test_disk_follows_bands_and_images_that_are_kept() -> None:
+    pms, wfv = (estimate_area(make_gaofen_lock(optical), PlanSettings()).disk for optical in ("gaofen-pms", "gaofen-wfv"))
+    values = 0.69 * 2 * 1e6  # stored bytes of a band
+    sar = 2 * 0.71 * 2 * 1e6
+    assert pms.pairs == pytest.approx(2 * 4 * values + sar, rel=0.15)
+    assert wfv.pairs - pms.pairs == pytest.approx(2 * 4 * values, rel=0.01)
+    # Beside data: images askew to the grid, those of WFV at twice its pixel, and two numbers of relief for each of them (tile).
+    kept, relief = 1.4, 2 * 4 * 0.8 * 1e6
+    expected = 2 * (4 * values * (1 + kept) + relief) + sar * (1.032**2 + kept * 1.5**2) + relief
+    assert pms.scenes == pytest.approx(expected, rel=0.03)
+    expected = 2 * (8 * values * (1 + kept / 4) + 3 * relief) + sar * (1.032**2 + kept * 1.5**2) + relief
+    assert wfv.scenes == pytest.approx(expected, rel=0.03)
+
+
+def test_every_sky_of_one_scene_is_a_pair_and_the_scene_is_fetched_once() -> None:
+    lock = make_lock(make_grid(1680))
+    clear = lock.pairs[0].clear
+    skies = tuple(lock.pairs[0].model_copy(update={"id": f"p-sky{sky}", "cloudy": clear, "sky": sky}) for sky in (1, 2, 3))
+    real = lock.model_copy(update={"scenes": {name: scene for name, scene in lock.scenes.items() if name != lock.pairs[0].cloudy}})
+    plans = [estimate_area(real.model_copy(update={"pairs": skies[:count]}), PlanSettings()) for count in (1, 3)]
+    assert [plan.pairs for plan in plans] == [1, 3]
+    assert plans[1].patches == 3 * plans[0].patches
+    assert plans[0].fetch == plans[1].fetch

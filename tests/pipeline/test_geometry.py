@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 from scipy import ndimage
 
-from sereno.pipeline.geometry import Positions, compose_positions, resample_sar, sample_power, to_metres
+from sereno.pipeline.geometry import Positions, compose_positions, displace_pixels, resample_sar, sample_power, to_metres
 from sereno.pipeline.shiftfield import N_TERMS, ShiftField, make_shift
 
 MARGIN = 16
@@ -155,7 +155,7 @@ def test_a_field_is_composed_with_any_geocoding_that_gives_positions() -> None:
     rows, cols = np.mgrid[: TARGET.shape.y, : TARGET.shape.x].astype(float)
     known, field = Positions(2 * cols + 20, 0.5 * rows + 0.01 * cols + 15), make_field("affine")
     image = np.stack(np.mgrid[:160, :80]).astype(np.float32)
-    values, valid = sample_power(image, np.ones((160, 80), bool), compose_positions(known, field))
+    values, valid = sample_power(image, np.ones((160, 80), bool), compose_positions(known, displace_pixels(TARGET.shape, field)))
     dy, dx = field.evaluate(rows, cols)
     assert valid.all()
     assert values[0] == pytest.approx(2 * (cols + dx) + 20, abs=1e-3)
@@ -168,3 +168,21 @@ def test_strips_of_a_tall_scene_join_without_seam(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sereno.pipeline.geometry.STRIP_ROWS", 7)
     cut = resample_sar(power, ALL_VALID, source=SOURCE, target=TARGET, field=field)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(whole, cut, strict=True))
+
+
+def test_positions_known_at_every_few_pixels_are_linear_between_and_beyond_and_nan_does_not_spread_from_where_it_counts_nothing() -> None:
+    rows, cols = np.meshgrid(np.arange(-16.0, 81, 16), np.arange(-16.0, 65, 16), indexing="ij")
+    known = Positions(3 * rows + cols, 0.5 * cols)
+    known.cols[3, 3] = np.nan  # at row 32, column 32
+    places = Positions(np.array([[31.0, 0, -30, 16, 100]]), np.array([[31.0, 5, 90, 32, 0]]))
+    found = compose_positions(known, places, step_px=16, first_px=-16)
+    np.testing.assert_allclose(found.rows, 3 * places.rows + places.cols)
+    np.testing.assert_allclose(found.cols, [[np.nan, 2.5, 45, 16, 0]])
+
+
+def test_where_a_position_is_not_known_nothing_is_valid() -> None:
+    rows, cols = np.mgrid[:4, :5].astype(float)
+    rows[2, 3] = np.nan
+    values, valid = sample_power(np.ones((1, 9, 9), np.float32), np.ones((9, 9), bool), Positions(rows, cols))
+    assert np.argwhere(~valid).tolist() == [[2, 3]]
+    assert values[0, 2, 3] == 0

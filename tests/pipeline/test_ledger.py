@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.ledger import Entry, ledger_of, list_losses, read_ledger, sum_entries, to_size, write_ledger
+from sereno.pipeline.ledger import (
+    Entry,
+    describe_losses,
+    find_ledgers,
+    ledger_of,
+    list_losses,
+    read_ledger,
+    sum_entries,
+    to_size,
+    write_ledger,
+)
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12)
 STATUS = st.sampled_from(("used", "partly", "duplicate", "refused", "missing", "unreadable"))
@@ -61,3 +71,12 @@ def test_what_is_no_ledger_is_named(tmp_path: Path, text: str) -> None:
 )
 def test_sizes_are_said_with_two_or_three_digits(size: float, words: str) -> None:
     assert to_size(size) == words
+
+
+def test_elevation_models_that_could_not_be_read_are_told_with_what_reads_them_again(tmp_path: Path) -> None:
+    lost = Entry("dem", "west", "dem", "d", "dem", "missing", "HTTP 404")
+    (line,) = describe_losses([lost, lost._replace(area="east", status="used")], Path("results"))
+    assert line.startswith("elevation models of 1 area could not be read whole")
+    assert "delete results/dem/AREA.json" in line
+    write_ledger(tmp_path / "dem" / "west.ledger.csv", [lost])
+    assert find_ledgers(tmp_path) == [tmp_path / "dem" / "west.ledger.csv"]

@@ -223,3 +223,52 @@ def test_a_pair_without_cirrus_names_the_setting_to_change(tmp_path: Path) -> No
     pair = save_pair(tmp_path, L2A_BANDS, with_scl=True)
     with pytest.raises(DataError, match=r"no band B10.*keep all bands in pipeline.ingest.bands, or set pipeline.mask.method to another"):
         mask_pair(pair, tmp_path / "mask.json", MaskSettings(method="threshold"))
+
+
+def save_simulated(folder: Path, bands: tuple[str, ...], *, with_scl: bool) -> Path:
+    """The same pair said to lie under a simulated sky: the cloud hides all, a veil to the right of it a third; the target has a roof."""
+    pair = open_dataset(save_pair(folder, bands, with_scl=with_scl)).load()
+    lost, shaded = np.zeros(tuple(GRID.shape), np.uint8), np.zeros(tuple(GRID.shape), np.uint8)
+    lost[CLOUD], lost[VEIL], shaded[SHADOW] = 255, 85, 230
+    pair = pair.assign(cloud_truth=(("y", "x"), lost), shadow_truth=(("y", "x"), shaded))
+    if with_scl:
+        pair["scl_clear"][ROOF] = 8
+    for role in ("cloudy", "clear"):
+        pair[role][:, *ROOF] = 5500
+        if "B10" in bands:
+            pair[role][bands.index("B10"), *ROOF] = 10
+    save_dataset(with_grid(pair, GRID), folder / "simulated.json", kind="pair", summary={})
+    return folder / "simulated.json"
+
+
+VEIL, ROOF = (slice(5, 15), slice(15, 25)), (slice(32, 37), slice(5, 10))
+
+
+@pytest.mark.parametrize(("method", "bands"), [("scl", L2A_BANDS), ("threshold", L1C_BANDS)])
+def test_a_simulated_input_is_masked_by_its_truth_ungrown_and_by_what_lies_under_it(
+    tmp_path: Path, method: Any, bands: tuple[str, ...]
+) -> None:
+    pair = save_simulated(tmp_path, bands, with_scl=method == "scl")
+    mask_pair(pair, tmp_path / "mask.json", MaskSettings(method=method, dilate_px=2, feather_px=0))
+    masks = open_dataset(tmp_path / "mask.json", kind="mask")
+    cloud, below = masks["cloud_cloudy"].values, masks["cloud_clear"].values
+    assert (below[ROOF] == 255).all()
+    assert below[32, 10] == 255  # grown as ever
+    expected = below.copy()
+    expected[CLOUD], expected[VEIL] = 255, 170  # a third lost: cloud with a probability of two thirds
+    expected[~open_dataset(pair)["valid_cloudy"].values] = 0
+    np.testing.assert_array_equal(cloud, expected)
+    assert (masks["shadow_cloudy"].values[SHADOW] == 255).all()
+    np.testing.assert_array_equal(masks["known_cloudy"], open_dataset(pair)["valid_cloudy"])
+
+
+def test_how_much_of_the_truth_a_method_finds_is_stated_but_not_of_classes_made_of_it(tmp_path: Path) -> None:
+    pair = save_simulated(tmp_path, L1C_BANDS, with_scl=True)
+    mask_pair(pair, tmp_path / "mask.json", MaskSettings(method="threshold", second="scl"))
+    summary = read_manifest(tmp_path / "mask.json")["summary"]
+    assert summary["simulated"] == "known"
+    assert set(summary["truth"]) == {"threshold"}
+    found = summary["truth"]["threshold"]
+    assert (found["thick"], found["thin"], found["shadow"], found["clear_as_shadow"]) == (1.0, 0.0, 1.0, 0.0)
+    assert found["clear_as_cloud"] == pytest.approx(25 / (40 * 46 - 300), abs=1e-6)  # the roof
+    assert open_dataset(tmp_path / "mask.json").attrs["provenance"]["masks"]["truth"] == summary["truth"]

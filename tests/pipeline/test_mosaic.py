@@ -14,9 +14,9 @@ from rasters import write_raster
 
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.geometry import WARP_TOLERANCE_PX
-from sereno.pipeline.mosaic import DIFFERS, Part, find_place, lay_items, lose_item, to_entry, to_reading
+from sereno.pipeline.mosaic import DIFFERS, Part, find_place, lay_items, lose_item, to_entry, to_reading, widen_place
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord, Sensor
-from sereno.pipeline.scene import geobox_of
+from sereno.pipeline.scene import Plate, geobox_of, plates_of
 from sereno.pipeline.sensors import sentinel1, sentinel2
 from sereno.pipeline.signing import Resolver
 
@@ -61,6 +61,34 @@ def test_the_first_valid_pixel_stays_and_shares_add_up() -> None:
     np.testing.assert_array_equal(mosaic.classes[mosaic.valid], numbers[mosaic.valid] % 256)
     for number, item in enumerate(mosaic.items, 1):
         assert item["share"] == pytest.approx((expected == number).mean())
+
+
+def make_plate(number: int, layer: int = 0) -> Plate:
+    values = np.full((2, 3, 4), number, np.uint16)
+    return Plate(("B02", "B03"), values, np.ones((3, 4), bool), np.zeros((2, 2, 2)), None, (1.0, 1.0), layer)
+
+
+@pytest.mark.parametrize("min_valid", [0.0, 1.0])
+def test_plates_of_items_follow_each_other_and_a_refused_scene_has_none(min_valid: float) -> None:
+    half = np.zeros((40, 50), bool)
+    half[:20] = True
+    read_known = make_reader({"i1": half, "i2": half})
+
+    def read(item: ItemRecord, geobox: GeoBox, wanted: Array) -> Part:
+        number = int(item.item[1:])
+        return read_known(item, geobox, wanted)._replace(plates=(make_plate(number), make_plate(10 * number, layer=1)))
+
+    items = make_record("i1"), make_record("i2")
+    mosaic = lay_items(items, GRID, read)
+    assert [(plate.values[0, 0, 0], plate.layer) for plate in mosaic.plates] == [(1, 0), (10, 1), (2, 2), (20, 3)]
+    settings = IngestSettings(min_valid=min_valid)
+    scene = to_reading(make_scene(*items), mosaic, GRID, bands=("B02", "B03"), settings=settings).scene
+    expected = 0 if min_valid else 4
+    assert (len(plates_of(scene)), scene.attrs["provenance"]["n_plates"]) == (expected, expected)
+
+
+def test_a_place_grows_to_the_edges_of_the_grid_at_most() -> None:
+    assert widen_place((slice(0, 5), slice(20, 45)), 8, (40, 50)) == (slice(0, 13), slice(12, 50))
 
 
 @pytest.mark.parametrize("without", ["i1", "i2", "i3"])

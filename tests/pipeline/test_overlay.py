@@ -1,4 +1,4 @@
-"""Made-up clouds over clear images: nothing where there is no sky, the world's law where there is no air, the truth that goes with it."""
+"""Made-up clouds over clear images: nothing where there is none, what two streams of light say of thick ones, and the truth of it."""
 
 from typing import Any
 
@@ -6,16 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sereno.pipeline.atmosphere import Sky, SkySettings, Sun, apply_sky
-from sereno.pipeline.bands import GAOFEN_BANDS, L2A_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.atmosphere import SkySettings, Sun
+from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, SENTINEL2_BANDS
 from sereno.pipeline.clouds import Sun as SunAbove
 from sereno.pipeline.clouds import Visible, find_by_haze
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.overlay import compute_air, draw_clouds, lay_clouds
+from sereno.pipeline.overlay import CLOUD, HIDING, REFLECTING, Clouds, compute_air, draw_clouds, lay_clouds
 
 SUN = Sun(150.0, 50.0)
 SHAPE = (90, 80)
 WFV = tuple(band.wavelength_nm for band in GAOFEN_BANDS)
+L1C = tuple(band.wavelength_nm for band in SENTINEL2_BANDS)
 BROKEN = SkySettings(cover=0.35, blob_px=12, haze=0.6, cirrus=0.2, base_m=300)
 
 
@@ -24,18 +25,18 @@ def make_image(bands: int = 8) -> npt.NDArray[np.float32]:
     return np.random.default_rng(1).uniform(0.15, 0.4, (bands, *SHAPE)).astype(np.float32)
 
 
-def make_sky_of(**parts: float) -> Sky:
+def make_clouds(**parts: float) -> Clouds:
     """The same sky everywhere: what is not given is nothing, tops are of brightness 1."""
-    values = {"thick": 0.0, "top": 1.0, "haze": 0.0, "cirrus": 0.0, "shadow": 0.0} | parts
-    return Sky(**{name: np.full(SHAPE, value, np.float32) for name, value in values.items()})
+    values = {"water": 0.0, "ice": 0.0, "relief": 1.0, "shadow": 0.0} | parts
+    return Clouds(**{name: np.full(SHAPE, value, np.float32) for name, value in values.items()})
 
 
-def lay(image: npt.NDArray[Any], sky: Sky, wavelengths: tuple[float, ...] = WFV) -> Any:
-    return lay_clouds(image, sky, wavelengths_nm=wavelengths, sun=SUN)
+def lay(image: npt.NDArray[Any], clouds: Clouds, wavelengths: tuple[float, ...] = WFV, sun: Sun | None = SUN) -> Any:
+    return lay_clouds(image, clouds, wavelengths_nm=wavelengths, sun=sun)
 
 
-def draw(seed: int = 0, pixel_m: float = 8.0) -> Sky:
-    return draw_clouds(np.random.default_rng(seed), SHAPE, settings=BROKEN, sun=SUN, pixel_m=pixel_m)
+def draw(seed: int = 0, pixel_m: float = 8.0, settings: SkySettings = BROKEN, shape: tuple[int, int] = SHAPE) -> Clouds:
+    return draw_clouds(np.random.default_rng(seed), shape, settings=settings, sun=SUN, pixel_m=pixel_m)
 
 
 def test_air_scatters_what_is_known_of_molecules() -> None:
@@ -45,44 +46,50 @@ def test_air_scatters_what_is_known_of_molecules() -> None:
     assert air.path == pytest.approx(0.375 * 0.0973, rel=0.005)
 
 
-def test_without_clouds_the_image_stays_what_it_is() -> None:
+@pytest.mark.parametrize("sun", [SUN, None])
+def test_without_clouds_the_image_stays_what_it_is(sun: Sun | None) -> None:
     image = make_image()
     image[:, 3, 4] = 0.001  # darker than clean air
-    found = lay(image, make_sky_of())
+    found = lay(image, make_clouds(), sun=sun)
     assert found.image == pytest.approx(image, abs=1e-6)
     assert not found.cloud.any()
     assert not found.shadow.any()
 
 
-def test_where_air_scatters_nothing_it_is_the_law_of_the_simulated_world() -> None:
-    name = "B12"  # 2202 nm: molecules add 0.0001
-    length = next(band.wavelength_nm for band in SENTINEL2_BANDS if band.name == name)
-    image, sky = make_image(1), draw()
-    expected = apply_sky(image[0], sky, band=L2A_BANDS.index(name), wavelength_nm=length)
-    assert lay(image, sky, (length,)).image[0] == pytest.approx(expected, abs=5e-4)
+def test_an_even_cloud_over_even_ground_shines_as_two_streams_say() -> None:
+    """Bohren 1987, Stokes 1862, by hand: r = x / (1 + x), then r + (1 - r)^2 G / (1 - r G), at the surface, where no air is in the way."""
+    ground, length = 0.3, 865.0
+    for thickness in (0.5, 5.0, 50.0):
+        turned = REFLECTING * thickness / (1 + REFLECTING * thickness)
+        expected = CLOUD[L1C_BANDS.index("B8A")] * turned + (1 - turned) ** 2 * ground / (1 - turned * ground)
+        seen = lay(np.full((1, *SHAPE), ground, np.float32), make_clouds(water=thickness), (length,), None)
+        assert seen.image == pytest.approx(np.full((1, *SHAPE), expected), abs=2e-3)
 
 
-def test_thick_cloud_hides_the_ground_and_is_nearly_white() -> None:
-    sky = make_sky_of(thick=1.0)
-    first, second = lay(make_image(), sky), lay(make_image()[::-1], sky)
-    assert first.image == pytest.approx(second.image, abs=1e-6)
-    mean = first.image.mean(axis=(1, 2))
-    assert 0.6 < mean.min() < mean.max() < 0.85
-    assert (first.cloud == 1).all()
+def test_thick_cloud_hides_the_ground_and_is_nearly_white_in_the_visible() -> None:
+    image = make_image()
+    first, second = lay(image, make_clouds(water=80.0)), lay(image[:, ::-1], make_clouds(water=80.0))
+    assert first.image == pytest.approx(second.image, abs=5e-4)  # alike but for the mean of the ground around
+    visible = first.image[:3].mean(axis=(1, 2))
+    assert 0.5 < visible.min() < visible.max() < 0.8
+    assert visible.max() / visible.min() < 1.15
+    assert (first.cloud > 0.999).all()
 
 
-def test_thin_cloud_hides_blue_more_than_near_infrared() -> None:
-    ground = np.full((8, *SHAPE), 0.15, np.float32)
-    lost = [lay(ground + np.float32(level), make_sky_of(haze=0.5)).image[:, 0, 0] for level in (0.0, 0.1)]
-    contrast = (lost[1] - lost[0]) / 0.1
-    blue, nir = WFV.index(488.2), WFV.index(826.1)
-    assert contrast[blue] == pytest.approx(np.exp(-0.5 * (490 / 488.2) ** 1.6), abs=1e-4)
-    assert contrast[nir] == pytest.approx(np.exp(-0.5 * (490 / 826.1) ** 1.6), abs=1e-4)
+def test_thick_low_cloud_is_dark_in_the_bands_of_vapour_and_cirrus_is_not() -> None:
+    image = np.full((13, *SHAPE), 0.2, np.float32)
+    image[10] = 0.001
+    low, high = (lay(image, make_clouds(**{kind: 30.0}), L1C).image.mean(axis=(1, 2)) for kind in ("water", "ice"))
+    places = {name: place for place, name in enumerate(L1C_BANDS)}
+    assert low[places["B10"]] < 0.01
+    assert high[places["B10"]] > 0.2
+    assert low[places["B09"]] < 0.5 * low[places["B8A"]] < high[places["B09"]]
+    assert high[places["B11"]] < low[places["B11"]]  # ice absorbs
 
 
 def test_shadow_takes_light_of_the_ground_and_none_of_the_air() -> None:
     image = make_image()
-    found = lay(image, make_sky_of(shadow=1.0))
+    found = lay(image, make_clouds(shadow=1.0))
     for place, length in enumerate(WFV):
         path = compute_air(length, SUN.elevation_deg).path
         left = (found.image[place] - path) / (image[place] - path)
@@ -92,25 +99,47 @@ def test_shadow_takes_light_of_the_ground_and_none_of_the_air() -> None:
     assert (found.shadow == 1).all()
 
 
-def test_the_truth_is_the_share_of_red_light_that_is_lost() -> None:
-    sky = draw()
-    dark, bright = (lay(np.full((1, *SHAPE), level, np.float32), sky, (660.0,)).image[0] for level in (0.2, 0.3))
-    lit = 1 - (1 - 0.22 - 0.23 * (840 - 660) / 350) * sky.shadow
-    assert 1 - (bright - dark) / 0.1 / lit == pytest.approx(lay(make_image(), sky).cloud, abs=1e-4)
+def test_the_truth_is_what_is_lost_of_the_contrast_of_the_ground() -> None:
+    """A chequered ground under thin cloud: what is left of its contrast, but for the light that is turned back on both ways."""
+    chequers = np.indices(SHAPE).sum(axis=0) % 2 * np.float32(0.1) + np.float32(0.1)
+    found = lay(chequers[None], make_clouds(water=0.8), (660.0,), None)
+    inner = found.image[0][30:60, 30:50]
+    turned = REFLECTING * 0.8 / (1 + REFLECTING * 0.8)
+    left = (inner.max() - inner.min()) / 0.1 / ((1 - turned) ** 2 / (1 - turned * 0.15))
+    assert left == pytest.approx(1 - float(found.cloud[0, 0]), abs=2e-3)
+    assert float(found.cloud[0, 0]) == pytest.approx(1 - np.exp(-HIDING * 0.8), abs=1e-6)
 
 
-def test_shadows_lie_as_far_away_as_the_size_of_pixels_says() -> None:
+def test_as_much_of_the_ground_is_covered_as_is_asked_for() -> None:
+    for cover in (0.0, 0.2, 0.7):
+        clouds = draw(5, settings=SkySettings(cover, 12, 0.0, 0.0, 300.0), shape=(400, 400))
+        assert float((1 - np.exp(-HIDING * clouds.water) > 0.8).mean()) == pytest.approx(cover, abs=0.06)
+
+
+def test_clouds_fade_at_their_edges_over_many_pixels() -> None:
+    """Real ones do: on the triplet a fifth of the ground lies under what is neither clear nor hidden."""
+    lost = lay(make_image(), draw(settings=SkySettings(0.4, 40, 0.0, 0.0, 300.0))).cloud
+    assert 0.08 < ((lost > 0.05) & (lost < 0.9)).mean() < 0.5
+
+
+@pytest.mark.parametrize("pixel_m", [8.0, 16.0])
+def test_shadows_lie_as_far_away_as_the_size_of_pixels_says(pixel_m: float) -> None:
     """Half the pixel, twice the shift: shadow correlates with cloud moved by height over tangent, away from the sun."""
-    for pixel_m in (8.0, 16.0):
-        sky = draw(pixel_m=pixel_m)
-        distance = BROKEN.base_m / pixel_m / np.tan(np.radians(SUN.elevation_deg))
-        row, column = round(distance * np.cos(np.radians(150))), round(-distance * np.sin(np.radians(150)))
-        inner = (slice(40, -5), slice(5, -40))
-        moved = np.roll(sky.thick, (row, column), axis=(0, 1))
-        assert (
-            np.corrcoef(moved[: SHAPE[0] - 40, : SHAPE[1] - 40].ravel(), sky.shadow[: SHAPE[0] - 40, : SHAPE[1] - 40].ravel())[0, 1] > 0.95
-        )
-        assert np.corrcoef(sky.thick[inner].ravel(), sky.shadow[inner].ravel())[0, 1] < 0.6
+    clouds = draw(pixel_m=pixel_m)
+    distance = BROKEN.base_m / pixel_m / np.tan(np.radians(SUN.elevation_deg))
+    row, column = round(distance * np.cos(np.radians(150))), round(-distance * np.sin(np.radians(150)))
+    assert row < 0  # the sun is in the south-east: shadows fall north-westwards
+    assert column < 0
+    hidden = 1 - np.exp(-0.35 * (clouds.water + clouds.ice))
+    moved, shadow = hidden[-row:, -column:], clouds.shadow[:row, :column]
+    assert np.corrcoef(moved.ravel(), shadow.ravel())[0, 1] > 0.95
+    assert np.corrcoef(hidden.ravel(), clouds.shadow.ravel())[0, 1] < 0.8
+
+
+def test_clouds_outside_the_image_cast_shadows_into_it() -> None:
+    """A far shadow comes from clouds that the image does not hold: it is there, and not a copy of what wraps around."""
+    clouds = draw(2, settings=SkySettings(0.5, 12, 0.0, 0.0, 3000.0))
+    assert 0.2 < (clouds.shadow > 0.5).mean() < 0.8
 
 
 def test_equal_seeds_give_equal_images_and_others_others() -> None:
@@ -122,18 +151,18 @@ def test_equal_seeds_give_equal_images_and_others_others() -> None:
 
 def test_thick_made_up_clouds_are_clouds_to_the_rules() -> None:
     forest = np.array([0.10, 0.08, 0.05, 0.30], np.float32)[:, None, None] * np.ones((1, *SHAPE), np.float32)
-    sky = draw()
-    found = find_by_haze(Visible(*lay(forest, sky, WFV[:4]).image), sun=SunAbove(*SUN), pixel_m=8.0)
-    assert found.cloud[sky.thick > 0.8].mean() > 0.99
+    covered = lay(forest, draw(), WFV[:4])
+    found = find_by_haze(Visible(*covered.image), sun=SunAbove(*SUN), pixel_m=8.0)
+    assert found.cloud[covered.cloud > 0.98].mean() > 0.97
 
 
 @pytest.mark.parametrize(
     ("shape", "wavelengths", "message"),
-    [((3, 5, 5), (490.0,) * 3, "sky of shape"), ((2, *SHAPE), (490.0,), "1 bands"), ((1, *SHAPE), (10_000.0,), "10000")],
+    [((3, 5, 5), (490.0,) * 3, "clouds of shape"), ((2, *SHAPE), (490.0,), "1 bands"), ((1, *SHAPE), (10_000.0,), "10000")],
 )
 def test_what_does_not_fit_is_refused(shape: tuple[int, ...], wavelengths: tuple[float, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        lay(np.zeros(shape, np.float32), make_sky_of(), wavelengths)
+        lay(np.zeros(shape, np.float32), make_clouds(), wavelengths)
 
 
 def test_a_sun_below_the_horizon_is_refused() -> None:

@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def make_records(area: str, pair: str, count: int) -> list[PatchRecord]:
     return records
 
 
-def write_patches(manifest: Path, records: list[PatchRecord], **facts: Any) -> Path:
+def write_patches(manifest: Path, records: list[PatchRecord], scenes: Mapping[str, Any] | None = None, **facts: Any) -> Path:
     area, pair = (records[0].area, records[0].pair) if records else ("west", "empty")
     stacks = {
         name: np.array([make_patch(r.id, name) for r in records], DTYPES[name]).reshape(-1, DEPTHS[name], SIZE, SIZE)
@@ -79,6 +79,7 @@ def write_patches(manifest: Path, records: list[PatchRecord], **facts: Any) -> P
     scene = {"item": "i", "collection": "c", "sensor": "sentinel2-l2a", "time": "2021-06-03T10:00:00Z", "offset": 1000}
     provenance = {"pair": {"id": pair}, "area": area, "cloudy": {**scene, "windows": [1, 2]}, "clear": scene}
     provenance["sar"] = {**scene, "sensor": "sentinel1-rtc", "offset": None}
+    provenance |= {role: {**scene, **changes} for role, changes in (scenes or {}).items()}
     summary = {
         "area": area,
         "pair": pair,
@@ -392,3 +393,44 @@ def test_the_manifest_of_100_000_patches_stays_below_a_megabyte(packed: Path) ->
     shards = math.ceil(100_000 / 64) * len(PATCH_ARRAYS)
     entry = len(json.dumps({"train/cloudy/c/1000/0/0/0": {"bytes": 100_000_000, "sha256": "0" * 64}}, indent=1)) + 6
     assert shards * entry + len(json.dumps(manifest["summary"], indent=1)) < 1_000_000
+
+
+def to_gaofen(sensor: str, level: str) -> dict[str, Any]:
+    return {"item": f"{sensor}-{level}", "sensor": sensor, "properties": {"processing_level": level}}
+
+
+L1A, L2 = to_gaofen("gaofen3", "L1A"), to_gaofen("gaofen3", "L2")
+PMS, L2A = to_gaofen("gaofen-pms", "LEVEL1A"), {"item": "S2-L2A", "sensor": "sentinel2-l2a"}
+LEVELS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"sar": L1A}, {"sar": L2}, r"sar images are of 2 .*level 1A: 1, for example gaofen3-L1A of area west.*level 2: 1, .* of area east"),
+    ({"clear": PMS}, {"clear": L2A}, r"top of the atmosphere: 1, .*west; reflectance of the surface: 3, .*i of area east"),
+    ({"clear": PMS, "cloudy": PMS}, {"clear": L2A, "cloudy": L2A}, r"top .*: 2, .*west; .* surface: 2, .*S2-L2A of area east"),
+    ({"clear": PMS, "cloudy": L2A}, {"clear": PMS, "cloudy": L2A}, "cloudy and clear images are of 2 processing levels"),
+]
+
+
+@pytest.mark.parametrize(("west", "east", "words"), LEVELS)
+def test_levels_are_not_mixed_across_areas(tmp_path: Path, west: dict[str, Any], east: dict[str, Any], words: str) -> None:
+    paths = [
+        write_patches(tmp_path / f"{area}.json", make_records(area, "p1", 4), scenes=scenes)
+        for area, scenes in (("west", west), ("east", east))
+    ]
+    with pytest.raises(DataError, match=words) as caught:
+        pack_patches(paths, tmp_path / "dataset.json", SETTINGS)
+    assert "make a dataset of each" in str(caught.value)
+    assert not (tmp_path / "dataset.json").exists()
+
+
+def test_a_pair_without_patches_does_not_count_as_a_level(tmp_path: Path) -> None:
+    paths = [write_patches(tmp_path / "a.json", make_records("west", "p1", 20), scenes={"sar": L1A})]
+    paths.append(write_patches(tmp_path / "b.json", [], scenes={"sar": L2}))
+    pack_patches(paths, tmp_path / "dataset.json", SETTINGS)
+    assert "Gaofen-3 level 1A |" in (tmp_path / "dataset.md").read_text()
+
+
+def test_top_of_the_atmosphere_of_two_satellites_may_lie_together(tmp_path: Path) -> None:
+    l1c = {"item": "S2-L1C", "sensor": "sentinel2-l1c"}
+    scenes = {"west": {"clear": PMS, "cloudy": PMS}, "east": {"clear": l1c, "cloudy": l1c}}
+    paths = [write_patches(tmp_path / f"{area}.json", make_records(area, "p1", 20), scenes=changes) for area, changes in scenes.items()]
+    pack_patches(paths, tmp_path / "dataset.json", SETTINGS)
+    assert "gaofen-pms, sentinel2-l1c" in (tmp_path / "dataset.md").read_text()

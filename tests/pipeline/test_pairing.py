@@ -279,14 +279,14 @@ def test_no_pair_uses_a_scene_outside_its_limits(
     given_ = to_settings(max_pairs=most)
     triplets, refused = choose_triplets(scenes, sar, ground=GROUND, settings=given_)
     for triplet in triplets:
-        cloudy, clear, radar = (part.moment for part in triplet)
+        cloudy, clear, radar = (part.moment for part in triplet.scenes)
         assert 10 <= (triplet.cloudy.scene.cloud_cover_pct or -1) <= 90
         assert 0 <= (triplet.clear.scene.cloud_cover_pct or 0) <= 5
         assert abs(clear - cloudy) <= timedelta(days=12)
         assert abs(radar - cloudy) <= timedelta(days=2)
         assert not [s for s in sar if abs(s.moment - cloudy) < abs(radar - cloudy)]
     assert len(triplets) <= (most or len(triplets))
-    used = {part.scene.id for triplet in triplets for part in triplet}
+    used = {part.scene.id for triplet in triplets for part in triplet.scenes}
     listed = [item for entry in refused for item in entry.items]
     # Every candidate is used or listed once, never both, since no scene is input and target with these limits.
     assert sorted([*used, *listed]) == sorted(one.scene.id for one in (*scenes, *sar))
@@ -300,3 +300,81 @@ def test_no_pair_uses_a_scene_outside_its_limits(
     again, refused_again = choose_triplets(scenes, sar, ground=GROUND, settings=given_)
     assert again == triplets
     assert sorted(map(str, refused_again)) == sorted(map(str, refused))
+
+
+def simulate(optical: list[Candidate], sar: list[Candidate], **changes: Any) -> tuple[list[tuple[str, str, str, int]], dict[str, str]]:
+    """Ids of the pairs, their clear scene, SAR scene and sky; and the reason of each refused item."""
+    triplets, refused = choose_triplets(optical, sar, ground=GROUND, settings=to_settings(**{"inputs": "simulated", **changes}))
+    assert all(pair.cloudy == pair.clear and pair.clear_gap_days == 0 for pair in to_pairs(triplets) if pair.sky)
+    chosen = [(pair.id, pair.clear, pair.sar, pair.sky or 0) for pair in to_pairs(triplets)]
+    return chosen, {item: f"{entry.role}: {entry.reason}" for entry in refused for item in entry.items}
+
+
+def test_every_clear_scene_with_sar_becomes_a_pair_for_each_sky() -> None:
+    later, far = to_candidate("later", 14, 2), to_candidate("far", 30, 0)
+    chosen, refused = simulate([CLOUDY, CLEAR, later, far], [SAR, to_candidate("sar-4", 4), to_candidate("sar-15", 15)], skies=2)
+    assert chosen == [
+        ("20210606-sky1", "clear", "sar-4", 1),
+        ("20210606-sky2", "clear", "sar-4", 2),
+        ("20210615-sky1", "later", "sar-15", 1),
+        ("20210615-sky2", "later", "sar-15", 2),
+    ]
+    assert refused == {
+        "cloudy": "cloudy: cloud cover 50.0 % by the catalogue, needed at most 5 % to lay a simulated sky over it",
+        "far": "clear: needs a SAR scene within 2 days: the nearest, sar-15, is 15.00 days away",
+        "sar": "sar: no pair needs it: the nearest clear scene is 4.00 days away, allowed 2",
+    }
+
+
+def test_skies_of_two_scenes_of_one_day_have_names_of_their_own() -> None:
+    chosen, _ = simulate([CLEAR, to_candidate("noon", 5.1, 0)], [to_candidate("s", 5)], skies=2)
+    assert [name for name, *_ in chosen] == ["20210606-sky1", "20210606-sky2", "20210606-2-sky1", "20210606-2-sky2"]
+
+
+def test_most_pairs_are_shared_between_scenes_before_any_gets_its_second_sky() -> None:
+    optical, sar = [CLEAR, to_candidate("b", 10, 1), to_candidate("c", 20, 1)], [to_candidate(f"s{day}", day) for day in (5.5, 10.1, 21)]
+    chosen, refused = simulate(optical, sar, skies=3, max_pairs=4)
+    assert [(clear, sky) for _, clear, _, sky in chosen] == [("clear", 1), ("b", 1), ("b", 2), ("c", 1)]
+    assert not refused
+    chosen, refused = simulate(optical, sar, skies=3, max_pairs=2)
+    assert [clear for _, clear, *_ in chosen] == ["clear", "b"]
+    assert refused["c"] == "clear: its gap to SAR is not among the 2 smallest, max_pairs 2"
+
+
+def test_clear_and_sar_must_share_ground_under_a_simulated_sky_too() -> None:
+    sar = [to_candidate("near", 5, part=(0, 0.3)), to_candidate("whole", 6)]
+    assert simulate([CLEAR], sar)[0] == [("20210606-sky1", "clear", "whole", 1)]
+    chosen, refused = simulate([CLEAR], sar[:1])
+    assert not chosen
+    assert refused["clear"].startswith("clear: shares 30.0% of the area with the SAR scene near, needed 60.0% of the two")
+
+
+def test_either_takes_real_clouds_where_they_are_and_simulated_ones_where_not() -> None:
+    chosen, _ = simulate([CLOUDY, CLEAR], [SAR, to_candidate("s", 5)], inputs="either", skies=3)
+    assert [(name, sky) for name, _, _, sky in chosen] == [("20210611", 0)]
+    chosen, refused = simulate([CLOUDY, CLEAR], [to_candidate("s", 5)], inputs="either", skies=2)
+    assert [(name, sky) for name, _, _, sky in chosen] == [("20210606-sky1", 1), ("20210606-sky2", 2)]
+    assert refused == {"cloudy": "cloudy: needs a SAR scene within 2 days: the nearest, s, is 5.00 days away"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    optical=SCENES,
+    days=st.lists(st.floats(0, 40), max_size=6),
+    most=st.one_of(st.none(), st.integers(1, 5)),
+    skies=st.integers(1, 3),
+    inputs=st.sampled_from(["simulated", "either"]),
+)
+def test_every_candidate_is_used_or_listed_once_whatever_the_inputs_are(
+    optical: list[tuple[float, float | None]], days: list[float], most: int | None, skies: int, inputs: str
+) -> None:
+    scenes = [to_candidate(f"S2-{number}", day, cover) for number, (day, cover) in enumerate(optical)]
+    sar = [to_candidate(f"s{number}", day) for number, day in enumerate(days)]
+    given_ = to_settings(max_pairs=most, skies=skies, inputs=inputs)
+    triplets, refused = choose_triplets(scenes, sar, ground=GROUND, settings=given_)
+    assert len(triplets) <= (most or len(triplets))
+    assert len({pair.id for pair in to_pairs(triplets)}) == len(triplets)
+    used = {part.scene.id for triplet in triplets for part in triplet.scenes}
+    listed = [item for entry in refused for item in entry.items]
+    assert sorted([*used, *listed]) == sorted(one.scene.id for one in (*scenes, *sar))
+    assert {t.clear.scene.id for t in triplets} <= {one.scene.id for one in select_hopeful(scenes, sar, given_)}

@@ -82,3 +82,11 @@ def test_a_lock_that_was_cut_short_is_named_with_the_remedy(tmp_path: Path) -> N
     (tmp_path / "west.json").write_text(LOCK.to_json()[:-9])
     with pytest.raises(ConfigError, match=r"west\.json \(delete it and run `sereno query` again\): not valid JSON"):
         Lock.read(tmp_path / "west.json")
+
+
+@pytest.mark.parametrize(("cloudy", "sky"), [("s2-b", None), ("s2-a", 1)])
+def test_an_input_that_is_its_target_has_a_sky_and_a_real_one_has_none(cloudy: str, sky: int | None) -> None:
+    values = {"id": "p", "sar": "s1", "cloudy": cloudy, "clear": "s2-b", "sar_gap_days": 0, "clear_gap_days": 0, "sky": sky}
+    with pytest.raises(ConfigError, match="a pair has a 'sky' if its input is its target"):
+        load_settings(Pair, values, where="lock")
+    assert load_settings(Pair, values | {"sky": None if sky else 1}, where="lock").sky == (None if sky else 1)

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from elevations import EAST, GRID, WEST, write_catalogue
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from real_files import find_samples
@@ -463,6 +464,9 @@ def test_a_run_from_a_lock_makes_no_request(
     assert entries == [entry for entry in searched if entry.asset != "search"]
 
 
+CLOUDLESS = {"id": "p", "sar": "sar-8", "cloudy": "clear-3", "clear": "clear-3", "sar_gap_days": 0, "clear_gap_days": 0}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -471,6 +475,8 @@ def test_a_run_from_a_lock_makes_no_request(
         ({"scenes": {}}, "damaged: 2 pairs, scenes lost: clear-18, clear-3, cloudy-13, cloudy-8, sar-13, sar-8"),
         ({"pairs": []}, "damaged: 0 pairs"),
         ({"grid": None}, "'grid'"),
+        ({"pairs": [CLOUDLESS]}, "a pair has a 'sky' if its input is its target"),
+        ({"pairs": [CLOUDLESS | {"cloudy": "cloudy-8", "sky": 1}]}, "a pair has a 'sky' if its input is its target"),
     ],
 )
 def test_a_frozen_lock_that_does_not_fit_is_refused(lock_file: Path, tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -492,12 +498,14 @@ def test_a_frozen_lock_that_is_torn_or_absent_is_refused(lock_file: Path, tmp_pa
 
 
 def test_a_dataset_folder_is_left_to_its_reader(lock_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, str]] = []
+    asked: list[tuple[Path, str, int]] = []
     monkeypatch.setattr(
-        "sereno.pipeline.sensors.sen12mscr.list_pairs", lambda folder, area: asked.append((folder, area)) or Lock.read(lock_file)
+        "sereno.pipeline.sensors.sen12mscr.list_pairs",
+        lambda folder, area, skies: asked.append((folder, area, skies)) or Lock.read(lock_file),
     )
     query_pairs("roi", tmp_path / "roi.json", QuerySettings(source="sen12mscr", catalogue="some/folder"))
-    assert asked == [(Path("some/folder"), "roi")]
+    query_pairs("roi", tmp_path / "roi.json", QuerySettings(source="sen12mscr", catalogue="some/folder", inputs="simulated", skies=3))
+    assert asked == [(Path("some/folder"), "roi", 0), (Path("some/folder"), "roi", 3)]
     assert (tmp_path / "roi.json").read_text() == lock_file.read_text()
 
 
@@ -606,3 +614,52 @@ def test_a_table_names_the_pairs_whatever_the_cover(tmp_path: Path) -> None:
     (pair,) = lock.pairs
     assert (pair.cloudy, pair.clear) == (names["clear"], names["cloudy"])
     assert any("GF3_none" in refusal.reason for refusal in lock.refused)
+
+
+def test_elevation_models_are_frozen_in_the_lock_and_stand_in_the_ledger(tmp_path: Path) -> None:
+    folder, models = write_world(tmp_path / "world"), write_catalogue(tmp_path / "models")
+    settings = to_settings(folder, dem_catalogue=str(models), areas={"west": {"epsg": 32632, "bounds_m": GRID.boundingbox.bbox}})
+    query_pairs("west", tmp_path / "west.json", settings, dem_margin_m=500)
+    lock = Lock.read(tmp_path / "west.json")
+    assert lock.dem is not None
+    assert ([item.item for item in lock.dem.items], lock.dem.catalogue) == ([WEST, EAST], str(models))
+    assert lock.searched is None
+    assert [entry.item for entry in read_ledger(tmp_path / "west.ledger.csv") if entry.scene == "dem"] == [WEST, EAST]
+    query_pairs("west", tmp_path / "again.json", settings, dem_margin_m=500)
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "west.json").read_bytes()
+    frozen = QuerySettings(source="lock", catalogue=str(tmp_path), dem_catalogue=str(models))
+    query_pairs("west", tmp_path / "frozen" / "west.json", frozen)
+    assert Lock.read(tmp_path / "frozen" / "west.json") == lock
+    plain = lock.model_copy(update={"dem": None})
+    (tmp_path / "west.json").write_text(plain.to_json())
+    with pytest.raises(ConfigError, match=r"the frozen lock of area 'west' .* names no elevation models"):
+        query_pairs("west", tmp_path / "frozen" / "west.json", frozen)
+
+
+def test_clear_products_of_gaofen_take_simulated_skies_where_no_cloudy_one_is_wanted(tmp_path: Path) -> None:
+    names = write_gaofen(tmp_path / "products")
+    lock = query_gaofen(tmp_path / "products", tmp_path / "west.json", inputs="simulated", skies=2, max_gap_sar_days=5)
+    assert [(pair.cloudy, pair.clear, pair.sky) for pair in lock.pairs] == [(names["clear"], names["clear"], sky) for sky in (1, 2)]
+    assert [(entry.item, entry.role) for entry in lock.refused] == [(names["cloudy"], "cloudy")]
+    assert set(lock.scenes) == {names["clear"], names["sar"]}
+    entries = read_ledger(tmp_path / "west.ledger.csv")
+    assert sorted(entry.status for entry in entries if entry.item) == ["refused", "used", "used"]
+
+
+def test_a_table_may_leave_the_cloudy_product_out(tmp_path: Path) -> None:
+    names = write_gaofen(tmp_path / "products")
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"sar,clear\n{names['sar']},{names['clear']}\n")
+    (pair,) = query_gaofen(tmp_path / "products", tmp_path / "west.json", table=str(table), inputs="either").pairs
+    assert (pair.cloudy, pair.clear, pair.sky) == (names["clear"], names["clear"], 1)
+    with pytest.raises(ConfigError, match=r"no column cloudy .*set pipeline\.query\.inputs to either"):
+        query_gaofen(tmp_path / "products", tmp_path / "west.json", table=str(table))
+
+
+def test_where_only_clear_scenes_lie_the_way_out_is_named(url: str, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"set pipeline\.query\.inputs to simulated"):
+        query_pairs("west", tmp_path / "x.json", to_settings(url, cloudy_cover_pct=(99, 100)))
+    query_pairs("west", tmp_path / "x.json", to_settings(url, cloudy_cover_pct=(99, 100), inputs="either", max_gap_sar_days=6))
+    pairs = Lock.read(tmp_path / "x.json").pairs
+    assert pairs
+    assert all(pair.sky == 1 and pair.cloudy == pair.clear for pair in pairs)

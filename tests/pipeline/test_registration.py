@@ -1,21 +1,20 @@
 """The field of shifts of SAR relative to optical is found to a fraction of a pixel, or refused."""
 
 import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+from real_files import find_samples
 from registration_scenes import Ground, draw_clouds, draw_field, measure_error, to_decibel
 from scipy import ndimage
 
 from sereno.pipeline.config import AlignSettings
-from sereno.pipeline.geometry import displace_pixels, sample_power
-from sereno.pipeline.registration import Layer, Registration, choose_factor, estimate_field, refine_field, shrink_optical, shrink_sar
+from sereno.pipeline.geometry import Positions, displace_pixels, sample_power
+from sereno.pipeline.registration import Layer, Registration, choose_factor, estimate_field, refine_field, settle_field, shrink_layer
 from sereno.pipeline.shiftfield import ShiftField, make_shift
 
 SIDE, SMALL = 768, 384
@@ -47,7 +46,7 @@ def moved_sar(degree: Any, looks: float = 4.0, side: int = SIDE) -> Array:
 def estimate(optical: Array, sar: Array, valid: Bool | None = None, **settings: Any) -> Registration:
     usable = np.ones(optical.shape[1:], bool) if valid is None else valid
     whole = np.ones(sar.shape[1:], bool)
-    return estimate_field(Layer(optical, usable), Layer(sar, whole), AlignSettings(**settings), pixel_m=10.0)
+    return estimate_field(Layer(optical, usable), Layer(sar, whole, "sar"), AlignSettings(**settings), pixel_m=10.0)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +140,15 @@ def test_a_wide_search_goes_from_coarse_to_fine_and_is_as_exact() -> None:
     assert (refused.verdict, refused.reason.startswith("on pixels of 40 m: ")) == ("refused", True)
 
 
+def test_a_wide_search_between_many_clouds_begins_where_enough_ground_is_left() -> None:
+    true = ShiftField("shift", (14.0,), (-9.0,), *_origin(SIDE))
+    clouds = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=(SIDE, SIDE)), 14) > 0.003
+    found = estimate(optical_of(), ground().draw_sar(true), ~clouds, search_m=300.0)
+    assert 0.3 < clouds.mean() < 0.6
+    assert (found.verdict, found.coarse_factor < 4) == ("applied", True)
+    assert measure_error(found.field, true, SIDE) <= 0.3
+
+
 def _origin(side: int) -> tuple[tuple[float, float], float]:
     start = make_shift((side, side))
     return start.centre, start.scale_px
@@ -165,10 +173,10 @@ def test_coarser_pixels_are_means_of_power_and_know_what_is_missing() -> None:
     valid = np.ones((8, 8), bool)
     valid[:4, :2], valid[4:, 4:6] = False, False
     valid[4, 4] = True
-    sar = shrink_sar(Layer(decibel, valid), 4)
+    sar = shrink_layer(Layer(decibel, valid, "sar"), 4)
     assert sar.values[0, 0, 1] == pytest.approx(10 * np.log10(0.505), abs=1e-4)
     assert sar.valid.tolist() == [[False, True], [True, False]]
-    optical = shrink_optical(Layer(np.where(valid, 0.2, 50.0)[None].astype(np.float32), valid), 2)
+    optical = shrink_layer(Layer(np.where(valid, 0.2, 50.0)[None].astype(np.float32), valid), 2)
     assert optical.values[0][optical.valid] == pytest.approx(0.2)
 
 
@@ -237,12 +245,114 @@ def test_each_gate_can_refuse(stricter: dict[str, float]) -> None:
     assert estimate(optical_of(side=SMALL), sar, **stricter).verdict == "refused"
 
 
+def estimate_dates(clear: Array, cloudy: Array, cloud: Bool | None = None, **settings: Any) -> Registration:
+    usable = np.ones(clear.shape[1:], bool)
+    layers = Layer(clear[1:], usable), Layer(cloudy[1:], usable if cloud is None else ~cloud)
+    return estimate_field(*layers, AlignSettings(**settings), pixel_m=10.0)
+
+
+@cache
+def date_of(degree: Any = None, season: int = 1) -> Array:
+    return ground(1, 512).draw_date(None if degree is None else draw_field(degree, 512, seed=7), season=season)
+
+
+@pytest.mark.parametrize(("season", "share", "limit_px"), [(1, 0.0, 0.05), (2, 0.0, 0.05), (2, 0.3, 0.15), (2, 0.5, 0.15)])
+def test_two_dates_are_laid_onto_each_other_though_fields_changed_and_clouds_hide_much(season: int, share: float, limit_px: float) -> None:
+    cloudy = date_of("affine", season)
+    clouds = draw_clouds(512, share, seed=2) if share else np.zeros((512, 512), bool)
+    covered = np.where(clouds, np.random.default_rng(2).normal(0.6, 0.05, clouds.shape), cloudy).astype(np.float32)
+    found = estimate_dates(date_of(), covered, clouds)
+    assert (found.verdict, found.field.degree) == ("applied", "affine")
+    assert measure_error(found.field, draw_field("affine", 512, seed=7), 512) <= limit_px
+
+
+def test_clouds_that_no_mask_keeps_out_cost_accuracy_or_the_field_but_give_no_wrong_one() -> None:
+    verdicts = []
+    for share in (0.3, 0.5, 0.7, 0.9):
+        clouds = ndimage.gaussian_filter(draw_clouds(512, share, seed=2).astype(np.float32), 3)
+        billows = 0.6 + 0.1 * ndimage.gaussian_filter(np.random.default_rng(3).normal(0, 6, clouds.shape), 4)
+        found = estimate_dates(date_of(), (date_of("affine", 2) * (1 - clouds) + clouds * billows).astype(np.float32))
+        verdicts.append(found.verdict)
+        assert found.verdict == "refused" or measure_error(found.field, draw_field("affine", 512, seed=7), 512) <= 0.5
+    assert (verdicts[0], verdicts[-1]) == ("applied", "refused")
+
+
+def test_none_of_twenty_pairs_of_dates_with_nothing_in_common_is_accepted_however_wide_the_search() -> None:
+    clear, cloudy = date_of()[:, :256, :256], date_of(season=2)[:, :256, :256]
+    others = [np.rot90(cloudy, quarter, axes=(1, 2)) for quarter in (1, 2, 3)] + [cloudy[:, ::-1], cloudy[:, :, ::-1]]
+    others += [np.roll(cloudy, far, axis=(1, 2)) for far in ((128, 0), (0, 128), (128, 128), (90, -110))]
+    others.append(ground(2, 256).draw_date(season=2))
+    for number, other in enumerate(others):
+        for search_m in (100.0, 300.0):
+            found = estimate_dates(clear, np.ascontiguousarray(other), search_m=search_m, field="quadratic")
+            assert found.verdict == "refused", (number, search_m, found.reason)
+
+
+def test_two_dates_farther_apart_than_the_search_are_refused_and_the_reason_says_what_helps() -> None:
+    found = estimate_dates(date_of(), np.roll(date_of(season=2), 14, axis=2))
+    assert (found.verdict, found.field.is_zero) == ("refused", True)
+    assert estimate_dates(date_of(), np.roll(date_of(season=2), 14, axis=2), search_m=300.0).shift_px == pytest.approx((0, 14), abs=0.1)
+
+
+def place_bent(true: tuple[float, float], bend: float) -> Any:
+    """Gives SAR that lies `true` pixels off and is bent by hills as long as it does, with a field taken out."""
+    power, whole = 10 ** (still_sar() / 10), np.ones((SMALL, SMALL), bool)
+    hills = ndimage.gaussian_filter(np.random.default_rng(8).normal(0, 1, (SMALL, SMALL)), 24, mode="wrap")
+    hills *= bend / np.abs(hills).max()
+
+    def place(field: ShiftField) -> Layer:
+        rows, cols = np.mgrid[:SMALL, :SMALL].astype(float)
+        dy, dx = (value - axis for value, axis in zip(true, field.evaluate(rows, cols), strict=True))
+        moved, valid = sample_power(power, whole, Positions(rows - dy - hills * np.hypot(dy, dx), cols - dx))
+        return Layer(to_decibel(np.where(valid, moved, np.nan)), valid, "sar")
+
+    return place
+
+
+def test_an_image_of_hills_is_placed_again_until_its_relief_lies_right() -> None:
+    fixed, true, settings = Layer(optical_of(side=SMALL), np.ones((SMALL, SMALL), bool)), (19.0, -12.0), AlignSettings(search_m=300.0)
+    place = place_bent(true, bend=0.3)
+    once = estimate_field(fixed, place(make_shift((SMALL, SMALL))), settings, pixel_m=10.0)
+    settled = settle_field(fixed, place, settings, pixel_m=10.0)
+    assert (settled.verdict, settled.search_px) == ("applied", 30.0)
+    assert measure_error(settled.field, make_shift((SMALL, SMALL), *true), SMALL) <= 0.15
+    assert once.verdict == "refused"
+    at_windows = [np.subtract((window.dy, window.dx), true) for window in settled.windows if window.inlier]
+    assert np.abs(np.median(at_windows, axis=0)).max() <= 0.15
+
+
+def test_placing_again_believes_no_more_than_measuring_once() -> None:
+    fixed = Layer(optical_of(side=SMALL), np.ones((SMALL, SMALL), bool))
+    for wrong in (np.s_[:, ::-1], np.s_[:, :, ::-1]):
+        sar = np.ascontiguousarray(still_sar()[wrong])
+
+        def place(field: ShiftField, sar: Array = sar) -> Layer:
+            values, valid = sample_power(10 ** (sar / 10), np.ones((SMALL, SMALL), bool), displace_pixels((SMALL, SMALL), field))
+            return Layer(to_decibel(np.where(valid, values, np.nan)), valid, "sar")
+
+        found = settle_field(fixed, place, AlignSettings(search_m=300.0), pixel_m=10.0)
+        assert (found.verdict, found.field.is_zero) == ("refused", True)
+    beyond = settle_field(fixed, place_bent((26.0, 0.0), bend=0.0), AlignSettings(search_m=300.0), pixel_m=10.0)
+    assert beyond.verdict == "refused", "0.8 of 30 px is 24"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("descriptor", DESCRIPTORS)
+def test_real_dates_of_slovenia_lie_as_far_apart_as_is_known_and_cloudy_ones_are_refused(descriptor: str) -> None:
+    dates = np.load(find_samples() / "s2" / "eolearn" / "REFERENCE_SCENES.npy").transpose(0, 3, 1, 2)[:, [1, 2, 3, 7]]
+    overcast, veiled, september, august, july = (estimate_dates(dates[2], date, descriptor=descriptor) for date in dates)
+    assert (september.verdict, august.verdict, july.verdict) == ("applied",) * 3
+    assert september.shift_px == pytest.approx((0, 0), abs=0.01)
+    assert july.shift_px == pytest.approx((1.0, 0.45), abs=0.1)
+    assert august.shift_px == pytest.approx((0.5, 0.45), abs=0.1)
+    assert (overcast.verdict, veiled.verdict) == ("refused", "refused")
+    back = estimate_dates(dates[4], dates[2], descriptor=descriptor)
+    assert np.add(back.shift_px, july.shift_px) == pytest.approx((0, 0), abs=0.1)
+
+
 @cache
 def triplet() -> tuple[Array, Array]:
-    folder = os.environ.get("SERENO_SAMPLES")
-    if not folder:
-        pytest.skip("SERENO_SAMPLES is not set: no real sample files")
-    base, name = Path(folder) / "sen12mscr" / "glfcr", "ROIs1970_fall_139_p839.tif"
+    base, name = find_samples() / "sen12mscr" / "glfcr", "ROIs1970_fall_139_p839.tif"
     with rasterio.open(base / "s2_cloudfree" / name) as clear, rasterio.open(base / "s1" / name) as sar:
         return clear.read((3, 4, 8)).astype(np.float32) / 10_000, sar.read().astype(np.float32)
 

@@ -1,5 +1,7 @@
 """Scenes and pairs as datasets."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import rasterio.crs
@@ -11,7 +13,18 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, SAR_UNITS, bands_of, geobox_of, to_scene, with_grid
+from sereno.pipeline.scene import (
+    MAX_REFLECTANCE,
+    OPTICAL_UNITS,
+    SAR_UNITS,
+    Plate,
+    bands_of,
+    geobox_of,
+    plates_of,
+    to_scene,
+    with_grid,
+    with_plates,
+)
 
 GRID = GeoBox((4, 6), Affine(10, 0, 498_400, 0, -10, 5_040_000), "EPSG:32632")
 DATA = np.arange(48, dtype=np.uint16).reshape(2, 4, 6) + 1
@@ -59,6 +72,34 @@ def test_what_is_not_valid_is_zero_and_nothing_else_changes() -> None:
 def test_parts_that_do_not_fit_are_refused(data: np.ndarray, valid: np.ndarray, scl: np.ndarray | None, words: str) -> None:
     with pytest.raises(DataError, match=words):
         to_scene(data, valid, bands=("B02", "B03"), geobox=GRID, provenance={}, scl=scl)
+
+
+def make_plate(**changes: Any) -> Plate:
+    values, valid = np.arange(70, dtype=np.uint16).reshape(2, 5, 7), np.ones((5, 7), bool)
+    valid[1, 2] = False
+    relief = np.linspace(0, 1, 48, dtype=np.float32).reshape(2, 4, 6)
+    return Plate(("B02", "B03"), values, valid, np.arange(24.0).reshape(2, 3, 4), relief, (1.25, 0.8))._replace(**changes)
+
+
+def test_a_scene_keeps_the_images_it_was_made_of() -> None:
+    scene = to_scene(DATA, VALID, bands=("B02", "B03"), geobox=GRID, provenance={})
+    given = (make_plate(), make_plate(bands=("B03",), values=make_plate().values[:1], relief=None, layer=1))
+    kept = with_plates(scene, given)
+    assert geobox_of(kept) == GRID
+    assert bands_of(kept) == ("B02", "B03")
+    for found, plate in zip(plates_of(kept), given, strict=True):
+        assert (found.bands, found.ratio, found.layer) == (plate.bands, plate.ratio, plate.layer)
+        np.testing.assert_array_equal(found.values, np.where(plate.valid, plate.values, 0))
+        assert found.values.dtype == np.uint16
+        for name in ("valid", "lattice", "relief"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(plate, name))
+    assert plates_of(scene) == ()
+
+
+def test_plates_of_sar_have_polarisations() -> None:
+    scene = to_scene(-DATA.astype(np.int16), VALID, bands=("HH", "HV"), geobox=GRID, provenance={})
+    (found,) = plates_of(with_plates(scene, (make_plate(bands=("HH", "HV"), values=-make_plate().values.astype(np.int16)),)))
+    assert (found.bands, found.values.dtype) == (("HH", "HV"), np.int16)
 
 
 def test_other_programs_find_the_crs_and_the_pixels() -> None:

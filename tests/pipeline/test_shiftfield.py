@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sereno.pipeline.shiftfield import N_TERMS, ShiftField, Votes, count_false_alarms, fit_field, make_shift, spread_lattice
+from sereno.pipeline.shiftfield import (
+    N_TERMS,
+    ShiftField,
+    Votes,
+    count_false_alarms,
+    fit_field,
+    join_fields,
+    make_shift,
+    spread_lattice,
+)
 
 SHAPE = (900, 1200)
 TRUE = {
@@ -107,3 +116,18 @@ def test_a_field_without_values_moves_nothing() -> None:
     assert not make_shift(SHAPE, 0.0, 0.1).is_zero
     dy, dx = make_shift(SHAPE, 1.0, -2.0).evaluate(np.arange(3)[:, None], np.arange(2))
     assert (dy.tolist(), dx.tolist()) == ([[1, 1]] * 3, [[-2, -2]] * 3)
+
+
+def test_two_fields_joined_move_as_one_after_the_other() -> None:
+    first, second = TRUE["affine"], make_shift(SHAPE, 1.5, -0.5)
+    rows, cols = np.array([10.0, 400.0]), np.array([700.0, 20.0])
+    left = second.evaluate(rows, cols)
+    before = first.evaluate(rows + left[0], cols + left[1])
+    joined = join_fields(first, second)
+    assert joined.degree == "affine"
+    assert np.stack(joined.evaluate(rows, cols)) == pytest.approx(np.add(left, before), abs=1e-9)
+    bent = join_fields(second, TRUE["quadratic"])
+    assert np.stack(bent.evaluate(rows, cols)) == pytest.approx(
+        np.add(second.evaluate(0, 0), 0)[:, None] + TRUE["quadratic"].evaluate(rows, cols)
+    )
+    assert join_fields(make_shift(SHAPE), make_shift(SHAPE)).is_zero

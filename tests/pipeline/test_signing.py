@@ -24,7 +24,17 @@ from rasterio.io import MemoryFile
 from sereno.pipeline import http, signing
 from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError
 from sereno.pipeline.presets import PRESETS
-from sereno.pipeline.signing import Resolver, S3Key, S3Request, TokenStore, check_credentials, presign, read_file, strip_signature
+from sereno.pipeline.signing import (
+    Resolver,
+    S3Key,
+    S3Request,
+    TokenStore,
+    check_credentials,
+    find_resolver,
+    presign,
+    read_file,
+    strip_signature,
+)
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EARTH = Resolver.from_preset("https://earth-search.example/v1", PRESETS["earth-search"])
@@ -415,3 +425,12 @@ def test_a_signature_refused_in_reading_is_renewed_once(clock: Clock, monkeypatc
     with serving(lambda path, _: (200, b"<ok/>") if path.endswith("sig=2") else (403, b"")) as (base, _):
         assert read_file(Resolver(base), "a.xml") == b"<ok/>"
     assert renewed == [False, True]
+
+
+def test_where_addresses_are_completed_and_signed() -> None:
+    planetary = find_resolver("planetary-computer", "c")
+    assert planetary.base_url == "https://planetarycomputer.microsoft.com/api/stac/v1"
+    assert planetary.token_service
+    assert find_resolver("https://stac.example/v1/", "c") == Resolver("https://stac.example/v1")
+    with pytest.raises(MissingError, match=r"folder nowhere of c does not exist: correct pipeline\.query\.catalogue"):
+        find_resolver("nowhere", "c")

@@ -9,15 +9,19 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline import simulate
 from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
-from sereno.pipeline.config import SimulatedArea, SimulateSettings
+from sereno.pipeline.config import IngestSettings, SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import make_ground
-from sereno.pipeline.pairs import GridRecord
+from sereno.pipeline.pairs import GridRecord, SceneRecord
 from sereno.pipeline.radar import compute_backscatter
+from sereno.pipeline.sensors import gaofen6
+from sereno.pipeline.sensors.gaofen_folder import list_products
+from sereno.pipeline.signing import Resolver
 from sereno.pipeline.simulate import simulate_world
 from sereno.pipeline.world import make_rng
 
@@ -238,3 +242,89 @@ def test_a_world_whose_files_another_job_removed_is_not_declared_finished(tmp_pa
     with pytest.raises(StoreError, match="another job"):
         simulate_world(tmp_path / "world.json", SETTINGS.model_copy(update={"areas": {"west": AREAS["west"]}, "cloudy_dates": 1}))
     assert not (tmp_path / "world.json").exists()
+
+
+GAOFEN = SimulateSettings(
+    areas={
+        "pms": SimulatedArea(epsg=32632, west_m=499200, south_m=5040000, size_px=240, satellites="gaofen-pms"),
+        "wfv": SimulatedArea(epsg=32632, west_m=599200, south_m=5040000, size_px=240, satellites="gaofen-wfv"),
+    },
+    cloudy_dates=1,
+)
+
+
+@pytest.fixture(scope="module")
+def gaofen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    output = tmp_path_factory.mktemp("gaofen") / "world.json"
+    simulate_world(output, GAOFEN)
+    return output.parent, json.loads(output.read_text())
+
+
+def test_products_of_gaofen_are_found_with_what_the_world_says_of_them(gaofen: tuple[Path, dict[str, Any]]) -> None:
+    root, content = gaofen
+    listing = list_products(root / "products")
+    assert not listing.refused
+    items = {item.item: item for item, _ in listing.items}
+    facts = {fact["item"]: fact for area in content["areas"].values() for fact in (*area["optical"], *area["sar"])}
+    assert items.keys() == facts.keys()
+    assert len(items) == 2 * 3  # a clear date, a cloudy one and its SAR, twice
+    for name, fact in facts.items():
+        assert np.datetime64(items[name].time[:19]) - np.datetime64(fact["time"][:19]) in (np.timedelta64(0), np.timedelta64(-4, "s"))
+        assert items[name].cloud_cover_pct == fact.get("cloud_cover_pct")
+        assert 20 <= np.hypot(*fact["error_m"]) <= 120
+    assert {(root / fact["path"]).is_dir() for fact in facts.values()} == {True, False}
+    assert len({tuple(fact["error_m"]) for fact in facts.values()}) == len(facts)
+
+
+def test_a_world_of_gaofen_lists_every_file_and_is_the_same_each_time(gaofen: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    root, content = gaofen
+    present = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {"world.json"}
+    assert present == set(content["files"])
+    simulate_world(tmp_path / "world.json", GAOFEN)
+    assert json.loads((tmp_path / "world.json").read_text()) == content
+
+
+def test_areas_of_gaofen_change_no_byte_of_those_of_sentinel(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    both = SETTINGS.model_copy(update={"areas": {**AREAS, "zulu": GAOFEN.areas["pms"]}})
+    simulate_world(tmp_path / "world.json", both)
+    content, expected = json.loads((tmp_path / "world.json").read_text()), world[1]
+    assert {name: content["areas"][name] for name in AREAS} == expected["areas"]
+    shared = {name: digest for name, digest in expected["files"].items() if name.startswith(("assets/", "truth/"))}
+    assert shared == {name: content["files"][name] for name in shared}
+
+
+@pytest.mark.parametrize("area", ["pms", "wfv"])
+def test_a_product_of_gaofen_shows_the_truth_where_it_says_it_lies(
+    gaofen: tuple[Path, dict[str, Any]], area: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read with the world's heights, on the grid moved by the product's own error, the open ground is the truth."""
+    root, content = gaofen
+    monkeypatch.chdir(root)  # as the workflow does it: the folder of the products is named from where it runs
+    facts = content["areas"][area]
+    fact = next(fact for fact in facts["optical"] if fact["role"] == "cloudy")
+    item = next(item for item, _ in list_products(Path("products")).items if item.item == fact["item"])
+    grid = GridRecord.model_validate(facts["grid"]).to_geobox()
+    pixel_m = grid.resolution.x
+    moved = GeoBox(grid.shape, Affine.translation(*fact["error_m"]) * grid.transform, grid.crs)
+    settings = IngestSettings(dem=str(root / f"assets/{area}/{facts['dem']}/dem.tif"), check="none")
+    record = SceneRecord(id="s", sensor=item.sensor, time=item.time, items=(item,))
+    scene = gaofen6.read_scene(record, moved, settings, Resolver("products")).scene
+    cloud, shadow = _read(root / fact["cloud"])
+    truth = _read(root / fact["truth"]).astype(float)
+    seen = scene["valid"].values & (cloud < 3) & (shadow < 3)
+    assert seen.sum() > 300
+    error = (scene["data"].values.astype(float) - truth)[:, seen]
+    assert abs(error.mean()) < 15
+    assert error.std() < (120 if pixel_m < 10 else 300)
+    assert scene["data"].values[:, cloud > 250].mean() > 4000
+
+
+def test_small_areas_have_a_panchromatic_image_and_the_grid_of_their_camera(gaofen: tuple[Path, dict[str, Any]]) -> None:
+    root, content = gaofen
+    assert len(list((root / "products").rglob("*-PAN.tiff"))) == 1  # of two products one is packed
+    assert [content["areas"][area]["grid"]["transform"][0] for area in ("pms", "wfv")] == [8, 16]
+
+
+def test_a_side_that_pixels_of_gaofen_do_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 24"):
+        SimulatedArea(epsg=32632, west_m=0, south_m=0, size_px=246, satellites="gaofen-pms")

@@ -56,6 +56,21 @@ def test_a_dataset_comes_back_with_values_names_types_and_attributes(tmp_path: P
     assert read_manifest(manifest)["summary"] == {"value": 3}
 
 
+def test_plates_lie_in_tiles_of_one_band_and_nothing_declares_nan_to_be_no_value(tmp_path: Path) -> None:
+    relief = np.full((2, 30, 40), np.nan, np.float32)
+    variables = {
+        "plate_0": (("band_0", "plate_row_0", "plate_col_0"), np.ones((2, 1500, 1100), np.uint16)),
+        "plate_relief_0": (("axis", "y", "x"), relief),
+    }
+    save_dataset(xr.Dataset(variables, coords={"band_0": ["B1", "PAN"]}), tmp_path / "s.json", kind="scene", summary={})
+    group: Any = zarr.open_group(store_of(tmp_path / "s.json"), mode="r")
+    assert group["plate_0"].chunks == (1, store.TILE, store.TILE)
+    opened = open_dataset(tmp_path / "s.json", kind="scene")
+    assert opened["band_0"].values.tolist() == ["B1", "PAN"]
+    assert opened["plate_relief_0"].attrs == {}
+    np.testing.assert_array_equal(opened["plate_relief_0"].values, relief)
+
+
 def test_scenes_lie_in_tiles_of_one_band_and_patches_one_by_one(tmp_path: Path) -> None:
     group: Any = zarr.open_group(store_of(save(tmp_path)), mode="r")
     assert group["data"].chunks == (1, 600, 40)

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from scipy.ndimage import center_of_mass, gaussian_filter
+from scipy.ndimage import center_of_mass, gaussian_filter, map_coordinates
 
 from sereno.pipeline import products
 from sereno.pipeline.archives import read_contents
@@ -18,8 +18,13 @@ from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
+from sereno.pipeline.plates import place_scene
+from sereno.pipeline.radiometry import power_to_centi_db
+from sereno.pipeline.rpc import crop_rpc, format_rpb, parse_rpc
+from sereno.pipeline.scene import geobox_of, plates_of
 from sereno.pipeline.sensors import gaofen3
 from sereno.pipeline.sensors.gaofen3 import read_scene, to_item
+from sereno.pipeline.shiftfield import make_shift
 from sereno.pipeline.signing import Resolver
 
 SIZE = 240
@@ -55,7 +60,7 @@ def make_item(product: Path) -> ItemRecord:
 def read(product: Path, **settings: Any) -> Reading:
     item = make_item(product)
     record = SceneRecord(id="s", sensor="gaofen3", time=item.time, items=(item,))
-    return read_scene(record, AREA, IngestSettings(margin_px=MARGIN, attempts=1, **settings), Resolver(str(product.parent)))
+    return read_scene(record, AREA, IngestSettings(**{"margin_px": MARGIN, "attempts": 1} | settings), Resolver(str(product.parent)))
 
 
 def write(folder: Path, *bands: str, level: str = "L1A", ground: products.Ground | None = None) -> Path:
@@ -121,6 +126,77 @@ def test_speckle_of_one_look_is_averaged_as_power(tmp_path: Path) -> None:
     assert linear.mean() == pytest.approx(0.2, rel=0.01)
     assert scene.attrs["provenance"]["items"][0]["looks"] == [2, 2]
     assert 4 < linear.mean() ** 2 / linear.var() < 16  # four looks, and what the interpolation averages
+
+
+def test_a_scene_placed_without_a_field_is_its_data_and_one_of_level_2_too(tmp_path: Path) -> None:
+    for level in ("L1A", "L2"):
+        scene = read(write(tmp_path, level=level), dem=write_dem(tmp_path / "dem.tif", make_ground())).scene
+        power, valid = place_scene(scene, geobox_of(scene))
+        np.testing.assert_array_equal(power_to_centi_db(power, valid)[0], scene["data"].values)
+        np.testing.assert_array_equal(valid, scene["valid"].values)
+        assert scene.attrs["provenance"]["n_plates"] == 1, "both polarisations lie on each other"
+
+
+def test_an_error_of_the_orbit_is_taken_out_in_hills_too(tmp_path: Path) -> None:
+    """A field moves the image over the ground; heights stay. Moving the geocoded scene would move its relief too."""
+    error_m = (80.0, -60.0)
+    product = products.write_gaofen3(tmp_path, make_ground(), make_power("HH"), FLIGHT._replace(error_m=error_m), radar=products.Radar())
+    scene = read(product, dem=write_dem(tmp_path / "dem.tif", make_ground()), margin_px=12).scene
+    field = make_shift(AREA.shape, -error_m[1] / 10, error_m[0] / 10)
+    truth = 10 * np.log10(make_power("HH")["HH"][60:180, 60:180])
+    once, valid = place_scene(scene, AREA, field)
+    assert valid.all()
+    assert np.abs(10 * np.log10(once[0]) - truth).max() < 0.1
+    moved, _ = place_scene(scene.drop_vars("plate_0"), AREA, field)
+    assert np.abs(10 * np.log10(moved[0]) - truth).max() > 0.3
+
+
+def test_polarisations_with_coefficients_of_their_own_are_plates_of_their_own(tmp_path: Path) -> None:
+    product = write(tmp_path)
+    path = next(product.glob("*_HV_*.rpc"))
+    path.write_text(
+        format_rpb(crop_rpc(parse_rpc(path.read_text(), where=""), row=4.5, column=-6))
+    )  # a whole number of rows would be cut off
+    dem = write_dem(tmp_path / "dem.tif", make_ground())
+    moved, whole = read(product, dem=dem).scene, read(write(tmp_path / "whole"), dem=dem).scene
+    assert [plate.bands for plate in plates_of(moved)] == [("HH",), ("HV",)]
+    np.testing.assert_array_equal(moved["data"].values[0], whole["data"].values[0])
+    assert np.abs(moved["data"].values[1].astype(int) - whole["data"].values[1]).max() > 50
+
+
+def test_speckle_is_reduced_in_the_plates(tmp_path: Path) -> None:
+    power = {"HH": np.full((SIZE, SIZE), 0.2, np.float32)}
+    product = products.write_gaofen3(
+        tmp_path, make_ground(0), power, FLIGHT, radar=products.Radar(), speckle=np.random.default_rng(5)
+    )  # fmt: skip
+    rough, smooth = read(product).scene, read(product, speckle={"method": "boxcar", "window_px": 5}).scene
+    for scene in (rough, smooth):
+        power_placed, valid = place_scene(scene, geobox_of(scene))
+        np.testing.assert_array_equal(power_to_centi_db(power_placed, valid)[0], scene["data"].values)
+    shares = [scene["data"].values.std() for scene in (smooth, rough)]
+    assert shares[0] < 0.5 * shares[1]
+    assert smooth.attrs["provenance"]["speckle"].startswith("boxcar")
+
+
+def test_frames_that_follow_each_other_join_under_a_field(tmp_path: Path) -> None:
+    lower = make_power("HH")["HH"].copy()
+    upper = lower.copy()
+    lower[:110], upper[130:] = 0, 0  # what a frame does not see
+    items = []
+    for power in (upper, lower):
+        flight = FLIGHT._replace(serial=FLIGHT.serial + len(items))
+        product = products.write_gaofen3(tmp_path, make_ground(0), {"HH": power}, flight, radar=products.Radar())
+        items.append(make_item(product))
+    record = SceneRecord(id="s", sensor="gaofen3", time=items[0].time, items=tuple(items))
+    scene = read_scene(record, AREA, IngestSettings(margin_px=12, attempts=1), Resolver(str(tmp_path))).scene
+    assert [plate.layer for plate in plates_of(scene)] == [0, 1]
+    assert all(0.3 < item["share"] < 0.7 for item in scene.attrs["provenance"]["items"])
+    for dy in (0.0, 7.5, -7.5):
+        power, valid = place_scene(scene, AREA, make_shift(AREA.shape, dy, 0))
+        truth = map_coordinates(make_power("HH")["HH"], np.mgrid[60:180, 60:180] + np.array([dy, 0])[:, None, None], order=1)
+        assert valid.all()
+        edge = np.abs(np.arange(120) + 60 + dy - 130) < 2  # there the simulated upper frame fades out
+        assert np.abs(10 * np.log10(power[0] / truth))[~edge].max() < 0.1
 
 
 def test_the_divisor_can_be_set_and_is_recorded(tmp_path: Path) -> None:
@@ -206,16 +282,22 @@ def test_products_that_cannot_be_used_are_refused_by_name(tmp_path: Path, spoil:
     assert product.name in str(caught.value)
 
 
-def test_a_dem_beside_the_area_is_refused(tmp_path: Path) -> None:
+def test_a_dem_beside_the_area_is_refused_with_the_product_and_what_helps(tmp_path: Path) -> None:
     far = BOX.pad(0)
     profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": 9, "width": 9}
     path = tmp_path / "far.tif"
     with rasterio.open(path, "w", **profile, crs=str(far.crs), transform=far.transform * Affine.translation(9000, 0)) as file:
         file.write(np.zeros((1, 9, 9), np.float32))
-    with pytest.raises(DataError, match="holds no height in the area"):
+    with pytest.raises(
+        DataError, match=r"item GF3_\S+: pipeline\.ingest\.dem \S+far\.tif holds no height in the area: give one that covers it"
+    ):
         read(write(tmp_path), dem=str(path))
-    with pytest.raises(MissingError, match="cannot be opened"):
-        read(tmp_path / make_item_name(tmp_path), dem=str(tmp_path / "none.tif"))
+    product = tmp_path / make_item_name(tmp_path)
+    with pytest.raises(MissingError, match=r"item GF3_\S+: pipeline\.ingest\.dem \S+none\.tif cannot be opened"):
+        read(product, dem=str(tmp_path / "none.tif"))
+    dem = write_dem(tmp_path / "dem.tif", make_ground())
+    with pytest.raises(MissingError, match=r"item GF3_\S+: pipeline\.ingest\.geoid \S+none\.tif, which is added to \S+dem\.tif, cannot be"):
+        read(product, dem=dem, geoid=str(tmp_path / "none.tif"))
 
 
 def make_item_name(folder: Path) -> str:
@@ -233,7 +315,9 @@ def test_ground_without_a_height_is_not_used_and_said(tmp_path: Path) -> None:
     valid = scene["valid"].values
     assert not valid[:, :42].any()
     assert valid[:, 46:].all()
-    assert any("has no height on" in words for words in scene.attrs["provenance"]["warnings"])
+    (words,) = (words for words in scene.attrs["provenance"]["warnings"] if "has no height on" in words)
+    assert words.startswith("item GF3_")
+    assert words.endswith("which is not used: give a pipeline.ingest.dem that covers it")
 
 
 def test_a_geoid_is_added_to_heights_above_the_sea(tmp_path: Path) -> None:
@@ -242,7 +326,7 @@ def test_a_geoid_is_added_to_heights_above_the_sea(tmp_path: Path) -> None:
     dem, undulation = write_dem(tmp_path / "dem.tif", over_sea), write_dem(tmp_path / "geoid.tif", geoid)
     scene = read(write(tmp_path, ground=ground), dem=dem, geoid=undulation).scene
     assert np.abs(scene["data"].values[0] / 100 - 10 * np.log10(make_power("HH")["HH"][INNER])).max() < 0.1
-    assert "above the geoid" in scene.attrs["provenance"]["items"][0]["heights"]
+    assert "the geoid geoid.tif added" in scene.attrs["provenance"]["items"][0]["heights"]
 
 
 def test_a_table_of_incidence_of_another_image_loses_the_item(tmp_path: Path) -> None:

@@ -49,11 +49,41 @@ def test_names_say_what_a_product_is(name: str, satellite: str, mode: str, level
     assert found.product == name.removesuffix(".meta.xml").removesuffix(".tiff")
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("tag", TAGS)
-def test_every_mode_and_polarisation_is_known(mode: str, tag: str) -> None:
-    found = parse_name(f"GF3_KAS_{mode}_000001_E118.3_N41.7_20190925_L1A_{tag}_L10000000001")
-    assert (found.mode, found.polarisations) == (mode, TAGS[tag])
+MODE_TABLE = {
+    "SL": (1, 10), "UFS": (3, 30), "FSI": (5, 50), "FSII": (10, 100), "SS": (25, 130), "QPSI": (8, 30), "QPSII": (25, 40),
+    "NSC": (50, 300), "WSC": (100, 500), "GLO": (500, 650), "WAV": (10, 5), "EXT": (25, 130),
+}  # fmt: skip
+"""Resolution in metres and swath in kilometres, typed again from table 4 of the paper that MODES names; of EXT the low incidence."""
+TAG_TABLE = {
+    "AHV": "HH HV VH VV", "DH": "HH", "DV": "VV", "HHHV": "HH HV", "HVHH": "HH HV", "VVVH": "VV VH", "VHVV": "VV VH",
+    "HH": "HH", "VV": "VV",
+}  # fmt: skip
+"""What polarMode means, as SNAP's reader has it; the order in a product does not matter."""
+
+
+def test_the_modes_are_those_of_the_published_table() -> None:
+    assert {mode: tuple(values) for mode, values in MODES.items()} == MODE_TABLE
+
+
+@pytest.mark.parametrize("level", ["L1A", "L1B", "L2"])
+@pytest.mark.parametrize("satellite", ["GF3", "GF3B", "GF3C"])
+@pytest.mark.parametrize("mode", MODE_TABLE)
+def test_every_mode_of_every_satellite_is_read_from_a_name(satellite: str, mode: str, level: str) -> None:
+    found = parse_name(f"{satellite}_QZX_{mode}_000001_E118.3_N41_20190925_{level}_HHHV_L{1 + (level == 'L2')}0000000001")
+    assert (found.satellite, found.mode, found.level, found.tag) == (satellite, mode, level, "HHHV")
+
+
+@pytest.mark.parametrize(("tag", "polarisations"), TAG_TABLE.items())
+def test_every_polarisation_is_read_from_names_and_metadata(text: str, tag: str, polarisations: str) -> None:
+    expected = sorted(polarisations.split())
+    assert sorted(parse_name(f"GF3_KAS_FSI_000001_E118.3_N41.7_20190925_L1A_{tag}_L10000000001").polarisations) == expected
+    found = parse_metadata(text.replace("<productPolar>HHHV<", f"<productPolar>{tag}<"), where="P")
+    assert sorted(found.polarisations) == expected
+
+
+@pytest.mark.parametrize("tag", sorted(set(TAGS) - set(TAG_TABLE)))
+def test_further_tags_name_their_polarisations(tag: str) -> None:
+    assert set(TAGS[tag]) == {tag[:2], tag[2:]} - {""}
 
 
 @pytest.mark.parametrize(
@@ -119,12 +149,24 @@ def test_without_calibration_nothing_is_calibrated(text: str, old: str, new: str
     assert "PRODUCT" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_a_scale_that_cannot_be_is_refused(text: str, value: str) -> None:
+    found = parse_metadata(text.replace("<HH>997.1<", f"<HH>{value}<"), where="PRODUCT")
+    with pytest.raises(DataError, match=r"QualifyValue/HH is .*expected above 0"):
+        compute_scale(found, "HH", DIVISORS["complex"], where="PRODUCT")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("<productPolar>HHHV<", "<productPolar>XY<", "productPolar XY is not known"),
         ("<start>2021-01-07 ", "<start>7.1.2021 ", "imagingTime is"),
+        ("<start>2021-01-07 09", "<start>2021-13-07 09", "imagingTime is"),
         ("<HH>997.1<", "<HH>many<", "expected a number"),
+        ("<lamda>0.055517<", "<lamda>C<", "sensor/lamda is 'C', expected a number"),
+        ("<orbitID>379609<", "<orbitID>none<", "orbitID is 'none', expected a number"),
+        ("<latitude>", "<latitude>N", "latitude is 'N.*expected a number"),
+        ("<height>", "<height>inf</height><height>", "height is 'inf', expected a finite number"),
         ("<satellite>GF3</satellite>", "<satellite>NULL</satellite>", "lacks satellite"),
         ("</product>", "", "not valid XML"),
     ],

@@ -20,8 +20,10 @@ from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
+from sereno.pipeline.plates import place_scene
 from sereno.pipeline.sensors import gaofen6
 from sereno.pipeline.sensors.gaofen6 import (
+    ESUN,
     GAINS,
     compute_reflectance_factor,
     find_calibration,
@@ -30,6 +32,7 @@ from sereno.pipeline.sensors.gaofen6 import (
     read_scene,
     to_item,
 )
+from sereno.pipeline.shiftfield import make_shift
 from sereno.pipeline.signing import Resolver
 
 SIZE = 240
@@ -50,11 +53,13 @@ def make_reflectance(n_bands: int) -> Any:
     return np.stack([0.15 + 0.08 * np.sin(x / 13 + number) * np.cos(y / 17) for number in range(n_bands)]).astype(np.float32)
 
 
-def write(folder: Path, sensor: str = "PMS", flight: products.Pass = FLIGHT, relief_m: float = 150.0, values: Any = None) -> Path:
+def write(
+    folder: Path, sensor: str = "PMS", flight: products.Pass = FLIGHT, relief_m: float = 150.0, values: Any = None, *, has_pan: bool = False
+) -> Path:
     if sensor == "WFV":
         return products.write_gaofen6_wfv(folder, make_ground(relief_m), make_reflectance(8) if values is None else values, flight)
     layers = make_reflectance(4) if values is None else values
-    return products.write_gaofen6_pms(folder, make_ground(relief_m), layers, flight, has_pan=False)
+    return products.write_gaofen6_pms(folder, make_ground(relief_m), layers, flight, has_pan=has_pan)
 
 
 def write_dem(path: Path) -> str:
@@ -140,6 +145,50 @@ def test_tiles_of_wfv_are_laid_side_by_side_without_a_seam(tmp_path: Path) -> No
     assert "image-2" in str(facts.attrs["provenance"]["lost"]) or facts.attrs["provenance"]["refused"]
 
 
+@pytest.mark.parametrize("sensor", ["PMS", "WFV"])
+def test_a_scene_placed_without_a_field_is_its_data(tmp_path: Path, sensor: str) -> None:
+    scene = read(write(tmp_path, sensor), dem=write_dem(tmp_path / "dem.tif")).scene
+    values, valid = place_scene(scene, AREA)
+    np.testing.assert_array_equal(np.rint(values * 1e4), scene["data"].values)
+    np.testing.assert_array_equal(valid, scene["valid"].values)
+    assert scene.attrs["provenance"]["n_plates"] == {"PMS": 1, "WFV": 3}[sensor]
+
+
+@pytest.mark.parametrize("sensor", ["PMS", "WFV"])
+def test_an_error_of_the_orbit_is_taken_out_up_to_the_edge_in_hills_too(tmp_path: Path, sensor: str) -> None:
+    error_m = (140.0, -120.0)
+    scene = read(write(tmp_path, sensor, FLIGHT._replace(error_m=error_m)), dem=write_dem(tmp_path / "dem.tif")).scene
+    values, valid = place_scene(scene, AREA, make_shift(AREA.shape, -error_m[1] / 10, error_m[0] / 10))
+    assert valid.all(), "ground beyond the area was kept"
+    assert np.abs(values - make_reflectance(len(values))[:, *INNER]).max() < 1.5e-3
+
+
+def test_pan_is_a_band_where_it_is_asked_for(tmp_path: Path) -> None:
+    product = write(tmp_path, has_pan=True)
+    settings: Any = {"dem": write_dem(tmp_path / "dem.tif")}
+    scene, colours, alone = (read(product, bands=bands, **settings).scene for bands in (("B1", "PAN", "B4"), ("B1", "B4"), ("PAN",)))
+    assert read(product, **settings).scene["band"].values.tolist() == ["B1", "B2", "B3", "B4"]
+    np.testing.assert_array_equal(scene["data"].values[[0, 2]], colours["data"].values)
+    np.testing.assert_array_equal(scene["data"].values[1], alone["data"].values[0])
+    # The simulated image is the mean of three bands in digital numbers of their mean gain; here the gain of PAN is applied.
+    zenith = scene.attrs["provenance"]["items"][0]["sun_zenith_deg"]
+    counts = [1 / compute_reflectance_factor(*pair, zenith, 1) for pair in zip(GAINS["GF6-PMS"][2020].bands, ESUN["GF6-PMS"], strict=True)]
+    factor = compute_reflectance_factor(GAINS["GF6-PMS-PAN"][2020].bands[0], ESUN["GF6-PMS-PAN"][0], zenith, 1)
+    expected = make_reflectance(4)[:3].mean(axis=0)[INNER] * np.mean(counts) * factor
+    assert scene["valid"].values.all()
+    np.testing.assert_allclose(scene["data"].values[1] / 1e4, expected, rtol=0.02)
+    facts = scene.attrs["provenance"]["items"][0]
+    assert (facts["pan"]["gains"], facts["pan"]["calib_year"], len(facts["gains"])) == ([0.0537], 2020, 4)
+    assert "two of three" in facts["pan"]["calib_source"]
+
+
+def test_a_product_without_pan_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"take PAN out of pipeline\.ingest\.bands"):
+        read(write(tmp_path), bands=("B1", "PAN"))
+    with pytest.raises(MissingError, match="has no band PAN"):
+        read(write(tmp_path, "WFV"), bands=("PAN",))
+
+
 def test_chosen_bands_come_in_the_chosen_order(tmp_path: Path) -> None:
     product = write(tmp_path, relief_m=0)
     all_bands, chosen = read(product).scene, read(product, bands=("B4", "B2")).scene
@@ -179,6 +228,8 @@ def test_files_that_belong_to_nothing_are_passed_over(tmp_path: Path) -> None:
         (drop("*.rpb"), r"has no coefficients \(.rpb\) of image MUX"),
         (drop("*.xml"), "holds no metadata"),
         (spoil_text("*.xml", "LEVEL1A", "LEVEL2A"), "is of LEVEL2A, only LEVEL1A"),
+        (spoil_text("*.xml", "<TopLeftLatitude>", "<TopLeftLatitude>N"), "TopLeftLatitude is 'N.*expected a number"),
+        (spoil_text("*.xml", "<CloudPercent>0", "<CloudPercent>nan"), "CloudPercent is .*expected a finite number"),
         (spoil_text("*.xml", "<SensorID>PMS</SensorID>", "<SensorID />"), "lacks SensorID"),
         (spoil_text("*.xml", "<CenterTime>2020-06", "<CenterTime>soon"), "CenterTime is"),
         (spoil_text("*.xml", "</ProductMetaData>", ""), "not valid XML"),
@@ -210,7 +261,7 @@ def test_own_gains_replace_the_table(tmp_path: Path) -> None:
     product = write(tmp_path)
     own = {"GF6-PMS": {"gains": [2 * gain for gain in GAINS["GF6-PMS"][2020].bands], "esun": gaofen6.ESUN["GF6-PMS"]}}
     table, doubled = read(product).scene, read(product, gaofen={"calibration": own}).scene
-    np.testing.assert_allclose(doubled["data"].values, 2.0 * table["data"].values, atol=1)
+    np.testing.assert_allclose(doubled["data"].values, 2.0 * table["data"].values, atol=3)  # both are rounded in plate and scene
     facts = doubled.attrs["provenance"]["items"][0]
     assert (facts["calib_source"], facts["calib_year"]) == ("pipeline.ingest.gaofen.calibration", None)
 

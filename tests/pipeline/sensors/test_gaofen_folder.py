@@ -4,6 +4,7 @@ import io
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -93,13 +94,112 @@ def test_levels_are_not_mixed(tmp_path: Path) -> None:
     ]
 
 
-def test_loose_files_of_several_products_are_refused(tmp_path: Path) -> None:
-    first, second = write_sar(tmp_path, 1), write_sar(tmp_path, 2)
+def test_of_as_many_products_of_two_levels_the_lower_level_is_kept(tmp_path: Path) -> None:
+    levels = ("L2", "L1A", "L1B")
+    names = {level: write_sar(tmp_path, serial, level=level).name for serial, level in enumerate(levels, 1)}
+    listing = list_products(tmp_path)
+    assert [item.item for item, _ in listing.items] == [names["L1A"]]
+    assert sorted(name for name, _ in listing.refused) == sorted([names["L1B"], names["L2"]])
+
+
+def test_loose_files_of_several_products_are_told_apart(tmp_path: Path) -> None:
+    written = [write_sar(tmp_path, 1), write_sar(tmp_path, 2), write_optical(tmp_path, 1), write_optical(tmp_path, 2)]
+    apart = {item.item: item.assets for item, _ in list_products(tmp_path).items}
+    names = [product.name for product in written]
+    for product in written:
+        for path in product.iterdir():
+            path.rename(tmp_path / path.name)
+        product.rmdir()
+    listing = list_products(tmp_path)
+    assert listing.refused == []
+    assert [item.item for item, _ in listing.items] == sorted(names)
+    for item, _ in listing.items:
+        assert item.assets.keys() == apart[item.item].keys()
+        assert all((tmp_path / asset.href).is_file() for asset in item.assets.values())
+        assert all(item.item.split("_")[-1] in asset.href for asset in item.assets.values())
+
+
+def test_several_products_in_one_archive_are_told_apart(tmp_path: Path) -> None:
+    first, second = write_optical(tmp_path, 1), write_optical(tmp_path, 2)
+    names = sorted([first.name, second.name])
     for path in second.iterdir():
         path.rename(first / path.name)
     second.rmdir()
-    ((_, reason),) = list_products(tmp_path).refused
-    assert "holds 2 products" in reason
+    products.pack_product(first)
+    assert [item.item for item, _ in list_products(tmp_path).items] == names
+
+
+def test_metadata_without_images_and_images_without_metadata_are_named(tmp_path: Path) -> None:
+    image, text = write_optical(tmp_path, 1), write_sar(tmp_path, 2)
+    (image / f"{image.name}-MUX.xml").unlink()
+    for path in text.glob("*.tiff"):
+        path.unlink()
+    reasons = dict(list_products(tmp_path).refused)
+    assert reasons[image.name].startswith("holds no metadata (.xml)")
+    assert reasons[text.name].startswith("has no image of HH; has no image of HV")
+
+
+def test_an_archive_under_another_name_is_not_lost(tmp_path: Path) -> None:
+    write_sar(tmp_path)
+    products.pack_product(write_optical(tmp_path)).rename(tmp_path / "delivery.tgz")
+    ((name, reason),) = list_products(tmp_path).refused
+    assert name == "delivery.tgz"
+    assert "give it the name it was delivered under" in reason
+
+
+def test_names_in_small_letters_and_endings_in_capitals_are_read(tmp_path: Path) -> None:
+    sar, optical = write_sar(tmp_path), write_optical(tmp_path)
+    names = [sar.name, optical.name]
+    for path in [*sar.iterdir(), *optical.iterdir()]:
+        path.rename(path.with_name(path.name.replace(".meta.xml", ".META.XML").replace(".incidence", ".INCIDENCE")))
+    for path in [*sar.iterdir(), *optical.iterdir()]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    packed = products.pack_product(sar)
+    packed.rename(packed.with_name(packed.name.lower()))
+    items = {item.item: item for item, _ in list_products(tmp_path).items}
+    assert sorted(items) == sorted(names)
+    assert {"HH", "rpc-HH", "HV", "rpc-HV", "incidence", "MTD"} == items[names[0]].assets.keys()
+    assert {"image-1", "rpc-1", "MTD"} == items[names[1]].assets.keys()
+
+
+def test_archives_of_the_other_kind_are_not_opened(tmp_path: Path) -> None:
+    sar, optical = write_sar(tmp_path), products.pack_product(write_optical(tmp_path))
+    optical.write_bytes(b"damaged")
+    listing = list_products(tmp_path, "sar")
+    assert ([item.item for item, _ in listing.items], listing.refused) == ([sar.name], [])
+    ((name, _),) = list_products(tmp_path, "optical").refused
+    assert name == optical.name.removesuffix(".tar.gz")
+
+
+def test_both_kinds_together_are_all(tmp_path: Path) -> None:
+    write_sar(tmp_path)
+    write_sar(tmp_path, 2, level="L2")
+    write_optical(tmp_path)
+    (tmp_path / "GF3_KAS_empty").mkdir()
+    (tmp_path / "GF6_empty").mkdir()
+    both = list_products(tmp_path)
+    kinds: list[Literal["sar", "optical"]] = ["optical", "sar"]
+    parts = [list_products(tmp_path, kind) for kind in kinds]
+    assert both.items == sorted((entry for part in parts for entry in part.items), key=lambda entry: entry[0].item)
+    assert sorted(both.refused) == sorted(entry for part in parts for entry in part.refused)
+
+
+def test_satellites_and_cameras_lie_together(tmp_path: Path) -> None:
+    write_sar(tmp_path)
+    pms = write_optical(tmp_path)
+    products.write_gaofen6_wfv(tmp_path, GROUND, np.full((8, SIZE, SIZE), 0.2, np.float32), products.Pass(TIME, 9))
+    for path in pms.iterdir():
+        text = path.read_bytes().replace(b">GF6<", b">GF1B<") if path.suffix == ".xml" else path.read_bytes()
+        path.with_name(path.name.replace("GF6", "GF1B")).write_bytes(text)
+        path.unlink()
+    sensors = [(item.sensor, item.properties["platform"]) for item, _ in list_products(tmp_path).items]
+    assert sensors == [("gaofen-pms", "gf1b"), ("gaofen3", "gf3"), ("gaofen-wfv", "gf6")]
+
+
+def test_a_folder_without_products_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(MissingError, match=r"nothing named like a Gaofen product.*GF6_PMS"):
+        list_products(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

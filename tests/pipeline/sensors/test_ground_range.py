@@ -1,4 +1,4 @@
-"""Power on a grid is the mean of the image pixels under it, of the part that is needed only, and a lost table is named."""
+"""Of an image the part that is needed is read, and a lost table is named."""
 
 import pickle
 from pathlib import Path
@@ -8,28 +8,9 @@ import pytest
 import safe_product
 
 from sereno.pipeline.config import IngestSettings
-from sereno.pipeline.sensors.ground_range import ItemFiles, NamedLossError, find_window, read_tables, sample_power
+from sereno.pipeline.sensors.ground_range import ItemFiles, NamedLossError, find_window, read_tables
 from sereno.pipeline.sensors.sentinel1_safe import read_product
 from sereno.pipeline.signing import Resolver
-
-
-def test_a_coarser_grid_holds_means_of_power() -> None:
-    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (300, 300)).astype(np.float32)
-    rows, columns = np.meshgrid(np.arange(20.0, 260, 6) + 2.5, np.arange(20.0, 260, 6) + 2.5, indexing="ij")
-    sampled, inside = sample_power(power, np.ones(power.shape, bool), (rows, columns))
-    assert inside.all()
-    assert sampled.mean() == pytest.approx(0.1, rel=0.02)
-    assert sampled.std() < 0.35 * power.std()  # bilinear alone would leave half of it
-
-
-def test_on_its_own_pixels_nothing_is_interpolated() -> None:
-    power = np.random.default_rng(0).gamma(4.4, 0.1 / 4.4, (30, 40)).astype(np.float32)
-    rows, columns = np.meshgrid(np.arange(5.0, 25), np.arange(3.0, 33), indexing="ij")
-    valid = np.ones(power.shape, bool)
-    valid[10, 10] = False
-    sampled, inside = sample_power(power, valid, (rows, columns))
-    np.testing.assert_allclose(sampled[inside], power[5:25, 3:33][inside], rtol=1e-5)
-    assert np.argwhere(~inside).tolist() == [[5, 7]]
 
 
 def test_only_the_part_of_an_image_under_the_area_is_read() -> None:

@@ -84,6 +84,14 @@ def test_the_lock_of_a_roi_has_one_pair_of_three_scenes_on_the_union_of_its_wind
     assert Lock.model_validate(lock.model_dump(mode="json")) == lock
 
 
+def test_with_skies_the_clear_scene_is_input_and_target_and_the_cloudy_one_is_not_read(folder: Path) -> None:
+    lock = list_pairs(folder, AREA, skies=2)
+    assert set(lock.scenes) == {f"{AREA}.s1", f"{AREA}.s2"}
+    assert [(pair.id, pair.cloudy, pair.clear, pair.sky) for pair in lock.pairs] == [
+        (f"{AREA}-sky{sky}", f"{AREA}.s2", f"{AREA}.s2", sky) for sky in (1, 2)
+    ]
+
+
 @pytest.mark.parametrize("kind", ["s2", "s2_cloudy"])
 def test_optical_mosaics_hold_the_windows_own_values_as_they_are(folder: Path, kind: str) -> None:
     scene = read(folder, list_pairs(folder, AREA), kind)

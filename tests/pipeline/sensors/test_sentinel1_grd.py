@@ -21,7 +21,11 @@ from sereno.pipeline.config import IngestSettings, SpeckleSettings
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
+from sereno.pipeline.plates import place_scene
+from sereno.pipeline.radiometry import power_to_centi_db
+from sereno.pipeline.scene import geobox_of, plates_of
 from sereno.pipeline.sensors.sentinel1_grd import read_scene
+from sereno.pipeline.shiftfield import make_shift
 from sereno.pipeline.signing import Resolver
 
 SETTINGS = IngestSettings(margin_px=4, attempts=1)
@@ -128,6 +132,58 @@ def test_with_a_dem_ground_on_a_hill_is_where_it_belongs(tmp_path: Path) -> None
     assert not scene.attrs["provenance"]["warnings"]
     flat = read(tmp_path, make_scene(root), area).scene
     assert np.abs(flat["data"].sel(sar_band="VV").values / 100 - ground_db(flat)).max() > 3
+
+
+@pytest.mark.parametrize("step_m", [10.0, 45.0])
+@pytest.mark.parametrize("method", ["none", "lee"])
+def test_a_scene_placed_without_a_field_is_its_data(tmp_path: Path, step_m: float, method: Any) -> None:
+    settings = SETTINGS.model_copy(update={"speckle": SpeckleSettings(method=method)})
+    area = make_area(shape=(150, 120) if step_m == 10 else (30, 25), step_m=step_m)
+    scene = read(tmp_path, make_scene(safe_product.write_product(tmp_path)), area, settings).scene
+    power, valid = place_scene(scene, geobox_of(scene))
+    assert scene.attrs["provenance"]["n_plates"] == 1
+    np.testing.assert_array_equal(power_to_centi_db(power, valid)[0], scene["data"].values)
+    np.testing.assert_array_equal(valid, scene["valid"].values)
+
+
+def test_a_field_is_taken_out_from_the_image_itself(tmp_path: Path) -> None:
+    scene = read(tmp_path, make_scene(safe_product.write_product(tmp_path)), make_area()).scene
+    power, valid = place_scene(scene, make_area(), make_shift(make_area().shape, 1.6, -2.3))
+    x, y = np.meshgrid(*(make_area().coords[axis].values for axis in ("x", "y")))
+    assert valid.all()
+    assert np.abs(10 * np.log10(power[0] / see_smoothly(x - 23, y - 16))).max() < 0.2
+
+
+def test_hills_are_kept_apart_from_the_lattice_of_the_plate(tmp_path: Path) -> None:
+    area = make_area()
+    rows, columns = np.mgrid[: area.shape.y + 40, : area.shape.x + 40]
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": len(rows), "width": rows.shape[1], "crs": EPSG}
+    with rasterio.open(tmp_path / "dem.tif", "w", **profile, transform=area.pad(20).transform) as file:
+        file.write((100 * np.sin(rows / 9) * np.cos(columns / 7)).astype(np.float32), 1)
+    settings = SETTINGS.model_copy(update={"dem": str(tmp_path / "dem.tif")})
+    root = safe_product.write_product(tmp_path)
+    hills, flat = (read(tmp_path, make_scene(root), area, chosen).scene for chosen in (settings, SETTINGS))
+    (one,), (other,) = plates_of(hills), plates_of(flat)
+    assert one.relief is not None
+    assert other.relief is None
+    assert 5 < np.abs(one.relief[1]).max() < 30  # 100 m / tan(incidence) / 10 m
+    assert np.abs(one.relief[0]).max() < 0.5
+    power, valid = place_scene(hills, geobox_of(hills))
+    np.testing.assert_array_equal(power_to_centi_db(power, valid)[0], hills["data"].values)
+
+
+def test_coarse_pixels_hold_means_of_power(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    root = safe_product.write_product(tmp_path, lambda x, _: rng.gamma(4.4, 0.1 / 4.4, x.shape))
+    fine, coarse = (
+        read(tmp_path, make_scene(root), make_area(shape=shape, step_m=step_m)).scene
+        for step_m, shape in ((10.0, (150, 120)), (60.0, (25, 20)))
+    )
+    means, scatter = zip(
+        *((power.mean(), power.std()) for power in (10 ** (scene["data"].values[0] / 1000) for scene in (fine, coarse))), strict=True
+    )
+    assert means == pytest.approx([0.1, 0.1], rel=0.05)
+    assert scatter[1] < 0.5 * scatter[0]
 
 
 def test_a_dem_that_is_not_there_is_a_fault_of_the_settings(tmp_path: Path) -> None:
