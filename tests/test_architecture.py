@@ -20,6 +20,7 @@ PIPELINE_LANES = (
     {"pairs", "patches", "layouts"},
     {"presets", "signing", "areas", "polygons", "mgrs", "items", "scheduler"},
     {"scene"},
+    {"samples"},
     {"store"},
     {"ledger", "comparison", "safe", "archives", "rpc", "sun"},
     {
@@ -64,7 +65,7 @@ MODEL_LANES = (
     set(MODEL_VERBS),
     {"__main__"},
 )
-CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "store", "ledger"}
+CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "samples", "store", "ledger"}
 """What the model may know of the pipeline; `flow` also uses what the Snakefile needs, `train` asks whether a saved state is of this code,
 `__main__` joins the command lines."""
 EXCEPTIONS = {"flow": {"fingerprint", "layouts"}, "train": {"fingerprint"}, "__main__": {"__main__"}}
