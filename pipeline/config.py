@@ -20,6 +20,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A name that may stand in a file name: letters, digits, dot, hyphen and underscore."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share between 0 and 1."""
+TaskName = Literal["cloud-removal", "pansharpening", "spatiotemporal-fusion", "snapshot-reconstruction"]
+"""What can be asked of a dataset; `sereno.pipeline.samples` says what a sample of each is made of."""
 
 
 class Settings(BaseModel):
@@ -32,6 +34,8 @@ class Settings(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
+WHOLE: Final = 1e-6
+"""A number this near to a whole one is whole."""
 S = TypeVar("S", bound=BaseModel)
 ARM: Final = "name="
 """How the tag of one arm of a union begins that is told apart by the arms' `name`."""
@@ -243,7 +247,9 @@ class QuerySettings(Settings):
     min_overlap: Share = 0.6
     """Smallest share of the area that the three scenes of a pair have in common by their footprints, the items of each taken together."""
     resolution_m: Annotated[float, Field(gt=0)] = 10.0
-    """Pixel size of the common grid."""
+    """Pixel size of the common grid; for tasks with fine and coarse images that of the fine ones."""
+    coarse_m: Annotated[float, Field(gt=0)] | None = None
+    """Pixel of coarse images, a whole multiple of `resolution_m`. None: their product's own, or 16 pixels of the grid for fusion."""
     exclude: tuple[str, ...] = ()
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     table: Path | None = None
@@ -280,6 +286,11 @@ class QuerySettings(Settings):
             raise ValueError("'dem_catalogue' is for scenes that are placed by heights, which those of 'source: sen12mscr' are not")
         if self.source in ("stac", "gaofen") and not self.areas:
             raise ValueError("'areas' is empty: name at least one area with its bbox")
+        ratio = (self.coarse_m or self.resolution_m) / self.resolution_m
+        if abs(ratio - round(ratio)) > WHOLE or ratio < 1 - WHOLE:
+            raise ValueError(
+                f"'coarse_m' {self.coarse_m:g} must be a whole multiple of 'resolution_m' {self.resolution_m:g}, it is {ratio:.4g} times"
+            )
         return self
 
     @property
@@ -556,6 +567,8 @@ class PlanSettings(Settings):
 class PipelineSettings(Settings):
     """The data steps, one section each."""
 
+    task: TaskName = "cloud-removal"
+    """What the dataset is for: it decides which scenes are searched, and what a sample is made of."""
     simulate: SimulateSettings | None = None
     """Make a simulated world first; leave the section out for real data."""
     query: QuerySettings

@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import logging
-import math
 import sys
 import time
 import zlib
@@ -29,28 +28,23 @@ from odc.geo.crs import CRS
 from rich.console import Console
 from rich.progress import track
 
-from sereno.pipeline.config import PackSettings, SplitSettings, load_settings
+from sereno.pipeline.card import describe_dataset
+from sereno.pipeline.config import PackSettings, SplitSettings, TaskName, load_settings
 from sereno.pipeline.errors import DataError, StoreError
-from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS, PATCH_ARRAYS, SPLITS, PatchRecord, Split
-from sereno.pipeline.scene import CENTI_DB, OPTICAL_UNITS, REFLECTANCE_SCALE, SAR_UNITS
+from sereno.pipeline.patches import SPLITS, PatchRecord, Split
+from sereno.pipeline.samples import DATED_BY, MASK_UNITS, MEASURED, NAMED_DIMS, ROLES_OF, SAMPLES, name_dims
+from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS
 from sereno.pipeline.splits import Leakage, assign_splits, check_leakage, group_blocks
+from sereno.pipeline.statistics import Sums, find_usable, fit_usable, sum_pixels
 from sereno.pipeline.store import codec_for, open_dataset, read_manifest, staged, store_of, write_manifest, write_text
 
 logger = logging.getLogger(__name__)
 
 FORMAT: Final = "sereno-dataset/1"
-SHARED_FACTS: Final = ("bands", "sar_bands", "size_px", "resolution_m", "layout", "block_px")
-"""What all patch stores must agree in."""
 HISTOGRAM_BINS: Final = 10
 """Bins of the cloud cover of inputs, from 0 to 1."""
-DIMS: Final = {"sar": "sar_band", "cloudy": "band", "clear": "band", "mask": "mask_channel"}
-"""Name of the second dim of each array; the others are patch, row, col."""
-STORED_UNITS: Final = {"sar": SAR_UNITS, "cloudy": OPTICAL_UNITS, "clear": OPTICAL_UNITS, "mask": "probability or validity x 255"}
-"""Units of the integers at rest."""
-SCALES: Final = {"sar": 1 / CENTI_DB, "cloudy": 1 / REFLECTANCE_SCALE, "clear": 1 / REFLECTANCE_SCALE, "mask": 1 / 255}
-"""Integer times this is decibel, reflectance, or probability and validity."""
-SCALED_UNITS: Final = {"sar": "dB", "cloudy": "1", "clear": "1", "mask": "1"}
-"""Units after scaling; CF writes `1` for a number without unit."""
+SCALED_UNITS: Final = {SAR_UNITS: "dB", OPTICAL_UNITS: "1", MASK_UNITS: "1"}
+"""Units after scaling by those at rest; CF writes `1` for a number without unit."""
 
 SURFACE: Final = "reflectance of the surface"
 TOP: Final = "reflectance at the top of the atmosphere"
@@ -68,7 +62,7 @@ Array = npt.NDArray[Any]
 
 
 class Source(NamedTuple):
-    """The patches of one pair."""
+    """The patches of one pair, or group."""
 
     manifest: Path
     """Its manifest."""
@@ -76,6 +70,8 @@ class Source(NamedTuple):
     """The manifest's summary."""
     provenance: dict[str, Any]
     """Where its scenes come from and what was done to them."""
+    facts: dict[str, Any]
+    """What all must agree in: `task`, `ratio`, names along each dim (`bands`), `size_px`, `resolution_m`, `layout`, `block_px`."""
     records: tuple[PatchRecord, ...]
     """One per patch, in stored order."""
 
@@ -128,13 +124,13 @@ def pack_patches(patches: Sequence[Path], output: Path, settings: PackSettings) 
     buffer_m = min(source.summary["buffer_m"] for source in sources) if settings.split.method == "blocks" else 0.0
     leakage = check_leakage(records, buffer_m=buffer_m)
     with staged(store_of(output)) as partial:
-        create_arrays(partial, {split: len(entries[split]) for split in SPLITS}, sources[0].summary, settings)
+        create_arrays(partial, {split: len(entries[split]) for split in SPLITS}, sources[0].facts, settings)
         _fill_shards(partial, entries, sources, settings.shard_patches)
         (partial / "patches.csv").write_text(to_csv(records))
         (partial / "provenance.json").write_text(json.dumps([_to_provenance(s) for s in sources], indent=1, sort_keys=True) + "\n")
-        mean, std = measure_targets(partial, settings.shard_patches)
+        statistics = measure_training(partial, sources[0].facts["task"], settings.shard_patches)
         output.unlink(missing_ok=True)
-    summary = _summarise(sources, records, settings.split, leakage) | {"training_mean": mean, "training_std": std}
+    summary = _summarise(sources, records, settings.split, leakage) | _state_statistics(statistics)
     write_text(output.with_suffix(".md"), describe_dataset(store_of(output).name, summary))
     write_manifest(output, kind="dataset", summary=summary)
     counts = ", ".join(f"{summary['counts'][split]} {split}" for split in SPLITS)
@@ -147,17 +143,21 @@ def _read_sources(manifests: Sequence[Path]) -> list[Source]:
     for first, second in pairwise(sources):
         if (first.summary["area"], first.summary["pair"]) == (second.summary["area"], second.summary["pair"]):
             raise DataError(f"{first.manifest} and {second.manifest} hold patches of the same pair: name each pair once")
-        for fact in SHARED_FACTS:
-            if first.summary[fact] != second.summary[fact]:
-                raise DataError(
-                    f"{first.manifest} has {fact} {first.summary[fact]}, {second.manifest} has {second.summary[fact]}: "
-                    "a dataset needs one; pack them apart, or patch both with the same settings"
-                )
+        _check_alike(first, second)
     if not any(source.records for source in sources):
         raise DataError(f"not one patch was kept in {len(sources)} patch stores: {_explain_nothing(sources)}")
-    for roles in (("cloudy", "clear"), ("sar",)):
+    for roles in ROLES_OF[sources[0].facts["task"]]:
         _check_levels([source for source in sources if source.records], roles)
     return sources
+
+
+def _check_alike(first: Source, second: Source) -> None:
+    for fact, value in first.facts.items():
+        if value != second.facts[fact]:
+            raise DataError(
+                f"{first.manifest} has {fact} {value}, {second.manifest} has {second.facts[fact]}: "
+                "a dataset needs one; pack them apart, or patch both with the same settings"
+            )
 
 
 def _check_levels(sources: Sequence[Source], roles: tuple[str, ...]) -> None:
@@ -200,7 +200,14 @@ def _explain_nothing(sources: Sequence[Source]) -> str:
 def _read_source(manifest: Path) -> Source:
     summary = read_manifest(manifest, kind="patches")["summary"]
     records = tuple(load_settings(PatchRecord, value, where=str(manifest)) for value in summary["patches"])
-    return Source(manifest, summary, open_dataset(manifest, kind="patches").attrs["provenance"], records)
+    return Source(manifest, summary, open_dataset(manifest, kind="patches").attrs["provenance"], _read_facts(summary), records)
+
+
+def _read_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What patch stores must agree in, the task first; those that state none are of cloud removal."""
+    task: TaskName = summary.get("task", "cloud-removal")
+    facts = {"task": task, "ratio": summary.get("ratio", 1), **name_dims(task, summary)}
+    return facts | {fact: summary[fact] for fact in ("size_px", "resolution_m", "layout", "block_px")}
 
 
 def _arrange_patches(sources: Sequence[Source], settings: PackSettings) -> dict[Split, list[Entry]]:
@@ -220,33 +227,32 @@ def _arrange_patches(sources: Sequence[Source], settings: PackSettings) -> dict[
 
 def create_arrays(store: Path, counts: Mapping[Split, int], facts: Mapping[str, Any], settings: PackSettings) -> None:
     """Write groups and empty arrays for `counts` patches: chunk = one patch with all its bands, shard = `shard_patches` patches."""
-    size = facts["size_px"]
-    depths = {"sar": len(facts["sar_bands"]), "cloudy": len(facts["bands"]), "clear": len(facts["bands"]), "mask": len(MASK_CHANNELS)}
-    dtypes: dict[str, np.dtype[Any]] = {
-        "sar": np.dtype(np.int16),
-        "cloudy": np.dtype(np.uint16),
-        "clear": np.dtype(np.uint16),
-        "mask": np.dtype(np.uint8),
+    task, size = facts["task"], facts["size_px"]
+    specs = SAMPLES[task]
+    attributes = {
+        "format": FORMAT,
+        **{f"{dim}s": facts[f"{dim}s"] for dim in NAMED_DIMS if f"{dim}s" in facts},
+        **{fact: facts[fact] for fact in ("size_px", "resolution_m")},
+        "units": {spec.name: spec.units for spec in specs},
+        "scales": {spec.name: spec.scale for spec in specs},
     }
-    named = {"bands": facts["bands"], "sar_bands": facts["sar_bands"], "mask_channels": list(MASK_CHANNELS)}
-    sizes = {"size_px": size, "resolution_m": facts["resolution_m"]}
-    attributes = {"format": FORMAT, **named, **sizes, "units": STORED_UNITS, "scales": SCALES}
     root = zarr.create_group(store, zarr_format=3, attributes=attributes)
     for split in SPLITS:
         group = root.create_group(split, attributes=attributes)
         count = counts[split]
-        for name in PATCH_ARRAYS:
-            patch = (depths[name], size, size)
+        for spec in specs:
+            side = size // facts["ratio"] if spec.is_coarse else size
+            patch, dtype = (*(len(facts[f"{dim}s"]) for dim in spec.dims), side, side), np.dtype(spec.dtype)
             group.create_array(
-                name,
+                spec.name,
                 shape=(count, *patch),
                 chunks=(1, *patch),
                 shards=(_shard_length(count, settings.shard_patches), *patch),
-                dtype=dtypes[name],
-                compressors=codec_for(dtypes[name], settings.codec),
+                dtype=dtype,
+                compressors=codec_for(dtype, settings.codec),
                 fill_value=0,
-                dimension_names=("patch", DIMS[name], "row", "col"),
-                attributes={"scale_factor": SCALES[name], "units": SCALED_UNITS[name]},
+                dimension_names=spec.all_dims,
+                attributes={"scale_factor": spec.scale, "units": SCALED_UNITS[spec.units]},
                 config={"write_empty_chunks": True},  # so that a chunk that is not there is a loss, never black ground
             )
 
@@ -261,15 +267,16 @@ def _fill_shards(store: Path, entries: Entries, sources: Sequence[Source], shard
     Raises:
         StoreError: a patch does not read back as it was written.
     """
-    inputs = [_open_arrays(store_of(source.manifest)) for source in sources]
-    shards = [shard for split in SPLITS for name in PATCH_ARRAYS for shard in _list_shards(split, name, len(entries[split]), shard_patches)]
+    names = [spec.name for spec in SAMPLES[sources[0].facts["task"]]]
+    inputs = [_open_arrays(store_of(source.manifest), names) for source in sources]
+    shards = [shard for split in SPLITS for name in names for shard in _list_shards(split, name, len(entries[split]), shard_patches)]
     written: dict[Shard, list[int]] = {}
-    outputs = {split: _open_arrays(store, split, mode="r+") for split in SPLITS}
+    outputs = {split: _open_arrays(store, names, split, mode="r+") for split in SPLITS}
     for shard in _watch(shards, "pack"):
         block = np.stack([inputs[entry.source][shard.name][entry.row] for entry in entries[shard.split][shard.start : shard.stop]])
         outputs[shard.split][shard.name][shard.start : shard.stop] = block
         written[shard] = _sum_patches(block)
-    stored = {split: _open_arrays(store, split) for split in SPLITS}
+    stored = {split: _open_arrays(store, names, split) for split in SPLITS}
     for shard in _watch(shards, "check"):
         found = _sum_patches(stored[shard.split][shard.name][shard.start : shard.stop])
         for entry, sums in zip(entries[shard.split][shard.start : shard.stop], zip(written[shard], found, strict=True), strict=True):
@@ -280,9 +287,9 @@ def _fill_shards(store: Path, entries: Entries, sources: Sequence[Source], shard
                 )
 
 
-def _open_arrays(store: Path, group: str = "", mode: Literal["r", "r+"] = "r") -> dict[str, Any]:
-    """The four zarr arrays in `group` of a store; nothing is read yet."""
-    return {name: zarr.open_array(store, path=f"{group}/{name}", mode=mode) for name in PATCH_ARRAYS}
+def _open_arrays(store: Path, names: Iterable[str], group: str = "", mode: Literal["r", "r+"] = "r") -> dict[str, Any]:
+    """The zarr arrays `names` in `group` of a store; nothing is read yet."""
+    return {name: zarr.open_array(store, path=f"{group}/{name}", mode=mode) for name in names}
 
 
 def _list_shards(split: Split, name: str, count: int, shard_patches: int) -> list[Shard]:
@@ -299,33 +306,31 @@ def _sum_patches(block: Array) -> list[int]:
     return [zlib.crc32(patch.tobytes()) for patch in block]
 
 
-def measure_targets(store: Path, shard_patches: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per band of reflectance over valid, unclouded target pixels of training.
-
-    Sums are of whole numbers, so that the result does not depend on the order of the patches.
+def measure_training(store: Path, task: TaskName, shard_patches: int) -> dict[str, Sums]:
+    """Sums over valid, unclouded pixels of training, by the arrays that `MEASURED` names.
 
     Raises:
         DataError: there is no such pixel.
     """
-    arrays = _open_arrays(store, "train")
-    patches, bands = arrays["clear"].shape[:2]
-    channels = [MASK_CHANNELS.index(name) for name in ("cloud_target", "shadow_target", "valid_target")]
-    count, total, squares = 0, [0] * bands, [0] * bands
-    for shard in _list_shards("train", "clear", patches, shard_patches):
-        clear, mask = (arrays[name][shard.start : shard.stop] for name in ("clear", "mask"))
-        cloud, shadow, valid = np.moveaxis(mask[:, channels], 1, 0)
-        usable = (valid > 0) & (np.maximum(cloud, shadow) < CLOUDY_FROM)
-        for band in range(bands):
-            values = clear[:, band][usable].astype(np.uint64)
-            total[band] += int(values.sum())
-            squares[band] += int((values * values).sum())
-        count += int(usable.sum())
-    if not count:
-        raise DataError("no training patch has a valid, unclouded target pixel: lower patch.max_target_cloud, or add clear targets")
-    scale = count * REFLECTANCE_SCALE
-    mean = [value / scale for value in total]
-    std = [math.sqrt(count * square - value**2) / scale for square, value in zip(squares, total, strict=True)]
-    return mean, std
+    arrays = _open_arrays(store, [*MEASURED[task], "mask"], "train")
+    found: dict[str, Sums] = {}
+    for shard in _list_shards("train", "mask", arrays["mask"].shape[0], shard_patches):
+        usable = find_usable(arrays["mask"][shard.start : shard.stop], task)
+        for name in MEASURED[task]:
+            values = arrays[name][shard.start : shard.stop]
+            sums = sum_pixels(values, fit_usable(usable, values.shape[-2:]))
+            found[name] = found[name] + sums if name in found else sums
+    if not found or not all(sums.count for sums in found.values()):
+        what = "target pixel: lower patch.max_target_cloud, or add clear targets" if task == "cloud-removal" else "pixel: add clear scenes"
+        raise DataError(f"no training patch has a valid, unclouded {what}")
+    return found
+
+
+def _state_statistics(statistics: Mapping[str, Sums]) -> dict[str, Any]:
+    """What the manifest says of them; of targets of cloud removal also in the words it has always had."""
+    stated: dict[str, Any] = {"statistics": {name: {"mean": sums.mean, "std": sums.std} for name, sums in statistics.items()}}
+    clear = statistics.get("clear")
+    return stated | ({} if clear is None else {"training_mean": clear.mean, "training_std": clear.std})
 
 
 def to_csv(records: Sequence[PatchRecord]) -> str:
@@ -348,7 +353,8 @@ def _to_provenance(source: Source) -> dict[str, Any]:
 
 def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settings: SplitSettings, leakage: Leakage) -> dict[str, Any]:
     """The manifest's summary, without rows per patch, so that it stays small for any number of patches."""
-    facts, used = sources[0].summary, [source for source in sources if source.records]
+    facts, used = sources[0].facts, [source for source in sources if source.records]
+    task = facts["task"]
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     blocks = Counter(split for _, split in {(record.block, record.split) for record in records})
     how: dict[str, Any] = {"method": settings.method, "blocks": {split: blocks[split] for split in SPLITS}}
@@ -357,9 +363,10 @@ def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settin
     if settings.file is not None and settings.method == "list":
         how["file"] = settings.file.name
     return {
-        "bands": facts["bands"],
-        "sar_bands": facts["sar_bands"],
-        "mask_channels": list(MASK_CHANNELS),
+        "task": task,
+        "ratio": facts["ratio"],
+        "channels": {spec.name: facts[f"{spec.dims[-1]}s"] for spec in SAMPLES[task]},
+        **{f"{dim}s": facts[f"{dim}s"] for dim in NAMED_DIMS if f"{dim}s" in facts},
         "size_px": facts["size_px"],
         "resolution_m": facts["resolution_m"],
         "layout": facts["layout"],
@@ -388,7 +395,7 @@ def _explain_absence(source: Source) -> dict[str, str]:
 
 
 def _summarise_areas(sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
-    """Per area: patches, pairs, CRS, first and last input, and west, south, east, north in degrees."""
+    """Per area: patches, pairs, CRS, first and last input (or what stands for it), and west, south, east, north in degrees."""
     grouped: defaultdict[str, list[Source]] = defaultdict(list)
     for source in sources:
         grouped[source.summary["area"]].append(source)
@@ -397,7 +404,7 @@ def _summarise_areas(sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
 
 def _summarise_area(sources: Sequence[Source]) -> dict[str, Any]:
     records = [record for source in sources for record in source.records]
-    times = sorted(source.provenance["cloudy"]["time"] for source in sources)
+    times = sorted(source.provenance[DATED_BY[source.facts["task"]]]["time"] for source in sources)
     return {
         "patches": len(records),
         "pairs": [source.summary["pair"] for source in sources],
@@ -420,136 +427,11 @@ def _enclose_patches(records: Sequence[PatchRecord]) -> list[float]:
 
 
 def _summarise_scenes(sources: Sequence[Source]) -> dict[str, dict[str, list[str]]]:
-    """Per role (SAR, cloudy, clear): sensors, collections, processing baselines, the offsets that were removed, and what the values are."""
+    """Per role of the task: sensors, collections, processing baselines, the offsets that were removed, and what the values are."""
     facts = {"sensors": "sensor", "collections": "collection", "baselines": "processing_baseline", "offsets": "offset"}
     return {
         role: {name: sorted({str(source.provenance[role].get(key)) for source in sources}) for name, key in facts.items()}
         | {"levels": sorted({describe_level(source.provenance[role]) or "-" for source in sources})}
-        for role in ("sar", "cloudy", "clear")
+        for roles in ROLES_OF[sources[0].facts["task"]]
+        for role in roles
     }
-
-
-def describe_dataset(name: str, summary: Mapping[str, Any]) -> str:
-    """The data card in Markdown, from the name of the store and the manifest's summary."""
-    counts, areas = summary["counts"], summary["areas"]
-    times = sorted(time for area in areas.values() for time in (area["first"], area["last"]))
-    sections = [
-        f"# {name}",
-        f"{sum(counts.values())} co-registered SAR, cloudy and clear patches of {summary['size_px']} x {summary['size_px']} pixels of "
-        f"{summary['resolution_m']:g} m, from {sum(len(area['pairs']) for area in areas.values())} scene pairs of {len(areas)} areas, "
-        f"{times[0]} to {times[-1]}.",
-        "## Splits\n\n" + _describe_splits(summary),
-        "## Where and when\n\n" + _describe_areas(areas),
-        "## Sensors\n\n" + _describe_scenes(summary["scenes"]),
-        "## Arrays\n\n" + _describe_arrays(summary),
-        "## Reflectance of training targets\n\n" + _describe_bands(summary),
-        "## Cloud cover of the inputs\n\n" + _describe_cover(summary["cloud_share"]),
-        "## Processing\n\n" + PROCESSING,
-        "## Windows that were refused\n\n" + _describe_refusals(summary["refused"]),
-        "## Pairs without a patch\n\n" + _describe_absences(summary["left_out"]),
-        "## Licence of the data\n\n" + _describe_licence(summary["scenes"], times),
-        "## Known limits\n\n" + KNOWN_LIMITS,
-        "## Open it\n\n" + _describe_opening(name),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-PROCESSING: Final = """\
-Offsets of the products are removed; negative reflectance is set to 0 and counted. SAR is backscatter in hundredths of a decibel on the
-optical grid, moved by the measured shift where that was certain. Scene ids, offsets, shifts with their verdict, and mask settings of every
-pair are in `provenance.json` in the store."""
-KNOWN_LIMITS: Final = """\
-- Clear targets were taken on other days than the inputs: what changed between them is change of the ground, not cloud.
-- Cloud and shadow masks are estimates; thin cloud in a target may go unnoticed.
-- SAR and input were taken on other days too; `sar_gap_days` and `clear_gap_days` in `patches.csv` say how many.
-- SEN12MS-CR states no times: what stands for them is the season of the ROI, and its gaps of 0 days mean nothing.
-- Patches of one ground block on different dates show the same ground: they always share a split, but are not independent samples."""
-
-
-def _describe_splits(summary: Mapping[str, Any]) -> str:
-    how, leakage, counts = summary["splits"], summary["leakage"], summary["counts"]
-    rows = [(split, counts[split], how["blocks"][split]) for split in SPLITS]
-    drawn = {
-        "blocks": f"Whole ground blocks were drawn at random (seed {how.get('seed')}).",
-        "list": f"Areas are assigned by the list `{how.get('file')}`, compared exactly.",
-        "none": "Everything is for training: scores on this dataset show memory, not skill.",
-    }[how["method"]]
-    if leakage["min_distance_m"] is None:
-        proof = "There is only one split, so nothing can leak between splits."
-    else:
-        proof = (
-            f"Measured over {leakage['footprints']} footprints: no ground is shared; the nearest patches of different splits are "
-            f"{leakage['min_distance_m']:.1f} m apart ({leakage['required_m']:.1f} m required), "
-            f"and {leakage['shared_blocks']} blocks are in two splits."
-        )
-    return "\n\n".join([_to_table(("split", "patches", "blocks"), rows), drawn, proof])
-
-
-def _describe_areas(areas: Mapping[str, Any]) -> str:
-    rows = [
-        (name, area["patches"], len(area["pairs"]), " ".join(area["crs"]), area["bbox"], area["first"], area["last"])
-        for name, area in areas.items()
-    ]
-    return _to_table(("area", "patches", "pairs", "CRS", "west, south, east, north (degrees)", "first input", "last input"), rows)
-
-
-def _describe_scenes(scenes: Mapping[str, Any]) -> str:
-    rows = [(role, *(", ".join(values) for values in facts.values())) for role, facts in scenes.items()]
-    return _to_table(("role", "sensor", "collection", "processing baseline", "offset removed (stored units)", "level"), rows)
-
-
-def _describe_arrays(summary: Mapping[str, Any]) -> str:
-    channels = {"sar": summary["sar_bands"], "cloudy": summary["bands"], "clear": summary["bands"], "mask": summary["mask_channels"]}
-    rows = [(name, f"patch, {DIMS[name]}, row, col", STORED_UNITS[name], ", ".join(channels[name])) for name in PATCH_ARRAYS]
-    return _to_table(("array", "dims", "stored as", "channels"), rows) + (
-        "\n\nIn the mask 255 is certain cloud or shadow, and usable where it says valid. Pixels that are not valid hold 0. "
-        "`patches.csv` in the store lists every patch in stored order: place, time gaps, shares."
-    )
-
-
-def _describe_bands(summary: Mapping[str, Any]) -> str:
-    rows = [
-        (band, f"{mean:.4f}", f"{std:.4f}")
-        for band, mean, std in zip(summary["bands"], summary["training_mean"], summary["training_std"], strict=True)
-    ]
-    return "Over valid, unclouded pixels.\n\n" + _to_table(("band", "mean", "standard deviation"), rows)
-
-
-def _describe_cover(cover: Mapping[str, Any]) -> str:
-    bins = zip(cover["edges"], cover["edges"][1:], *(cover[split] for split in SPLITS), strict=False)
-    return _to_table(("share of cloud and shadow", *SPLITS), [(f"{low:.1f} to {high:.1f}", *numbers) for low, high, *numbers in bins])
-
-
-def _describe_refusals(refused: Mapping[str, int]) -> str:
-    if not refused:
-        return "None."
-    return _to_table(("refused by", "windows"), [(f"`patch.{name}`", count) for name, count in refused.items()])
-
-
-def _describe_absences(left_out: Sequence[Mapping[str, str]]) -> str:
-    if not left_out:
-        return "None."
-    return _to_table(("area", "pair", "reason"), [(entry["area"], entry["pair"], entry["reason"]) for entry in left_out])
-
-
-def _describe_licence(scenes: Mapping[str, Any], times: Sequence[str]) -> str:
-    sensors = {sensor for facts in scenes.values() for sensor in facts["sensors"]}
-    if not all(sensor.startswith(("sentinel", "sen12mscr")) for sensor in sensors):
-        return f"That of the products it was made from: {', '.join(sorted(sensors))}."
-    years = f"{times[0][:4]}" if times[0][:4] == times[-1][:4] else f"{times[0][:4]}-{times[-1][:4]}"
-    return f"Contains modified Copernicus Sentinel data {years}, unless the catalogue it was made from is a simulated world."
-
-
-def _describe_opening(name: str) -> str:
-    return f"""\
-```python
-import xarray as xr, zarr
-train = xr.open_zarr("{name}", group="train", consolidated=False)  # reflectance and decibel, scaled
-picture = train["clear"][0].values  # (band, row, col)
-stored = zarr.open_group("{name}", mode="r")["train"]["cloudy"][0]  # the integers at rest
-```"""
-
-
-def _to_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -1,16 +1,17 @@
-"""The lock: which scenes exist for an area, which of them form pairs, and why the others were refused.
+"""The lock: which scenes exist for an area, which of them form pairs (for other tasks: groups), and why the others were refused.
 
 `query` writes it, every later step reads it; with it a dataset is rebuilt without a search. Plain JSON, no raster library needed.
 """
 
 from __future__ import annotations
 
+from operator import not_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from sereno.pipeline.config import Settings, parse_settings
+from sereno.pipeline.config import Name, Settings, TaskName, parse_settings
 from sereno.pipeline.errors import MissingError
 
 if TYPE_CHECKING:  # the Snakefile imports this file: the grid library alone would cost it half a second
@@ -142,6 +143,10 @@ class SceneRecord(Settings):
     """Cloud cover of the area, percent of its valid ground; None for SAR or if nothing tells."""
     cover_source: Literal["scl", "catalogue"] | None = None
     """Whether the cover was measured over the area in an overview of SCL, or is the catalogue's word for the whole items."""
+    bands: tuple[str, ...] = Field(default=(), exclude_if=not_)
+    """Optical bands to read, in this order; empty means those of `pipeline.ingest.bands`."""
+    zoom: Annotated[int, Field(ge=1)] = Field(default=1, exclude_if=lambda zoom: zoom == 1)
+    """Pixels of the lock's grid along each side of one pixel of this scene."""
 
     @property
     def item(self) -> str:
@@ -173,6 +178,32 @@ class Pair(Settings):
             seen = f"'sky' is {self.sky}, 'cloudy' {self.cloudy!r}, 'clear' {self.clear!r}"
             raise ValueError(f"a pair has a 'sky' if its input is its target, and else none ({seen})")
         return self
+
+    @property
+    def scene_ids(self) -> tuple[str, ...]:
+        """Ids of its scenes: SAR, cloudy, clear."""
+        return self.sar, self.cloudy, self.clear
+
+
+class Group(Settings):
+    """The scenes that a sample of another task than cloud removal is made of."""
+
+    id: Name
+    """File-safe name, unique in the lock."""
+    scenes: Annotated[dict[str, str], Field(min_length=1)]
+    """Scene id by role: `ms` and `pan`; `fine-1` to `fine-3` and `coarse-1` to `coarse-3`; `cube`."""
+    gaps_days: dict[str, float] = Field(default_factory=dict)
+    """Time of a role's scene minus that of the first one, in days; of roles that were taken together nothing is said."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles in the order of their names."""
+        return tuple(sorted(self.scenes))
+
+    @property
+    def scene_ids(self) -> tuple[str, ...]:
+        """Ids of its scenes in the order of the names of their roles."""
+        return tuple(self.scenes[role] for role in self.roles)
 
 
 class Refusal(Settings):
@@ -207,7 +238,11 @@ class Lock(Settings):
     dem: SceneRecord | None = None
     """Elevation models that cover the area together, asset `dem` each; None if none were asked for."""
     pairs: tuple[Pair, ...]
-    """In order of the time of the cloudy scene."""
+    """In order of the time of the cloudy scene; none for other tasks than cloud removal."""
+    task: TaskName = Field(default="cloud-removal", exclude_if=lambda task: task == "cloud-removal")
+    """What the scenes were chosen for."""
+    groups: tuple[Group, ...] = Field(default=(), exclude_if=not_)
+    """What stands for pairs in other tasks, in order of time."""
     refused: tuple[Refusal, ...]
     """Every candidate that was not used."""
 
@@ -233,13 +268,33 @@ class Lock(Settings):
             raise MissingError(f"scene {scene_id!r} is not in the lock of area {self.area!r}; it has {sorted(self.scenes)}")
         return self.scenes[scene_id]
 
+    @property
+    def jobs(self) -> tuple[Pair | Group, ...]:
+        """Its pairs, or for other tasks its groups: each is aligned, masked and cut by one job per step."""
+        return self.pairs or self.groups
+
     def pair(self, pair_id: str) -> Pair:
         """The pair with that id.
 
         Raises:
             MissingError: the lock has none.
         """
-        for pair in self.pairs:
-            if pair.id == pair_id:
-                return pair
-        raise MissingError(f"pair {pair_id!r} is not in the lock of area {self.area!r}; it has {[p.id for p in self.pairs]}")
+        return _find_named(self.pairs, pair_id, f"pair {pair_id!r} is not in the lock of area {self.area!r}")
+
+    def job(self, job_id: str) -> Pair | Group:
+        """The pair or group with that id.
+
+        Raises:
+            MissingError: the lock has none.
+        """
+        return _find_named(self.jobs, job_id, f"{'group' if self.groups else 'pair'} {job_id!r} is not in the lock of area {self.area!r}")
+
+
+J = TypeVar("J", bound=Pair | Group)
+
+
+def _find_named(jobs: tuple[J, ...], name: str, fault: str) -> J:
+    for job in jobs:
+        if job.id == name:
+            return job
+    raise MissingError(f"{fault}; it has {[job.id for job in jobs]}")

@@ -5,19 +5,26 @@ A task's name enters; the arrays of one of its samples leave. `patches` says wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
+from sereno.pipeline.config import TaskName
 from sereno.pipeline.scene import CENTI_DB, OPTICAL_UNITS, REFLECTANCE_SCALE, SAR_UNITS
 
-TaskName = Literal["cloud-removal", "pansharpening", "spatiotemporal-fusion", "snapshot-reconstruction"]
-"""What can be asked of a dataset."""
 MASK_UNITS: Final = "probability or validity x 255"
 """Units of stored masks."""
 
 
+PLACE: Final = ("row", "col")
+"""Dims of pixels in a patch."""
+COARSE_PLACE: Final = ("row_coarse", "col_coarse")
+"""The same of coarse arrays, which lie beside fine ones in one store."""
+NAMED_DIMS: Final = ("band", "sar_band", "pan_band", "date", "mask_channel")
+"""Dims whose places have names, in the order in which stores list them."""
+
+
 class ArraySpec(NamedTuple):
-    """One array of a sample; all have the dims `patch`, `dims`, `row`, `col`."""
+    """One array of a sample."""
 
     name: str
     """Its name in the stores."""
@@ -31,6 +38,11 @@ class ArraySpec(NamedTuple):
     """Integer times this is reflectance, decibel, probability or validity."""
     is_coarse: bool = False
     """Whether its pixels are those of the coarse grid: `ratio` of the dataset's pixels along each side."""
+
+    @property
+    def all_dims(self) -> tuple[str, ...]:
+        """Names of its dims in patch stores and in the dataset."""
+        return ("patch", *self.dims, *(COARSE_PLACE if self.is_coarse else PLACE))
 
 
 OPTICAL: Final = ("uint16", OPTICAL_UNITS, 1 / REFLECTANCE_SCALE)
@@ -68,3 +80,41 @@ MASK_CHANNELS_OF: Final[Mapping[TaskName, tuple[str, ...]]] = {
     "snapshot-reconstruction": ("valid",),
 }
 """Channels of `mask`; all are stored times 255, validity as 0 or 255."""
+ROLES_OF: Final[Mapping[TaskName, tuple[tuple[str, ...], ...]]] = {
+    "cloud-removal": (("sar",), ("cloudy", "clear")),
+    "pansharpening": (("ms",), ("pan",)),
+    "spatiotemporal-fusion": (("fine-1", "fine-2", "fine-3"), ("coarse-1", "coarse-2", "coarse-3")),
+    "snapshot-reconstruction": (("cube",),),
+}
+"""Scenes that a sample is made of, by role; those that stand together must be of one processing level."""
+DATED_BY: Final[Mapping[TaskName, str]] = {
+    "cloud-removal": "cloudy",
+    "pansharpening": "ms",
+    "spatiotemporal-fusion": "fine-2",
+    "snapshot-reconstruction": "cube",
+}
+"""The role whose time is that of a sample."""
+MEASURED: Final[Mapping[TaskName, tuple[str, ...]]] = {
+    "cloud-removal": ("clear",),
+    "pansharpening": ("pan", "ms"),
+    "spatiotemporal-fusion": ("fine", "coarse"),
+    "snapshot-reconstruction": ("cube",),
+}
+"""Arrays whose mean and spread over usable pixels of training the manifest states."""
+JUDGED_BY: Final[Mapping[TaskName, tuple[tuple[str, ...], str]]] = {
+    "cloud-removal": (("cloud_target", "shadow_target"), "valid_target"),
+    "pansharpening": (("cloud", "shadow"), "valid"),
+    "spatiotemporal-fusion": (("cloud", "shadow"), "valid"),
+    "snapshot-reconstruction": ((), "valid"),
+}
+"""Channels of `mask` that say which pixels of those arrays count: none of the first may be covered, and the other must say valid."""
+
+
+def name_dims(task: TaskName, names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Names along every named dim of the task's arrays by the dim's plural (`bands`), in the order of `NAMED_DIMS`.
+
+    `names` has those of bands and dates, likewise.
+    """
+    known = {**names, "mask_channels": MASK_CHANNELS_OF[task]}
+    used = {dim for spec in SAMPLES[task] for dim in spec.dims}
+    return {f"{dim}s": list(known[f"{dim}s"]) for dim in NAMED_DIMS if dim in used}

@@ -21,6 +21,7 @@ PIPELINE_LANES = (
     {"presets", "signing", "areas", "polygons", "mgrs", "items", "scheduler"},
     {"scene"},
     {"samples"},
+    {"card", "statistics"},
     {"store"},
     {"ledger", "comparison", "safe", "archives", "rpc", "sun"},
     {

@@ -235,14 +235,6 @@ def test_the_data_card_tells_what_one_must_know(packed: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_other_data_than_sentinel_gets_no_copernicus_note(packed: Path) -> None:
-    summary = read_manifest(packed)["summary"]
-    summary["scenes"]["sar"]["sensors"] = ["gaofen3"]
-    card = pack.describe_dataset("d.zarr", summary)
-    assert "Copernicus" not in card
-    assert "gaofen3" in card
-
-
 def read_all(output: Path) -> dict[str, bytes]:
     return {str(file.relative_to(output.parent)): file.read_bytes() for file in sorted(output.parent.rglob("*")) if file.is_file()}
 
