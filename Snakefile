@@ -141,11 +141,12 @@ checkpoint query_area:
     params:
         settings=lambda wildcards: flow.settings("query", area=wildcards.area),
         dem_margin=flow.dem_margin,
+        task=flow.task,
         code=flow.code("query"),
     message:
         "search scenes and pair them: {wildcards.area}"
     shell:
-        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} {params.dem_margin} "
+        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} {params.dem_margin} {params.task} "
         "--max-requests {resources.max_requests} --tries {resources.tries} 2> {log:q}"
 
 
@@ -269,7 +270,7 @@ rule align_pair:
         code=flow.code("align"),
         record=lambda wildcards: flow.pair_record(checkpoints, **wildcards),
     message:
-        "lay SAR onto optical: {wildcards.area} {wildcards.pair}"
+        "lay scenes onto each other: {wildcards.area} {wildcards.pair}"
     shell:
         "sereno align {input.lock:q} {wildcards.pair:q} {input.scenes:q} {output:q} --settings {params.settings:q} 2> {log:q}"
 

@@ -106,6 +106,12 @@ class Flow:
         pipeline = self.config.pipeline
         return [] if pipeline.query.dem_catalogue is None else ["--dem-margin", str(pipeline.dem.margin_m)]
 
+    @property
+    def task(self) -> list[str]:
+        """The option that says what scenes are searched for, unless it is cloud removal."""
+        task = self.config.pipeline.task
+        return [] if task == "cloud-removal" else ["--task", task]
+
     def dem_image(self, checkpoints: Any, area: str, scene: str) -> list[str]:
         """The joined elevation models, by their manifest, where the scene is placed by heights and no other file gives them."""
         if not self._joins_dem(checkpoints, area) or not needs_heights(self.lock(checkpoints, area).scene(scene).sensor):
@@ -195,14 +201,13 @@ class Flow:
         return lock.scene(scene).to_json() + _place_of(lock) + lock.catalogue
 
     def pair_record(self, checkpoints: Any, area: str, pair: str) -> str:
-        """The pair as the lock describes it."""
+        """The pair or group as the lock describes it."""
         lock = self.lock(checkpoints, area)
-        return lock.pair(pair).to_json() + _place_of(lock)
+        return lock.job(pair).to_json() + _place_of(lock)
 
     def pair_scenes(self, checkpoints: Any, area: str, pair: str) -> list[str]:
-        """Scene manifests of a pair: SAR, cloudy, clear."""
-        record = self.lock(checkpoints, area).pair(pair)
-        return [f"{self.results}/ingest/{area}/{scene}.json" for scene in (record.sar, record.cloudy, record.clear)]
+        """Scene manifests of a pair (SAR, cloudy, clear) or group."""
+        return [f"{self.results}/ingest/{area}/{scene}.json" for scene in self.lock(checkpoints, area).job(pair).scene_ids]
 
     def all_ledgers(self, checkpoints: Any) -> list[str]:
         """What became of the items and assets of every area and scene."""
@@ -214,8 +219,8 @@ class Flow:
         return [f"{self.results}/ingest/{area}/{scene}.json" for area in self.areas for scene in self.lock(checkpoints, area).scenes]
 
     def all_pairs(self, checkpoints: Any, step: str) -> list[str]:
-        """What `step` writes for every pair of every area."""
-        return [f"{self.results}/{step}/{area}/{pair.id}.json" for area in self.areas for pair in self.lock(checkpoints, area).pairs]
+        """What `step` writes for every pair or group of every area."""
+        return [f"{self.results}/{step}/{area}/{pair.id}.json" for area in self.areas for pair in self.lock(checkpoints, area).jobs]
 
     def all_runs(self, step: str, name: str) -> list[str]:
         """The file `name` that `step` writes for every run."""
@@ -224,7 +229,7 @@ class Flow:
     def all_predictions(self, checkpoints: Any) -> list[str]:
         """The cleared scenes that are asked for."""
         limit = self.config.model.predict.pairs_per_area
-        chosen = [(area, pair.id) for area in self.areas for pair in self.lock(checkpoints, area).pairs[:limit]]
+        chosen = [(area, pair.id) for area in self.areas for pair in self.lock(checkpoints, area).jobs[:limit]]
         return [f"{self.results}/predict/{run}/{area}/{pair}.tif" for run in self.runs for area, pair in chosen]
 
 

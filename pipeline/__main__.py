@@ -37,7 +37,7 @@ def simulate(output: Output, settings: Settings = "{}") -> None:
 
 
 @app.command()
-def query(
+def query(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     output: Annotated[Path, typer.Argument(help="Lock to write.")],
     area: Annotated[str, typer.Option(help="Name of the area.")],
     settings: Settings = "{}",
@@ -45,13 +45,14 @@ def query(
     dem_margin: Annotated[float, typer.Option(min=0, help="Ground around the area where elevation models are searched, metres.")] = (
         config.DemSettings().margin_m
     ),
+    task: Annotated[config.TaskName, typer.Option(help="What the scenes are for.")] = "cloud-removal",
     tries: Tries = 1,
 ) -> None:
-    """Search scenes of one area, pair SAR, cloudy and clear ones, and write the lock."""
+    """Search scenes of one area, pair SAR, cloudy and clear ones (or form the groups of another task), and write the lock."""
     chosen = override_settings(config.parse_settings(config.QuerySettings, settings), max_requests=max_requests)
     from sereno.pipeline.query import query_pairs
 
-    try_again(lambda: query_pairs(area, output, chosen, dem_margin_m=dem_margin), tries)
+    try_again(lambda: query_pairs(area, output, chosen, dem_margin_m=dem_margin, task=task), tries)
 
 
 @app.command()
@@ -172,24 +173,26 @@ def try_again(work: Callable[[], None], tries: int, pause: Callable[[float], Non
 @app.command()
 def align(
     lock: LockFile,
-    pair: Annotated[str, typer.Argument(help="Pair id in the lock.")],
-    scenes: Annotated[tuple[Path, Path, Path], typer.Argument(metavar="SAR CLOUDY CLEAR", help="Scene manifests.")],
-    output: Output,
+    pair: Annotated[str, typer.Argument(help="Id of a pair or group in the lock.")],
+    scenes: Annotated[
+        list[Path], typer.Argument(metavar="SCENES... OUTPUT", help="Scene manifests (SAR, cloudy, clear), then the manifest to write.")
+    ],
     settings: Settings = "{}",
 ) -> None:
-    """Lay the scenes of one pair on one grid, with the measured shift of SAR taken out or refused."""
-    from sereno.pipeline.align import align_pair
+    """Lay the scenes of one pair or group onto each other, with the measured shift taken out or refused."""
+    from sereno.pipeline.align import align_job
 
-    align_pair((lock, pair), scenes, output, config.parse_settings(config.AlignSettings, settings))
+    *inputs, output = scenes
+    align_job((lock, pair), inputs, output, config.parse_settings(config.AlignSettings, settings))
 
 
 @app.command()
 def mask(
-    pair: Annotated[Path, typer.Argument(help="Pair manifest.")],
+    pair: Annotated[Path, typer.Argument(help="Manifest of a pair or group.")],
     output: Output,
     settings: Settings = "{}",
 ) -> None:
-    """Find cloud and shadow of a pair's input and target."""
+    """Find cloud and shadow of a pair's input and target, or of a group's images."""
     from sereno.pipeline.mask import mask_pair
 
     mask_pair(pair, output, config.parse_settings(config.MaskSettings, settings))
@@ -197,12 +200,12 @@ def mask(
 
 @app.command()
 def patch(
-    pair: Annotated[Path, typer.Argument(help="Pair manifest.")],
+    pair: Annotated[Path, typer.Argument(help="Manifest of a pair or group.")],
     masks: Annotated[Path, typer.Argument(help="Mask manifest.")],
     output: Output,
     settings: Settings = "{}",
 ) -> None:
-    """Cut a masked pair into windows worth keeping."""
+    """Cut a masked pair or group into windows worth keeping."""
     from sereno.pipeline.patch import patch_pair
 
     patch_pair(pair, masks, output, config.parse_settings(config.PatchSettings, settings))

@@ -1,9 +1,9 @@
-"""Lay the three scenes of a pair on one grid.
+"""Lay the three scenes of a pair on one grid, or those of a group on each other.
 
-Scenes and the lock enter; a pair leaves. The clear scene stays where it is. The field of shifts of SAR, and where needed that of the cloudy
-scene, is measured against it and taken out in the one interpolation that brings the image onto the grid, or refused, and the record says
-which and why. Ground outside the area's outline is not valid, and nothing is where one of the three scenes was refused, or where the
-coefficients that placed them are too coarse to be believed and no field was found.
+Scenes and the lock enter; a pair leaves, or for other tasks than cloud removal a group. The clear scene of a pair stays where it is. The
+field of shifts of SAR, and where needed that of the cloudy scene, is measured against it and taken out in the one interpolation that brings
+the image onto the grid, or refused, and the record says which and why. Ground outside the area's outline is not valid, and nothing is where
+a scene was refused, or where the coefficients that placed them are too coarse to be believed and no field was found.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,13 +22,16 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import geometry_mask
 from scipy.ndimage import uniform_filter
 
+from sereno.pipeline import sharpening_samples
 from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA, Visible, find_by_haze
-from sereno.pipeline.config import AlignSettings
+from sereno.pipeline.config import AlignSettings, TaskName
 from sereno.pipeline.descriptors import SIMILARITY_EDGE_PX
 from sereno.pipeline.detectors import VISIBLE_BANDS
-from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.geometry import displace_pixels, to_metres
-from sereno.pipeline.pairs import Lock, Pair
+from sereno.pipeline.groups import to_coarse_grid, to_group
+from sereno.pipeline.material import Laid
+from sereno.pipeline.pairs import Group, Lock, Pair, SceneRecord
 from sereno.pipeline.plates import place_scene
 from sereno.pipeline.radiometry import power_to_centi_db, to_reflectance
 from sereno.pipeline.registration import Bool, Layer, Mover, Registration, estimate_field, settle_field, start_registration
@@ -93,7 +97,7 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     logger.info("align: %s/%s", lock.area, pair.id)
     opened = Scenes(*(open_dataset(manifest, kind="scene") for manifest in scenes))
     check_scenes(opened, lock, pair, scenes)
-    refused = find_refusal(opened)
+    refused = find_refusal(opened._asdict())
     aligned = _align_scenes(opened, pair, grid, settings) if refused is None else _leave_scenes(opened, grid, refused)
     refused = refused or find_misplaced(aligned)
     provenance = {
@@ -108,6 +112,98 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     dataset = cover_pair(limit_to(inside, to_pair(aligned.scenes, grid, provenance)), settings.overlay)
     save_dataset(dataset, output, kind="pair", summary=_summarise(dataset))
     _log_end(f"{lock.area}/{pair.id}", aligned, refused, time.monotonic() - started)
+
+
+class Craft(NamedTuple):
+    """How the scenes of a group of one task are laid onto each other."""
+
+    check_scenes: Callable[[dict[str, xr.Dataset], str], None]
+    """Refuses scenes that do not belong together; the text names the group."""
+    lay_scenes: Callable[[dict[str, xr.Dataset], AlignSettings], Laid]
+    """The scenes by role, moved where it is sure how, and what was measured."""
+
+
+CRAFTS: Final[Mapping[TaskName, Craft]] = {
+    "pansharpening": Craft(sharpening_samples.check_product, sharpening_samples.lay_guide),
+}
+"""One row per task that has groups."""
+
+
+def align_job(lock_and_id: tuple[Path, str], scenes: Sequence[Path], output: Path, settings: AlignSettings) -> None:
+    """Write the pair, or group, of the lock with that id; `scenes` are the manifests of its scenes in the lock's order.
+
+    Raises:
+        ConfigError: another number of scenes is given than it has.
+        MissingError, DataError: as `align_pair` and `align_group`.
+    """
+    job = Lock.read(lock_and_id[0]).job(lock_and_id[1])
+    if len(scenes) != len(job.scene_ids):
+        raise ConfigError(f"{job.id} has the scenes {', '.join(job.scene_ids)}, but {len(scenes)} manifests are given: give one for each")
+    if isinstance(job, Group):
+        align_group(lock_and_id, scenes, output, settings)
+    else:
+        align_pair(lock_and_id, (scenes[0], scenes[1], scenes[2]), output, settings)
+
+
+def align_group(lock_and_id: tuple[Path, str], scenes: Sequence[Path], output: Path, settings: AlignSettings) -> None:
+    """Write the group at `output` from the lock, the group's id and the manifests of its scenes, in the order of the names of their roles.
+
+    A group with a scene that `ingest` refused is written too, with no valid pixel and the reason in its provenance under `refused`.
+
+    Raises:
+        MissingError: lock, group or scene is not there.
+        DataError: a scene is not the one that the lock names, lies on another grid, or they do not belong together.
+    """
+    started = time.monotonic()
+    lock = Lock.read(lock_and_id[0])
+    group, grid = lock.job(lock_and_id[1]), lock.grid.to_geobox()
+    assert isinstance(group, Group)  # align_job has asked
+    name, craft = f"{lock.area}/{group.id}", CRAFTS[lock.task]
+    logger.info("align: %s: %s", name, ", ".join(group.roles))
+    opened = {role: open_dataset(path, kind="scene") for role, path in zip(group.roles, scenes, strict=True)}
+    for (role, scene), path in zip(opened.items(), scenes, strict=True):
+        record = lock.scene(group.scenes[role])
+        _check_item(scene, path, f"the {role} scene of {group.id}", record)
+        _check_grid(scene, path, to_coarse_grid(grid, record.zoom))
+    craft.check_scenes(opened, group.id)
+    refused = find_refusal(opened)
+    laid = craft.lay_scenes(opened, settings) if refused is None else Laid(opened, {}, grid)
+    found = {role: _to_record(one, laid.grid) for role, one in laid.registrations.items()}
+    provenance = {
+        "task": lock.task,
+        "ratio": max(lock.scene(scene).zoom for scene in group.scenes.values()),
+        "pair": group.model_dump(mode="json"),
+        "area": lock.area,
+        **{role: scene.attrs["provenance"] for role, scene in opened.items()},
+        "registration": found,
+        "refused": refused,
+    }
+    kept = {role: _limit_scene(scene, lock.outline, refused) for role, scene in laid.scenes.items()}
+    dataset = to_group(kept, grid, provenance)
+    shares = {role: round(float(dataset[f"valid_{role}"].values.mean()), 6) for role in group.roles}
+    told = {key: provenance[key] for key in ("task", "ratio", "pair", "area", "registration", "refused")}
+    bands = {role: list(bands_of(scene)) for role, scene in kept.items()}
+    save_dataset(dataset, output, kind="group", summary=told | {"bands": bands, "valid_share": shares})
+    _log_group(name, laid.registrations, refused, time.monotonic() - started)
+
+
+def _limit_scene(scene: xr.Dataset, outline: dict[str, Any] | None, refused: str | None) -> xr.Dataset:
+    """The scene with nothing valid outside the area's outline, and nowhere if its group was refused; there values are 0."""
+    grid = geobox_of(scene)
+    inside = mark_inside(outline, grid) if refused is None else np.zeros(grid.shape, bool)
+    if inside.all():
+        return scene
+    return scene.assign({name: scene[name].copy(data=scene[name].values * inside) for name in ("data", "valid")})
+
+
+def _log_group(name: str, found: Mapping[str, Registration], refused: str | None, seconds: float) -> None:
+    for role, one in found.items():
+        if one.verdict == "refused":
+            logger.warning("align: %s: %s stays where its geocoding puts it: %s", name, role, one.reason)
+    if refused is not None:
+        logger.warning("align: %s: not used: %s", name, refused)
+    words = ", ".join(f"shift of {role} {one.verdict}, {one.reason}" for role, one in found.items())
+    logger.info("align: %s: %s, %.1f s", name, words or "nothing to measure", seconds)
 
 
 def _to_record(registration: Registration, grid: GeoBox) -> dict[str, Any]:
@@ -125,11 +221,9 @@ def _log_end(name: str, aligned: Aligned, refused: str | None, seconds: float) -
     logger.info("align: %s: shift %s, %s; of the cloudy image %s, %.1f s", name, aligned.sar.verdict, aligned.sar.reason, cloudy, seconds)
 
 
-def find_refusal(scenes: Scenes) -> str | None:
-    """Which of the scenes was refused when it was read, and why, in words; None if none was."""
-    found = [
-        f"the {role} scene: {scene.attrs['provenance'].get('refused')}" for role, scene in scenes._asdict().items() if is_refused(scene)
-    ]
+def find_refusal(scenes: Mapping[str, xr.Dataset]) -> str | None:
+    """Which of the scenes by role was refused when it was read, and why, in words; None if none was."""
+    found = [f"the {role} scene: {scene.attrs['provenance'].get('refused')}" for role, scene in scenes.items() if is_refused(scene)]
     return "; ".join(found) or None
 
 
@@ -262,21 +356,26 @@ def check_scenes(scenes: Scenes, lock: Lock, pair: Pair, manifests: tuple[Path, 
     """
     grid = lock.grid.to_geobox()
     for role, scene, manifest in zip(Scenes._fields, scenes, manifests, strict=True):
-        dim, expected = ("sar_band" if role == "sar" else "band"), lock.scene(getattr(pair, role)).item
+        dim, what = ("sar_band" if role == "sar" else "band"), f"the {role} scene of {pair.id}"
         if dim not in scene.dims:
-            raise DataError(
-                f"{manifest} is given as the {role} scene of {pair.id}, but its values lie along {scene['data'].dims}, not {dim!r}"
-            )
-        item = scene.attrs["provenance"]["item"]
-        if item != expected:
-            raise DataError(
-                f"{manifest} holds item {item!r}, but the {role} scene of {pair.id} is {expected!r}: run `sereno ingest` for it again"
-            )
-        if role != "sar" and geobox_of(scene) != grid:
-            raise DataError(
-                f"{manifest} lies on {geobox_of(scene)!r}, but the lock's grid is {grid!r}: run `sereno ingest` with this lock again"
-            )
+            raise DataError(f"{manifest} is given as {what}, but its values lie along {scene['data'].dims}, not {dim!r}")
+        _check_item(scene, manifest, what, lock.scene(getattr(pair, role)))
+        if role != "sar":
+            _check_grid(scene, manifest, grid)
     _check_same_product(scenes, pair)
+
+
+def _check_item(scene: xr.Dataset, manifest: Path, what: str, record: SceneRecord) -> None:
+    item = scene.attrs["provenance"]["item"]
+    if item != record.item:
+        raise DataError(f"{manifest} holds item {item!r}, but {what} is {record.item!r}: run `sereno ingest` for it again")
+
+
+def _check_grid(scene: xr.Dataset, manifest: Path, grid: GeoBox) -> None:
+    if geobox_of(scene) != grid:
+        raise DataError(
+            f"{manifest} lies on {geobox_of(scene)!r}, but the lock's grid is {grid!r}: run `sereno ingest` with this lock again"
+        )
 
 
 def _check_same_product(scenes: Scenes, pair: Pair) -> None:

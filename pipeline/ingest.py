@@ -12,6 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.groups import to_coarse_grid
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
@@ -49,6 +50,8 @@ def find_reader(sensor: Sensor) -> Reader:
 def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettings) -> None:
     """Write scene `scene_id` of the lock at `lock` as a store of kind `scene` with manifest `output`, and its ledger beside it.
 
+    It lies on the lock's grid, or on one of coarser pixels, and has the bands of the settings, or others, as its record says.
+
     The manifest's summary holds the provenance, so that lost tiles, clamped values and warnings are seen without opening the store. A scene
     with too little valid ground is written too, as refused: all of it is invalid.
 
@@ -65,7 +68,8 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
     logger.info("ingest %s: reading up to %d assets of %s", scene_id, len(assets), record.item)
     resolver = find_resolver(record.catalogue or content.catalogue, record.items[0].collection)
     check_credentials(resolver, (asset.href for asset in assets))
-    scene, entries = find_reader(record.sensor)(record, content.grid.to_geobox(), settings, resolver)
+    chosen = settings.model_copy(update={"bands": record.bands}) if record.bands else settings
+    scene, entries = find_reader(record.sensor)(record, to_coarse_grid(content.grid.to_geobox(), record.zoom), chosen, resolver)
     facts: dict[str, Any] = scene.attrs["provenance"]
     for warning in facts["warnings"]:
         logger.warning("ingest %s: %s", scene_id, warning)

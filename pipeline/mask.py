@@ -1,4 +1,4 @@
-"""Step `mask`: cloud and shadow probability of a pair's input and target, each on its own."""
+"""Step `mask`: cloud and shadow probability of a pair's input and target, or of the images of a group, each on its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +15,15 @@ import xarray as xr
 from sereno.pipeline.clouds import CLOUDY, FULL, CloudShadow, compare_masks, compare_with_truth, describe_cover, grow_probability
 from sereno.pipeline.config import MaskSettings
 from sereno.pipeline.detectors import Detection, Image, detect_clouds
+from sereno.pipeline.groups import open_job, task_of, view_image
+from sereno.pipeline.samples import SKIES_OF
 from sereno.pipeline.scene import Bool2d, geobox_of, with_grid
 from sereno.pipeline.skies import Truth, read_truth
-from sereno.pipeline.store import open_dataset, save_dataset
+from sereno.pipeline.store import save_dataset
 
 logger = logging.getLogger(__name__)
 
 Stored = npt.NDArray[np.uint8]
-
-IMAGES: Final = ("cloudy", "clear")
-"""Input and target of a pair."""
 
 
 class Judged(NamedTuple):
@@ -41,10 +40,11 @@ class Judged(NamedTuple):
 
 
 def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
-    """Write the masks of the pair at `pair` as a store of kind `mask` with manifest `output`.
+    """Write the masks of the pair, or group, at `pair` as a store of kind `mask` with manifest `output`.
 
     Variables `cloud_cloudy`, `shadow_cloudy`, `cloud_clear`, `shadow_clear` (y, x) are uint8 probability x 255, 0 where the image is not
-    valid; `known_cloudy`, `known_clear` (y, x) are True where it is valid and the method could decide. An image without a valid pixel is
+    valid; `known_cloudy`, `known_clear` (y, x) are True where it is valid and the method could decide. Those of a group bear the roles that
+    `SKIES_OF` names, and lie on the grid of these images. An image without a valid pixel is
     not looked at. Summary and provenance say which method of which version with which weights made them, with `settings.second` how far
     the other agrees, and under `unknown` why of an image nothing is known, None if something is; the summary also holds the shares of
     the valid pixels that are known, and of the known ones that are probably covered.
@@ -60,9 +60,11 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
         StoreError: the pair is damaged, or the masks cannot be written.
     """
     started = time.monotonic()
-    dataset = open_dataset(pair, kind="pair")
+    dataset = open_job(pair)
+    images = {role: view_image(dataset, role) for role in SKIES_OF[task_of(dataset)]}
+    grid = geobox_of(next(iter(images.values()), dataset))
     logger.info("mask %s: finding clouds by %s", pair.stem, settings.method)
-    judged = {role: _judge_image(dataset, role, settings, where=str(pair)) for role in IMAGES}
+    judged = {role: _judge_image(image, role, settings, where=str(pair)) for role, image in images.items()}
     facts, truth = _describe_images(judged, settings), read_truth(dataset)
     if truth is not None:
         facts |= {"simulated": "known", "truth": _score_methods(truth, judged["cloudy"], settings)}
@@ -74,10 +76,10 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
             variables[f"{kind}_{role}"] = (("y", "x"), stored)
             shares[f"{kind}_{role}_share"] = describe_cover(stored, image.known)
         variables[f"known_{role}"] = (("y", "x"), image.known)
-        n_valid = int(dataset[f"valid_{role}"].values.sum())
+        n_valid = int(images[role][f"valid_{role}"].values.sum())
         shares[f"known_{role}_share"] = round(float(image.known.sum() / max(n_valid, 1)), 6)
     masks = xr.Dataset(variables, attrs={"provenance": {**dataset.attrs["provenance"], "masks": facts}})
-    save_dataset(with_grid(masks, geobox_of(dataset)), output, kind="mask", summary={**facts, **shares})
+    save_dataset(with_grid(masks, grid), output, kind="mask", summary={**facts, **shares})
     _log_end(pair.stem, shares, facts, time.monotonic() - started)
 
 

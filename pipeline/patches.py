@@ -49,7 +49,7 @@ class PatchRecord(Settings):
     area: str
     """Area of the pair."""
     pair: str
-    """Pair id in the lock of that area."""
+    """Id of the pair, or group, in the lock of that area."""
     block: str
     """Ground block: patches of one block always share a split. `CRS/I/J` of the block grid, or the area for listed splits."""
     crs: str
@@ -63,13 +63,13 @@ class PatchRecord(Settings):
     valid_share: float
     """Share of pixels usable in SAR, input and target alike."""
     cloud_input_share: float
-    """Share of pixels whose input is cloud or shadow (probability of at least 0.5)."""
+    """Share of pixels whose input is cloud or shadow (probability of at least 0.5); for other tasks as `cloud_target_share`."""
     cloud_target_share: float
     """Share of pixels whose target is cloud or shadow (probability of at least 0.5)."""
     sar_gap_days: float
-    """Time of SAR minus time of the input, days."""
+    """Time of SAR minus time of the input, days; 0 for other tasks."""
     clear_gap_days: float
-    """Time of the target minus time of the input, days."""
+    """Time of the target minus time of the input, days; 0 for other tasks."""
     split: Split | None = None
     """Given by `pack`."""
     position: int | None = None

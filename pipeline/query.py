@@ -1,4 +1,4 @@
-"""Search the scenes of one area and pair them: SAR, cloudy input, clear target.
+"""Search the scenes of one area and pair them: SAR, cloudy input, clear target; or form the groups of other tasks.
 
 Reads: catalogues, a folder of products, a dataset or a frozen lock; of the optical scenes a small overview of their classification. Writes:
 the lock, with every candidate that was not used and why, and the ledger beside it. The same folder gives the same lock, byte for byte.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sereno.pipeline import store
 from sereno.pipeline.acquisitions import (
@@ -29,11 +28,13 @@ from sereno.pipeline.acquisitions import (
     role_of,
     to_refusals,
 )
+from sereno.pipeline.advice import Aim, Kind, Read, describe_failure
 from sereno.pipeline.areas import Ground, cut_footprint, to_bboxes, to_ground
 from sereno.pipeline.bands import L1C_BANDS, SCL
 from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items, select_collections
-from sereno.pipeline.config import QuerySettings, parse_settings
+from sereno.pipeline.config import QuerySettings, TaskName, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
+from sereno.pipeline.grouping import find_grouper, find_ratio, to_fine_ground
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
 from sereno.pipeline.pairing import (
@@ -57,15 +58,12 @@ GAOFEN_GSD_M: Final = {"gaofen-pms": 8.0, "gaofen-wfv": 16.0, "gaofen-wfv4": 16.
 FINEST_SHARE: Final = 0.6
 """A grid whose pixel is less than this share of an image's shows nothing that the image does."""
 
-Kind = Literal["optical", "sar"]
-Read = tuple[ItemRecord, dict[str, Any] | None]
-"""An item in our form, and the GeoJSON geometry of its footprint."""
 
-
-def query_pairs(area: str, output: Path, settings: QuerySettings, *, dem_margin_m: float = 0.0) -> None:
+def query_pairs(area: str, output: Path, settings: QuerySettings, *, dem_margin_m: float = 0.0, task: TaskName = "cloud-removal") -> None:
     """Write the lock of `area` to `output`, and beside it the ledger of every item.
 
-    Where the settings ask for elevation models they are searched as far as `dem_margin_m` around the area.
+    Scenes form pairs for cloud removal, and groups for any other `task` (`sereno.pipeline.grouping`). Where the settings ask
+    for elevation models they are searched as far as `dem_margin_m` around the area.
 
     Raises:
         ConfigError: the settings name no such area, its ground is no grid, or a key for reading is missing.
@@ -74,20 +72,25 @@ def query_pairs(area: str, output: Path, settings: QuerySettings, *, dem_margin_
     """
     started = monotonic()
     logger.info("query %s: %s %s", area, "taking the lock from" if settings.source == "lock" else "searching", settings.catalogue)
-    lock, notes = _make_lock(area, settings)
+    lock, notes = _make_lock(area, settings, task)
     if settings.dem_catalogue is not None and settings.source != "lock":
         lock, found = _add_elevations(lock, settings, dem_margin_m)
         notes += found
     write_ledger(ledger_of(output), _to_entries(area, lock, notes))
     store.write_json(output, lock.model_dump(mode="json"))
-    counts = f"{len(lock.pairs)} pairs of {len(lock.scenes)} scenes, {len(lock.refused)} items refused"
+    counts = f"{len(lock.jobs)} {'groups' if lock.groups else 'pairs'} of {len(lock.scenes)} scenes, {len(lock.refused)} items refused"
     logger.info("query %s: %s, %.1f s", area, counts, monotonic() - started)
 
 
-def _make_lock(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
+def _make_lock(area: str, settings: QuerySettings, task: TaskName) -> tuple[Lock, list[Entry]]:
     """The lock from where the settings say, and what the ledger tells besides."""
     if settings.source == "lock":
         lock = read_frozen_lock(area, Path(settings.catalogue))
+        if lock.task != task:
+            raise ConfigError(
+                f"the frozen lock of area {area!r} in {settings.catalogue} is for {lock.task}, but pipeline.task is {task}: set that to "
+                f"{lock.task}, or search again without 'source: lock'"
+            )
         if settings.dem_catalogue is not None and lock.dem is None:
             raise ConfigError(
                 f"the frozen lock of area {area!r} in {settings.catalogue} names no elevation models, which pipeline.query.dem_catalogue "
@@ -98,7 +101,7 @@ def _make_lock(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
 
         return list_pairs(Path(settings.catalogue), area, skies=settings.skies if settings.inputs == "simulated" else 0), []
-    return _search_pairs(area, settings)
+    return _search_pairs(area, settings) if task == "cloud-removal" else _search_groups(area, settings, task)
 
 
 def _add_elevations(lock: Lock, settings: QuerySettings, margin_m: float) -> tuple[Lock, list[Entry]]:
@@ -130,11 +133,12 @@ def read_frozen_lock(area: str, folder: Path) -> Lock:
     except ValueError:  # bytes that are no text
         raise ConfigError(f"frozen lock {path} is damaged: it is no text; fetch it again") from None
     lock = parse_settings(Lock, text, where=f"frozen lock {path} (fetch it again, or write it with this version of sereno)")
-    lost = sorted({name for pair in lock.pairs for name in (pair.sar, pair.cloudy, pair.clear)} - set(lock.scenes))
+    lost = sorted({name for job in lock.jobs for name in job.scene_ids} - set(lock.scenes))
     renamed = sorted(name for name, scene in lock.scenes.items() if scene.id != name)
-    if lost or renamed or not lock.pairs:
+    if lost or renamed or not lock.jobs:
         raise ConfigError(
-            f"frozen lock {path} is damaged: {len(lock.pairs)} pairs, scenes lost: {', '.join(lost) or 'none'}, under another name: "
+            f"frozen lock {path} is damaged: {len(lock.jobs)} {'groups' if lock.groups else 'pairs'}, scenes lost: "
+            f"{', '.join(lost) or 'none'}, under another name: "
             f"{', '.join(renamed) or 'none'}; fetch it again"
         )
     if lock.area != area:
@@ -196,8 +200,7 @@ class Judged(NamedTuple):
 
 def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]]:
     """The lock of one search: list items, judge them, measure clouds, choose triplets, probe their files."""
-    if area not in settings.areas:
-        raise ConfigError(f"area {area!r} is not in pipeline.query.areas, which has {', '.join(sorted(settings.areas))}")
+    _check_area(area, settings)
     with contextlib.ExitStack() as stack:
         search = Search(to_ground(settings.areas[area], settings.resolution_m), _open_sources(stack, settings), settings)
         listed = {kind: _list_items(search, kind) for kind in search.sources}
@@ -210,8 +213,10 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         if not triplets:
             for entry in to_refusals(refused):  # a failed step leaves no ledger: its log is where the reasons are
                 logger.info("query %s: %s as %s: %s: %s", area, entry.status, entry.role, entry.item, entry.reason)
-            raise MissingError(_describe_failure(area, search, listed, refused))
-        scenes, unknown = _probe_used(search, triplets)
+            raise MissingError(
+                describe_failure(area, Aim("pair", search.ground, settings), {kind: found.items for kind, found in listed.items()}, refused)
+            )
+        scenes, unknown = _probe_used(search, _list_used(triplets))
     lock = Lock(
         area=area,
         catalogue=settings.catalogue,
@@ -223,6 +228,45 @@ def _search_pairs(area: str, settings: QuerySettings) -> tuple[Lock, list[Entry]
         refused=to_refusals(refused),
     )
     return lock, [*(found.note for found in listed.values()), *measured.notes, *unknown]
+
+
+def _check_area(area: str, settings: QuerySettings) -> None:
+    if area not in settings.areas:
+        raise ConfigError(f"area {area!r} is not in pipeline.query.areas, which has {', '.join(sorted(settings.areas))}")
+
+
+def _search_groups(area: str, settings: QuerySettings, task: TaskName) -> tuple[Lock, list[Entry]]:
+    """The lock of one search for another task than cloud removal: the same steps without SAR."""
+    _check_area(area, settings)
+    group_scenes, ratio = find_grouper(task), find_ratio(task, settings)
+    with contextlib.ExitStack() as stack:
+        optical = _open_sources(stack, settings.model_copy(update={"sar_catalogue": None}))["optical"]
+        search = Search(to_fine_ground(settings.areas[area], settings, ratio), {"optical": optical}, settings)
+        listed: dict[Kind, Listed] = {"optical": _list_items(search, "optical")}
+        _warn_of_unknown(search, listed)
+        judged = _judge_items(search, listed["optical"])
+        measured = _measure_covers(search, judged._replace(candidates=give_unique_ids(judged.candidates)), None)
+        grouped = group_scenes(measured.candidates, settings)
+        refused = [*measured.refused, *grouped.refused]
+        if not grouped.groups:
+            for entry in to_refusals(refused):
+                logger.info("query %s: %s: %s: %s", area, entry.status, entry.item, entry.reason)
+            aim = Aim(f"group for {task}", search.ground, settings)
+            raise MissingError(describe_failure(area, aim, {"optical": listed["optical"].items}, refused))
+        scenes, unknown = _probe_used(search, {"optical": list(grouped.scenes.values())})
+    lock = Lock(
+        area=area,
+        catalogue=settings.catalogue,
+        searched=None if optical.is_local else _tell_time(),
+        grid=GridRecord.from_geobox(search.ground.geobox),
+        outline=search.ground.outline_json,
+        scenes=dict(sorted(scenes.items())),
+        pairs=(),
+        task=task,
+        groups=grouped.groups,
+        refused=to_refusals(refused),
+    )
+    return lock, [listed["optical"].note, *measured.notes, *unknown]
 
 
 def _choose(search: Search, optical: Judged, sar: Judged) -> tuple[list[Triplet], list[Refused]]:
@@ -411,17 +455,18 @@ def _list_bands(records: Iterable[ItemRecord]) -> dict[str, frozenset[str]]:
     return held
 
 
-def _measure_covers(search: Search, optical: Judged, sar: Judged) -> Judged:
+def _measure_covers(search: Search, optical: Judged, sar: Judged | None) -> Judged:
     """The optical scenes with their cloud cover over the area, and without those that have too little data there.
 
-    Measured are those that can still take part, whatever their cover. Where the classification is lost the catalogue's word stays.
+    Measured are those that can still take part, whatever their cover; without `sar` all can. Where the classification
+    is lost the catalogue's word stays.
     """
     from sereno.pipeline.cover import measure_covers  # it reads images, which a search without it never does
 
     settings, resolver = search.settings, search.sources["optical"].resolver
     if settings.cover_from == "catalogue" or settings.source == "gaofen":  # Gaofen has no classification
         return optical
-    hopeful = select_hopeful(optical.candidates, sar.candidates, settings)
+    hopeful = optical.candidates if sar is None else select_hopeful(optical.candidates, sar.candidates, settings)
     _check_readable(resolver, hopeful)
     covers = measure_covers([one.scene for one in hopeful], search.ground, resolver, settings.cover_pixel_m)
     measured = {one.scene.id: cover for one, cover in zip(hopeful, covers, strict=True)}
@@ -458,12 +503,14 @@ def _to_note(scene: str, entry: Entry) -> Entry:
     return entry._replace(scene=scene, reason=entry.reason if entry.status == "used" else instead)
 
 
-def _probe_used(search: Search, triplets: Sequence[Triplet]) -> tuple[dict[str, SceneRecord], list[Entry]]:
-    """The scenes of the triplets by id, with what servers say of their files if the settings ask for that."""
-    used: dict[Kind, list[SceneRecord]] = {
-        "optical": [one.scene for triplet in triplets for one in (triplet.cloudy, triplet.clear)],
-        "sar": [triplet.sar.scene for triplet in triplets],
-    }
+def _list_used(triplets: Sequence[Triplet]) -> dict[Kind, list[SceneRecord]]:
+    """The scenes of the triplets by kind."""
+    optical = [one.scene for triplet in triplets for one in (triplet.cloudy, triplet.clear)]
+    return {"optical": optical, "sar": [triplet.sar.scene for triplet in triplets]}
+
+
+def _probe_used(search: Search, used: Mapping[Kind, Sequence[SceneRecord]]) -> tuple[dict[str, SceneRecord], list[Entry]]:
+    """The scenes by id, with what servers say of their files if the settings ask for that."""
     scenes = {scene.id: scene for kind in used for scene in used[kind]}
     if not search.settings.probe:
         return scenes, []
@@ -477,50 +524,3 @@ def _to_entries(area: str, lock: Lock, notes: Iterable[Entry]) -> list[Entry]:
     used = [Entry("query", area, scene.id, item.item, "", "used") for scene in scenes for item in scene.items]
     refused = [Entry("query", area, "", entry.item, "", entry.status, entry.reason) for entry in lock.refused]
     return [*used, *refused, *(note._replace(area=area) for note in notes)]
-
-
-def _describe_failure(area: str, search: Search, listed: Mapping[Kind, Listed], refused: Sequence[Refused]) -> str:
-    """One line: what was found, why it was refused, what to widen."""
-    found = f"area {area!r}: no pair among {len(listed['optical'].items)} optical and {len(listed['sar'].items)} SAR items"
-    if not refused:
-        boxes = " and ".join(str([round(edge, 4) for edge in box]) for box in to_bboxes(search.ground.geobox))
-        start, end = (f"{moment:%Y-%m-%d}" if moment else "ever" for moment in search.settings.period)
-        return (
-            f"{found} in {boxes} (west, south, east, north) from {start} to {end}: widen the area or start..end, and see that longitude "
-            "comes before latitude"
-        )
-    # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
-    decisive = _select_decisive(refused, len(listed["sar"].items))
-    causes: Counter[Cause] = Counter(entry.cause for entry in decisive)
-    partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
-    cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
-    example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
-    if cause is Cause.OVERLAP:
-        example += _tell_places(search, listed)
-    is_clear_left = search.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
-    way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
-    remedy = "write the names of the products into pipeline.query.table as they were delivered"
-    advice = remedy if search.settings.table is not None and cause is Cause.UNUSED else cause.value
-    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {advice}{way_out}"
-
-
-def _select_decisive(refused: Sequence[Refused], n_sar: int) -> Sequence[Refused]:
-    """The refusals that say why there is no pair: those of SAR if none of it could be used whatever its partners, else all.
-
-    Without any SAR each optical scene is refused for want of it, which hides why there is none.
-    """
-    partners = (Cause.UNUSED, Cause.SAR_GAP, Cause.CLEAR_GAP, Cause.MAX_PAIRS)
-    own = [entry for entry in refused if entry.role == "sar" and entry.cause not in partners]
-    return own if n_sar and len({item for entry in own for item in entry.items}) == n_sar else refused
-
-
-def _tell_places(search: Search, listed: Mapping[Kind, Listed]) -> str:
-    """Where the area and what was found lie, in words, for a message: longitude and latitude may be exchanged, or the area forgotten."""
-    area = " and ".join(str([round(edge, 3) for edge in box]) for box in to_bboxes(search.ground.geobox))
-    words = [f" (west, south, east, north of the area: {area}"]
-    for kind, found in listed.items():
-        boxes = [entry[0].bbox for entry in found.items if not isinstance(entry, Refused)]
-        if boxes:
-            west, south, east, north = zip(*boxes, strict=True)
-            words.append(f"{kind}: {[round(edge, 3) for edge in (min(west), min(south), max(east), max(north))]}")
-    return ", ".join(words) + ")"

@@ -87,6 +87,13 @@ ROLES_OF: Final[Mapping[TaskName, tuple[tuple[str, ...], ...]]] = {
     "snapshot-reconstruction": (("cube",),),
 }
 """Scenes that a sample is made of, by role; those that stand together must be of one processing level."""
+SKIES_OF: Final[Mapping[TaskName, tuple[str, ...]]] = {
+    "cloud-removal": ("cloudy", "clear"),
+    "pansharpening": ("ms",),
+    "spatiotemporal-fusion": ("fine-1", "fine-2", "fine-3"),
+    "snapshot-reconstruction": (),
+}
+"""Images whose clouds are looked for, by role; those of one task lie on one grid."""
 DATED_BY: Final[Mapping[TaskName, str]] = {
     "cloud-removal": "cloudy",
     "pansharpening": "ms",

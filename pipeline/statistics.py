@@ -54,8 +54,7 @@ def find_usable(mask: Array, task: TaskName) -> npt.NDArray[np.bool_]:
     channels = dict(zip(MASK_CHANNELS_OF[task], np.moveaxis(mask, -3, 0), strict=True))
     covers, valid = JUDGED_BY[task]
     rules = [channels[valid] > 0, *(channels[name] < CLOUDY_FROM for name in covers)]
-    usable: npt.NDArray[np.bool_] = np.logical_and.reduce(rules)
-    return usable
+    return np.asarray(np.logical_and.reduce(rules), bool)
 
 
 def fit_usable(usable: npt.NDArray[np.bool_], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -67,8 +66,7 @@ def fit_usable(usable: npt.NDArray[np.bool_], shape: Sequence[int]) -> npt.NDArr
     if rows < shape[0]:
         return usable.repeat(shape[0] // rows, axis=-2).repeat(shape[1] // columns, axis=-1)
     blocks = usable.reshape(*usable.shape[:-2], shape[0], rows // shape[0], shape[1], columns // shape[1])
-    whole: npt.NDArray[np.bool_] = blocks.all(axis=(-3, -1))
-    return whole
+    return np.asarray(blocks.all(axis=(-3, -1)))
 
 
 def sum_pixels(values: Array, usable: npt.NDArray[np.bool_]) -> Sums:

@@ -27,12 +27,12 @@ from zarr.codecs import BloscCodec, BloscShuffle
 from sereno.pipeline.errors import MissingError, StoreError, describe_fault
 
 FORMAT: Final = "sereno-store/1"
-WRITERS: Final = {"scene": "ingest", "pair": "align", "mask": "mask", "patches": "patch", "dataset": "pack"}
+WRITERS: Final = {"scene": "ingest", "pair": "align", "group": "align", "mask": "mask", "patches": "patch", "dataset": "pack"}
 """The step that writes each kind of store; as a target it makes what is missing, which the final page would not ask for."""
 TILE: Final = 1024
 """Rows and columns of a chunk in scene and pair stores, which hold one band each: steps read few bands, and large chunks write faster
 (measured: 0.16 against 0.23 CPU-s for 39 Mpx in chunks of 512)."""
-SCENE_CHUNK: Final = {"band": 1, "sar_band": 1}
+SCENE_CHUNK: Final = {"band": 1, "sar_band": 1, "pan_band": 1}
 """A chunk where the caller names none, of TILE rows and columns."""
 NUMBERED: Final = re.compile(r"_\d+$")
 """How the dims of one plate of many end, after the name that says what they are."""
@@ -174,7 +174,7 @@ def _translate_faults() -> Iterator[None]:
 
 
 def _encoding(variable: xr.DataArray, chunks: Mapping[str, int]) -> dict[str, Any]:
-    limits = {**dict.fromkeys(("y", "x", "plate_row", "plate_col"), TILE), **chunks}
+    limits = {**dict.fromkeys(("y", "x", "y_coarse", "x_coarse", "plate_row", "plate_col"), TILE), **chunks}
     shape = tuple(max(1, min(size, limits.get(NUMBERED.sub("", str(dim)), size))) for dim, size in variable.sizes.items())
     unfilled = {"_FillValue": None} if variable.dtype.kind == "f" else {}  # else NaN is declared to be no value
     return {"chunks": shape, "compressors": [codec_for(variable.dtype, *SCENE_CODEC)], **unfilled}

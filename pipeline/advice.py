@@ -1,0 +1,80 @@
+"""Why a search led to nothing, and what to change, in one line.
+
+What was found, and why it was refused, enters; words leave. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from sereno.pipeline.acquisitions import Cause, Refused
+from sereno.pipeline.areas import Ground, to_bboxes
+from sereno.pipeline.config import QuerySettings
+from sereno.pipeline.pairs import ItemRecord
+
+Kind = Literal["optical", "sar"]
+NAMES: Final[Mapping[Kind, str]] = {"optical": "optical", "sar": "SAR"}
+"""The kinds in words."""
+Read = tuple[ItemRecord, dict[str, Any] | None]
+"""An item in our form, and the GeoJSON geometry of its footprint."""
+
+
+class Aim(NamedTuple):
+    """What was searched for."""
+
+    what: str
+    """In words, singular."""
+    ground: Ground
+    """Where."""
+    settings: QuerySettings
+    """How."""
+
+
+def describe_failure(area: str, aim: Aim, listed: Mapping[Kind, Sequence[Read | Refused]], refused: Sequence[Refused]) -> str:
+    """One line: what was found, why it was refused, what to widen."""
+    counts = " and ".join(f"{len(listed[kind])} {word}" for kind, word in NAMES.items() if kind in listed)
+    found = f"area {area!r}: no {aim.what} among {counts} items"
+    if not refused:
+        boxes = " and ".join(str([round(edge, 4) for edge in box]) for box in to_bboxes(aim.ground.geobox))
+        start, end = (f"{moment:%Y-%m-%d}" if moment else "ever" for moment in aim.settings.period)
+        return (
+            f"{found} in {boxes} (west, south, east, north) from {start} to {end}: widen the area or start..end, and see that longitude "
+            "comes before latitude"
+        )
+    # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
+    decisive = _select_decisive(refused, len(listed.get("sar", ())))
+    causes: Counter[Cause] = Counter(entry.cause for entry in decisive)
+    partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
+    cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
+    example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
+    if cause is Cause.OVERLAP:
+        example += _tell_places(aim.ground, listed)
+    is_clear_left = aim.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
+    way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
+    remedy = "write the names of the products into pipeline.query.table as they were delivered"
+    advice = remedy if aim.settings.table is not None and cause is Cause.UNUSED else cause.value
+    return f"{found}; {causes[cause]} refused for one cause, for example {example}; {advice}{way_out}"
+
+
+def _select_decisive(refused: Sequence[Refused], n_sar: int) -> Sequence[Refused]:
+    """The refusals that say why there is no pair: those of SAR if none of it could be used whatever its partners, else all.
+
+    Without any SAR each optical scene is refused for want of it, which hides why there is none.
+    """
+    partners = (Cause.UNUSED, Cause.SAR_GAP, Cause.CLEAR_GAP, Cause.MAX_PAIRS)
+    own = [entry for entry in refused if entry.role == "sar" and entry.cause not in partners]
+    return own if n_sar and len({item for entry in own for item in entry.items}) == n_sar else refused
+
+
+def _tell_places(ground: Ground, listed: Mapping[Kind, Sequence[Read | Refused]]) -> str:
+    """Where the area and what was found lie, in words, for a message: longitude and latitude may be exchanged, or the area forgotten."""
+    area = " and ".join(str([round(edge, 3) for edge in box]) for box in to_bboxes(ground.geobox))
+    words = [f" (west, south, east, north of the area: {area}"]
+    for kind, found in listed.items():
+        boxes = [entry[0].bbox for entry in found if not isinstance(entry, Refused)]
+        if boxes:
+            west, south, east, north = zip(*boxes, strict=True)
+            words.append(f"{kind}: {[round(edge, 3) for edge in (min(west), min(south), max(east), max(north))]}")
+    return ", ".join(words) + ")"

@@ -1,0 +1,70 @@
+"""Samples of cloud removal: SAR, cloudy input and clear target of a pair, and the mask of both images.
+
+A pair and its masks enter; what patches are cut from leaves, and what a window is judged by.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from sereno.pipeline.config import PatchSettings
+from sereno.pipeline.material import Array, Limit, Material
+from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
+from sereno.pipeline.scene import bands_of, find_unknown
+
+MASK_SOURCES: Final = {
+    "cloud_input": "cloud_cloudy",
+    "shadow_input": "shadow_cloudy",
+    "valid_input": "valid_cloudy",
+    "cloud_target": "cloud_clear",
+    "shadow_target": "shadow_clear",
+    "valid_target": "valid_clear",
+    "valid_sar": "valid_sar",
+}
+"""Where each channel of a patch's mask comes from: the `valid_*` from the pair, less ground whose clouds are not known, the others from
+the masks."""
+IMAGES: Final = ("cloudy", "clear")
+"""Images that have masks: input and target."""
+
+
+def list_material(pair: xr.Dataset, masks: xr.Dataset) -> Material:
+    """What patches of a pair are cut from.
+
+    Raises:
+        DataError: the masks do not say where clouds are known.
+    """
+    unknown = {role: find_unknown(pair, masks, role) for role in IMAGES}
+    stacked = np.empty((len(MASK_CHANNELS), pair.sizes["y"], pair.sizes["x"]), np.uint8)
+    for channel, name in zip(stacked, MASK_CHANNELS, strict=True):
+        source = MASK_SOURCES[name]
+        channel[:] = np.where(pair[source].values, 255, 0) if source.startswith("valid_") else masks[source].values
+        if source.removeprefix("valid_") in unknown:
+            channel[unknown[source.removeprefix("valid_")]] = 0
+    arrays = {name: partial(_read, pair, name) for name in ("sar", "cloudy", "clear")}
+    names = {"bands": bands_of(pair), "sar_bands": bands_of(pair, "sar_band")}
+    return Material("cloud-removal", arrays, stacked, names, 1, np.logical_or(*unknown.values()))
+
+
+def _read(pair: xr.Dataset, name: str) -> Array:
+    values: Array = pair[name].values
+    return values
+
+
+def measure_window(mask: npt.NDArray[np.uint8], settings: PatchSettings) -> tuple[Limit, ...]:
+    """Validity, cloud of the target and cloud of the input of one window, mask (channel, row, col), against the settings."""
+    channels = dict(zip(MASK_CHANNELS, mask, strict=True))
+    valid = float(np.mean((channels["valid_input"] > 0) & (channels["valid_target"] > 0) & (channels["valid_sar"] > 0)))
+    target, cloudy = (
+        float(np.mean(np.maximum(channels[f"cloud_{image}"], channels[f"shadow_{image}"]) >= CLOUDY_FROM)) for image in ("target", "input")
+    )
+    low, top, least = settings.min_valid, settings.max_target_cloud, settings.min_input_cloud
+    return (
+        Limit("min_valid", "share valid in SAR, input and target", valid, low, valid >= low),
+        Limit("max_target_cloud", "share of cloud and shadow in the target", target, top, target <= top),
+        Limit("min_input_cloud", "share of cloud and shadow in the input", cloudy, least, cloudy >= least),
+    )
