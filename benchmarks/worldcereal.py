@@ -19,10 +19,11 @@ import torch
 import xarray as xr
 from samples import Facts, Sample, save_samples, stack_mask
 
+from sereno.model.batches import to_batch
 from sereno.model.config import SarRange
-from sereno.model.data import open_split, read_facts, read_records, to_batch
-from sereno.model.evaluate import REGIONS, mark_regions, score_regions
+from sereno.model.data import open_split, read_facts, read_records
 from sereno.model.metrics import METRICS, average_scores
+from sereno.model.scoring import REGIONS, mark_regions, score_regions
 from sereno.pipeline.clouds import FULL, SCL_CLOUD, SCL_SHADOW, describe_cover, to_probability
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.patches import PatchRecord, Split
@@ -361,8 +362,8 @@ def score_floors(dataset: Path, choice: Choice) -> dict[str, dict[str, float]]:
     """Mean scores of FLOORS over the test patches, on cloudy pixels, with the evaluator's own regions and metrics."""
     facts = read_facts(dataset)
     arrays = open_split(dataset, "test").read(0, len(choice.pairs))
-    batch = to_batch(*arrays, SarRange(), facts.sar_bands)
-    regions = mark_regions(torch.from_numpy(arrays.mask), 0.5)
+    batch = to_batch(**arrays, sar_range=SarRange(), sar_bands=facts.sar_bands)
+    regions = mark_regions(torch.from_numpy(arrays["mask"]), 0.5)
     places = {f"{choice.series.site}/{name_pair(choice.series, pair)}/r0-c0": pair for pair in choice.pairs}
     answers = [answer_without_network(choice, places[record.id]) for record in read_records(dataset, "test")]
     scores = {}

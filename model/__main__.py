@@ -84,26 +84,27 @@ def report(
 
 @app.command()
 def describe(
+    network: Annotated[str | None, typer.Argument(help="A network of ours by its name, as it is without further settings.")] = None,
     settings: Annotated[
-        str | None, typer.Option("--settings", metavar="JSON", help="Settings of training; its network is described. Without: all of ours.")
+        str | None,
+        typer.Option("--settings", metavar="JSON", help="Settings of training; its network is described. Without both: all of ours."),
     ] = None,
-    bands: Annotated[int, typer.Option(min=1, help="Optical bands.")] = 13,
+    bands: Annotated[int | None, typer.Option(min=1, help="Optical bands. Without: as many as the network is known with.")] = None,
     sar_bands: Annotated[int, typer.Option(min=0, help="SAR bands.")] = 2,
 ) -> None:
-    """Say how large a network is, what it does, and where it comes from."""
-    from sereno.model.tasks import PRESETS, describe_network
+    """Say how large a network is, what it does, what of it is the paper's and what is ours."""
+    from sereno.model.tasks import PRESETS, describe_network, find_preset, to_text
 
-    if settings is None:
+    if network is not None and settings is not None:
+        raise ConfigError("NETWORK and --settings both name a network: give one of them")
+    if network is None and settings is None:
         for preset in PRESETS:
             described = describe_network(preset, bands=bands, sar_bands=sar_bands)
-            typer.echo(f"{described.name:14}{getattr(preset, 'size', ''):3}{described.parameters:12,} parameters")
+            tasks = ", ".join(task.name for task in described.tasks)
+            typer.echo(f"{described.name:14}{getattr(preset, 'size', ''):3}{described.parameters:12,} parameters  {tasks}")
         return
-    chosen = parse_settings(config.TrainSettings, settings).network
-    described = describe_network(chosen, bands=bands, sar_bands=sar_bands)
-    typer.echo(f"{described.name}: {described.parameters:,} parameters with {bands} optical and {sar_bands} SAR bands")
-    for task in described.tasks:
-        typer.echo(f"task {task.name}: {', '.join(task.inputs)} -> {task.output}")
-    typer.echo(f"settings: {chosen.to_json()}\n\n{described.provenance}")
+    chosen = find_preset(network) if network is not None else parse_settings(config.TrainSettings, settings or "{}").network
+    typer.echo(to_text(describe_network(chosen, bands=bands, sar_bands=sar_bands)))
 
 
 def _check_output(path: Path) -> None:

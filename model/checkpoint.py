@@ -23,11 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sereno.model.config import CustomSettings, TrainSettings
-from sereno.model.data import DatasetFacts
+from sereno.model.batches import Signature
+from sereno.model.config import CustomSettings, TrainSettings, needs_sar
 from sereno.model.networks.custom import find_file
-from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Signature, create_network
-from sereno.pipeline.config import Settings, parse_settings
+from sereno.model.tasks import CLOUD_REMOVAL, TASKS, create_network
+from sereno.pipeline.config import Settings, TaskName, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError, TrainingError
 from sereno.pipeline.store import staged
 
@@ -54,7 +54,7 @@ class CheckpointMeta(Settings):
     """What a checkpoint says about itself."""
 
     format: Literal["sereno-checkpoint/1"] = "sereno-checkpoint/1"
-    task: str = CLOUD_REMOVAL.name
+    task: TaskName = CLOUD_REMOVAL.name
     """A task of `sereno.model.tasks`."""
     settings: TrainSettings
     """Settings of the run."""
@@ -65,6 +65,14 @@ class CheckpointMeta(Settings):
     training_mean: tuple[float, ...]
     """Mean reflectance of clear training targets, per band."""
     training_std: tuple[float, ...]
+    """Standard deviation of the same."""
+    ratio: int = 1
+    """Pixels of the fine grid along each side of a coarse pixel; 1 where nothing is coarse."""
+    guide_bands: tuple[str, ...] = ()
+    """Bands of the sharp image that guides, in the order in which the network takes them; empty where none does."""
+    guide_mean: tuple[float, ...] = ()
+    """Mean reflectance of the guide in training, per band."""
+    guide_std: tuple[float, ...] = ()
     """Standard deviation of the same."""
     dataset_sha256: str
     """SHA-256 of the dataset manifest."""
@@ -79,12 +87,18 @@ class CheckpointMeta(Settings):
     sereno: str = version("sereno")
     """Version that wrote it."""
 
+    @property
+    def signature(self) -> Signature:
+        """What the network is made for."""
+        statistics = self.training_mean, self.training_std
+        return Signature(self.bands, self.sar_bands, *statistics, self.task, self.ratio, self.guide_bands, self.guide_mean, self.guide_std)
+
 
 class Loaded(NamedTuple):
     """A checkpoint ready for use."""
 
     network: nn.Module
-    """In evaluation mode, on the device asked for; called with optical, sar, cloud as in `Batch`."""
+    """In evaluation mode, on the device asked for; called with the inputs of its task."""
     settings: TrainSettings
     """Settings of the run, with the scaling of SAR that the network expects."""
     bands: tuple[str, ...]
@@ -117,8 +131,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
         raise TrainingError(
             f"{path} is damaged: its weights are not those that were written (SHA-256 differs); delete it and run `sereno train` again"
         )
-    signature = Signature(meta.bands, meta.sar_bands, meta.training_mean, meta.training_std)
-    network = create_network(TASKS[meta.task], meta.settings.network, signature)
+    network = create_network(TASKS[meta.task], meta.settings.network, meta.signature)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -127,13 +140,30 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
     return Loaded(network.to(device).eval(), meta.settings, meta.bands, meta.sar_bands, mean, meta)
 
 
+def check_question(loaded: Loaded, signature: Signature, *, where: Path) -> None:
+    """Refuse data of another task, ratio or bands than the network was made for; `where` names the data.
+
+    Raises:
+        DataError: names both.
+    """
+    made_for = loaded.meta.signature
+    ours, theirs = ((one.task, one.ratio, one.guide_bands) for one in (signature, made_for))
+    if ours != theirs:
+        (task, ratio, guide), (its_task, its_ratio, its_guide) = ours, theirs
+        raise DataError(
+            f"{where} is for the task {task} at ratio {ratio} with guide {list(guide)}, but the checkpoint was trained for {its_task} at "
+            f"ratio {its_ratio} with guide {list(its_guide)}: take a checkpoint of the same, or train on this dataset"
+        )
+    check_bands(loaded, signature.bands, signature.sar_bands, where=where)
+
+
 def check_bands(loaded: Loaded, bands: Sequence[str], sar_bands: Sequence[str], *, where: Path) -> None:
     """Refuse data whose bands are not those that the network was made for; `where` names the data. Unused SAR may be any.
 
     Raises:
         DataError: names both.
     """
-    sar_differs = loaded.settings.network.use_sar and tuple(sar_bands) != loaded.sar_bands
+    sar_differs = needs_sar(loaded.settings.network) and tuple(sar_bands) != loaded.sar_bands
     if tuple(bands) != loaded.bands or sar_differs:
         raise DataError(
             f"{where} has bands {list(bands)} and SAR {list(sar_bands)}, but the checkpoint was trained with {list(loaded.bands)} and "
@@ -157,8 +187,6 @@ def _read(path: Path) -> tuple[CheckpointMeta, dict[str, Tensor]]:
             f"{path} does not say of itself what this version expects ({error}): use the version of sereno that wrote it, or run "
             "`sereno train` again"
         ) from None
-    if meta.task not in TASKS:
-        raise TrainingError(f"{path} is for the task {meta.task!r}, known here: {sorted(TASKS)}; run `sereno train` again")
     return meta, tensors
 
 
@@ -300,7 +328,7 @@ def describe_differences(saved: Identity, wanted: Identity) -> str:
     return "; ".join(named[:MOST_NAMED] + more)
 
 
-def load_start(path: Path, settings: TrainSettings, facts: DatasetFacts, *, where: Path) -> dict[str, Tensor]:
+def load_start(path: Path, settings: TrainSettings, facts: Signature, *, where: Path) -> dict[str, Tensor]:
     """The weights that `start_from` names, checked to fit the network of `settings` and the bands of the dataset `where`.
 
     Raises:
@@ -309,7 +337,7 @@ def load_start(path: Path, settings: TrainSettings, facts: DatasetFacts, *, wher
         ConfigError: they are of another network, or of other scaling of SAR; names what differs.
     """
     loaded = load_checkpoint(path, torch.device("cpu"))
-    check_bands(loaded, facts.bands, facts.sar_bands, where=where)
+    check_question(loaded, facts, where=where)
     theirs, ours = (_flatten(run.model_dump(mode="json", include={"network", "sar_range"}), "train") for run in (loaded.settings, settings))
     if differences := describe_differences(theirs, ours):
         raise ConfigError(f"'train.start_from' {path} is another network: {differences}; set these alike, or start without it")

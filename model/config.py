@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from sereno.pipeline.config import ARM, Name, PipelineSettings, Settings, Share, load_settings
+from sereno.pipeline.config import ARM, Name, PipelineSettings, Settings, Share, TaskName, load_settings
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 """Where tensors live; `auto` takes a GPU if there is one."""
@@ -249,14 +249,37 @@ NetworkSettings = Annotated[
     Annotated[AfsstSettings, Tag(f"{ARM}afsst")]
     | Annotated[S2TransformerSettings, Tag(f"{ARM}s2transformer")]
     | Annotated[UnetSettings, Tag(f"{ARM}unet")]
-    | Annotated[CustomSettings, Tag(f"{ARM}custom")],
+    | Annotated[CustomSettings, Tag(f"{ARM}custom")]
+    | Annotated[SfiinSettings, Tag(f"{ARM}sfiin")]
+    | Annotated[StfganSettings, Tag(f"{ARM}stfgan")]
+    | Annotated[StfnetSettings, Tag(f"{ARM}stfnet")]
+    | Annotated[S2SnapshotSettings, Tag(f"{ARM}s2snapshot")],
     Discriminator(
         _tag_network,
         custom_error_type="unknown_network",
-        custom_error_message="'name' must be afsst, s2transformer, unet or custom",
+        custom_error_message="'name' must be afsst, s2transformer, unet, custom, sfiin, stfgan, stfnet or s2snapshot",
     ),
 ]
 """Which network, and how large; without a name it is AFSST."""
+
+SERVED_BY: Final[Mapping[TaskName, tuple[str, ...]]] = {
+    "cloud-removal": ("afsst", "custom", "s2transformer", "unet"),
+    "pansharpening": ("sfiin",),
+    "spatiotemporal-fusion": ("stfgan", "stfnet"),
+    "snapshot-reconstruction": ("s2snapshot",),
+}
+"""Names of the networks that serve each task."""
+
+
+def explain_misfit(network: str, task: str) -> str:
+    """One line that says that a network does not serve a task, and which pairs there are."""
+    pairs = "; ".join(f"{known}: {', '.join(names)}" for known, names in SERVED_BY.items())
+    return f"network '{network}' does not serve the task '{task}'; allowed are {pairs}"
+
+
+def needs_sar(network: NetworkSettings) -> bool:
+    """Whether the network looks at SAR."""
+    return isinstance(network, ClearingSettings | CustomSettings) and network.use_sar
 
 
 class LossSettings(Settings):
@@ -297,6 +320,15 @@ class LossSettings(Settings):
         if not any(getattr(self, part) for part in parts):
             raise ValueError(f"every part of the loss has weight zero: give one of {', '.join(parts)} a weight")
         return self
+
+
+USUAL_LOSSES: Final[Mapping[str, Mapping[str, float]]] = {
+    "sfiin": {"spatial": 0, "spectral": 0, "amplitude": 0.1, "phase": 0.1},
+    "stfgan": {"pixel": 0, "squared": 1, "spatial": 0, "spectral": 0},
+    "stfnet": {"pixel": 0, "squared": 1, "spatial": 0, "spectral": 0},
+    "s2snapshot": {"spatial": 0, "spectral": 0},
+}
+"""Weights of the loss that a network of a paper has unless others are given; all others have the defaults of `LossSettings`."""
 
 
 class SarRange(Settings):
@@ -379,14 +411,22 @@ class TrainSettings(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, crops and order."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_loss(cls, values: Any) -> Any:
+        network, loss = (values.get(key, {}) for key in ("network", "loss")) if isinstance(values, Mapping) else ({}, None)
+        name = network.get("name") if isinstance(network, Mapping) else getattr(network, "name", None)
+        usual = USUAL_LOSSES.get(str(name), {}) if isinstance(loss, Mapping) else {}
+        return {**values, "loss": {**usual, **loss}} if usual else values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.batch_size % (self.processes * self.accumulate):
             parts = f"{self.processes} 'processes' times {self.accumulate} in 'accumulate'"
             raise ValueError(f"'batch_size' {self.batch_size} cannot be shared evenly among {parts}")
-        has_pins = isinstance(self.network, S2TransformerSettings) and self.network.pins
+        has_pins = isinstance(self.network, SpatialSpectralSettings) and self.network.pins
         if self.loss.stages and not has_pins and self.network.name != "custom":
-            raise ValueError("'loss.stages' needs intermediate images: those of the network s2transformer with 'pins: true'")
+            raise ValueError("'loss.stages' needs intermediate images: those of the network s2transformer or s2snapshot with 'pins: true'")
         if has_pins and not self.loss.stages:
             raise ValueError("'network.pins' makes intermediate images, but 'loss.stages' is 0: give it a weight or leave 'pins' out")
         return self
@@ -467,7 +507,8 @@ class ModelSettings(Settings):
         Raises:
             ConfigError: a difference is no setting of `train`.
         """
-        return load_settings(TrainSettings, _overlay(self.train.model_dump(), self.runs[name]), where=f"model.runs.{name}")
+        given = self.train.model_dump(exclude=None if "loss" in self.train.model_fields_set else {"loss"})  # what is usual for its network
+        return load_settings(TrainSettings, _overlay(given, self.runs[name]), where=f"model.runs.{name}")
 
 
 def _overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -488,6 +529,14 @@ class Config(Settings):
     """Training and what comes after it."""
     pathvars: dict[str, str] = Field(default_factory=dict)
     """Snakemake's own: `results: some/folder` puts everything there."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for run in self.model.runs:
+            network = self.model.run_settings(run).network.name
+            if network not in SERVED_BY[self.pipeline.task]:
+                raise ValueError(f"'model.runs.{run}': {explain_misfit(network, self.pipeline.task)}")
+        return self
 
 
 def load_config(values: object, *, where: str = "config") -> Config:

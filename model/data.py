@@ -1,13 +1,13 @@
-"""What the networks are fed: batches of tensors made from stored integers, and the endless stream of training crops.
+"""The packed dataset as training sees it: its arrays, its records, and the endless stream of crops.
 
-Stored patches (see `sereno.pipeline.patches`) enter; `Batch` leaves. All changes of unit between disk and network are made here.
+Stored samples (see `sereno.pipeline.samples`) enter; batches of their task leave, made by `sereno.model.batches`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,15 +18,15 @@ import torch
 import zarr
 from torch import Tensor
 
-from sereno.model.config import SarRange, TrainSettings
+from sereno.model.batches import AnyBatch, Signature
+from sereno.model.config import TrainSettings
+from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Task
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import MissingError, StoreError, TrainingError
-from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS, PatchRecord, Split
-from sereno.pipeline.scene import CENTI_DB, REFLECTANCE_SCALE
+from sereno.pipeline.patches import PatchRecord, Split
+from sereno.pipeline.samples import SAMPLES
 from sereno.pipeline.store import read_manifest, store_of
 
-MAX_TARGET_CLOUD: Final = 0.5
-"""Target pixels that are cloud or shadow with more than this probability have no weight at all."""
 POOL_BYTES: Final = 2 << 30
 """Decoded patches that are kept in memory at a time; a split that fits is decoded once."""
 PREFETCH: Final = 2
@@ -38,94 +38,13 @@ CPU: Final = torch.device("cpu")
 Array = npt.NDArray[Any]
 
 
-class Batch(NamedTuple):
-    """Patches as the networks and the loss take them; all float32, B patches of H x W pixels."""
-
-    optical: Tensor
-    """(B, C, H, W) cloudy reflectance, 1.0 = 100 %; may exceed 1 over clouds. Invalid pixels are 0."""
-    sar: Tensor
-    """(B, S, H, W) backscatter in dB scaled to 0..1 over `SarRange`. Invalid pixels are 0."""
-    cloud: Tensor
-    """(B, 1, H, W) probability 0..1 that the input pixel is cloud, shadow or invalid."""
-    target: Tensor
-    """(B, C, H, W) clear reflectance. Invalid pixels are 0."""
-    weight: Tensor
-    """(B, 1, H, W) trust in the target, 0..1: 0 where it is invalid or cloudy."""
-    valid_input: Tensor
-    """(B, 1, H, W) 1 where the input was observed, else 0."""
-    valid_target: Tensor
-    """(B, 1, H, W) 1 where the target was observed, else 0."""
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on `device`."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
-
-    def cut(self, count: int) -> list[Batch]:
-        """The batch in `count` parts of as many patches each, which must divide it."""
-        return [Batch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
-
-
-def scale_optical(stored: Array | Tensor) -> Tensor:
-    """Reflectance, float32, 1.0 = 100 %, from stored integers of any shape."""
-    return _to_float(stored) / REFLECTANCE_SCALE
-
-
-def scale_sar(stored: Array | Tensor, valid: Tensor, sar_range: SarRange, sar_bands: Sequence[str]) -> Tensor:
-    """Backscatter in 0..1 from stored centi-dB: (B, S, H, W), valid (B, 1, H, W) -> (B, S, H, W); 0 where not valid.
-
-    Cross-polarised bands (VH, HV) are scaled over `vh_db`, all others over `vv_db`, clipped at both ends.
-    """
-    ranges = [sar_range.vh_db if band.upper() in ("VH", "HV") else sar_range.vv_db for band in sar_bands]
-    decibel = _to_float(stored) / CENTI_DB
-    low, high = (decibel.new_tensor(ends).reshape(-1, 1, 1) for ends in zip(*ranges, strict=True)) if ranges else (decibel, decibel)
-    return ((decibel - low) / (high - low)).clamp(0, 1) * valid
-
-
-def to_batch(  # the four stored arrays and the two things that give SAR its meaning
-    sar: Array | Tensor,
-    cloudy: Array | Tensor,
-    clear: Array | Tensor,
-    mask: Array | Tensor,
-    sar_range: SarRange,
-    sar_bands: Sequence[str],
-) -> Batch:
-    """A batch from stored patches: sar (B, S, H, W), cloudy and clear (B, C, H, W), mask (B, 7, H, W) in `MASK_CHANNELS`."""
-    channels = dict(zip(MASK_CHANNELS, torch.split(_to_float(mask) / 255, 1, dim=1), strict=True))
-    target_cloud = torch.maximum(channels["cloud_target"], channels["shadow_target"])
-    trusted = torch.where(target_cloud > MAX_TARGET_CLOUD, 0.0, 1 - target_cloud)
-    return Batch(
-        optical=scale_optical(cloudy) * channels["valid_input"],
-        sar=scale_sar(sar, channels["valid_sar"], sar_range, sar_bands),
-        cloud=torch.maximum(torch.maximum(channels["cloud_input"], channels["shadow_input"]), 1 - channels["valid_input"]),
-        target=scale_optical(clear) * channels["valid_target"],
-        weight=channels["valid_target"] * trusted,
-        valid_input=channels["valid_input"],
-        valid_target=channels["valid_target"],
-    )
-
-
-def _to_float(stored: Array | Tensor) -> Tensor:
-    if isinstance(stored, Tensor):
-        return stored.to(torch.float32)
-    return torch.from_numpy(stored.astype(np.float32))
-
-
-class SplitArrays(NamedTuple):
-    """The four arrays of one split, decoded only where they are indexed (zarr arrays, or NumPy arrays in memory)."""
-
-    sar: Any
-    """(patch, sar_band, row, col) int16 centi-dB."""
-    cloudy: Any
-    """(patch, band, row, col) uint16 reflectance x 10000."""
-    clear: Any
-    """(patch, band, row, col) uint16 reflectance x 10000."""
-    mask: Any
-    """(patch, channel, row, col) uint8, channels as `MASK_CHANNELS`."""
+class SplitArrays(dict[str, Any]):
+    """The arrays of one split by the names of `SAMPLES`, decoded only where they are indexed (zarr arrays, or NumPy arrays in memory)."""
 
     @property
     def n_patches(self) -> int:
         """Number of patches."""
-        return int(self.sar.shape[0])
+        return int(next(iter(self.values())).shape[0])
 
     def read(self, start: int, stop: int) -> SplitArrays:
         """Patches `start` to `stop` (exclusive) decoded into memory.
@@ -133,7 +52,11 @@ class SplitArrays(NamedTuple):
         Raises:
             StoreError: what is stored cannot be decoded.
         """
-        return SplitArrays(*(_decode(array, start, stop) for array in self))
+        return self.change(lambda array: _decode(array, start, stop))
+
+    def change(self, function: Callable[[Any], Any]) -> SplitArrays:
+        """What `function` makes of each array, by the same names."""
+        return SplitArrays({name: function(array) for name, array in self.items()})
 
 
 def _decode(array: Any, start: int, stop: int) -> Array:
@@ -145,32 +68,42 @@ def _decode(array: Any, start: int, stop: int) -> Array:
         raise StoreError(f"{where}: {reason}; `sereno verify` names the file: delete the manifest and run `sereno pack` again") from error
 
 
-class DatasetFacts(NamedTuple):
-    """What training needs to know of a dataset beside its arrays."""
-
-    bands: tuple[str, ...]
-    """Optical bands in stored order."""
-    sar_bands: tuple[str, ...]
-    """SAR polarisations in stored order."""
-    mean: tuple[float, ...]
-    """Mean reflectance of clear training targets, per band."""
-    std: tuple[float, ...]
-    """Standard deviation of the same."""
-
-
-def read_facts(manifest: Path) -> DatasetFacts:
-    """Bands and training statistics from the dataset manifest.
+def read_facts(manifest: Path) -> Signature:
+    """What the dataset is of, and its training statistics, from its manifest.
 
     Raises:
         MissingError: there is no manifest.
-        StoreError: it describes something else, or lacks a fact.
+        StoreError: it describes something else, is for a task that is not known, or lacks a fact.
     """
     summary = read_manifest(manifest, kind="dataset")["summary"]
-    keys = ("bands", "sar_bands", "training_mean", "training_std")
+    task = _find_task(summary, manifest)
+    keys = ("bands", "sar_bands", "training_mean", "training_std") if task.subject is None else ("channels", "statistics", "ratio")
     missing = [key for key in keys if key not in summary]
+    missing += [f"{key} of {name}" for key in keys[:2] for name in (task.subject, task.guide) if name and name not in summary.get(key, ())]
     if missing:
         raise StoreError(f"{manifest}: its summary lacks {missing}; run `sereno pack` again")
-    return DatasetFacts(*(tuple(summary[key]) for key in keys))
+    if task.subject is not None:
+        return _read_subject(summary, task)
+    bands, sar_bands, mean, std = (tuple(summary[key]) for key in keys)
+    return Signature(bands, sar_bands, mean, std)
+
+
+def _read_subject(summary: Mapping[str, Any], task: Task) -> Signature:
+    """Facts of a task whose manifest lists channels and statistics by array."""
+    channels, statistics = summary["channels"], summary["statistics"]
+    (bands, mean, std), guide = (
+        (tuple(channels[name]), tuple(statistics[name]["mean"]), tuple(statistics[name]["std"])) if name else ((), (), ())
+        for name in (task.subject, task.guide)
+    )
+    return Signature(bands, (), mean, std, task.name, int(summary["ratio"]), *guide)
+
+
+def _find_task(summary: Mapping[str, Any], manifest: Path) -> Task:
+    """The task of a dataset; one that does not say it is for cloud removal."""
+    name = summary.get("task", CLOUD_REMOVAL.name)
+    if name not in TASKS:
+        raise StoreError(f"{manifest} is for the task {name!r}, known here: {', '.join(TASKS)}; run `sereno pack` again")
+    return TASKS[name]
 
 
 def open_split(manifest: Path, split: Split) -> SplitArrays:
@@ -180,17 +113,18 @@ def open_split(manifest: Path, split: Split) -> SplitArrays:
         MissingError: there is no manifest, so the dataset is unfinished, or the split is not in it.
         StoreError: the manifest is of another kind, a file of the split is missing or cut short, or the arrays do not fit each other.
     """
-    files, store = read_manifest(manifest, kind="dataset")["files"], store_of(manifest)
+    described, store = read_manifest(manifest, kind="dataset"), store_of(manifest)
+    files, task = described["files"], _find_task(described["summary"], manifest)
     try:
         group = zarr.open_group(store, path=split, mode="r")
-        arrays = SplitArrays(*(group[name] for name in PATCH_ARRAYS))
+        arrays = SplitArrays({spec.name: group[spec.name] for spec in SAMPLES[task.name]})
     except (FileNotFoundError, KeyError) as error:
         raise MissingError(f"{store} has no complete split {split!r} ({error}): run `sereno pack` again") from None
     for name in (name for name in files if name.startswith(f"{split}/")):  # zarr reads zeros where a file is missing
         if not (store / name).is_file() or (store / name).stat().st_size != files[name]["bytes"]:
             raise StoreError(f"{store / name} is missing or cut short: delete {manifest} and run `sereno pack` again")
-    if len({array.shape[0] for array in arrays}) != 1:
-        raise StoreError(f"{store}/{split}: arrays hold {[a.shape[0] for a in arrays]} patches; run `sereno pack` again")
+    if len({array.shape[0] for array in arrays.values()}) != 1:
+        raise StoreError(f"{store}/{split}: arrays hold {[a.shape[0] for a in arrays.values()]} patches; run `sereno pack` again")
     return arrays
 
 
@@ -219,7 +153,7 @@ def _parse_row(row: dict[str, str]) -> dict[str, Any]:
 class Draw(NamedTuple):
     """One training batch, or a share of it, and where it came from."""
 
-    batch: Batch
+    batch: AnyBatch
     """The crops, on the feed's device."""
     patches: tuple[int, ...]
     """Places of their patches in the split, one per crop."""
@@ -233,14 +167,19 @@ class PatchFeed:
     crops of one patch lie at least half a pool apart. Every crop has its own generator, seeded by (seed, crop number).
     """
 
-    def __init__(self, arrays: SplitArrays, settings: TrainSettings, sar_bands: Sequence[str], *, device: torch.device = CPU) -> None:
-        """`device`: where batches are made and stay."""
+    def __init__(self, arrays: SplitArrays, settings: TrainSettings, signature: Signature, *, device: torch.device = CPU) -> None:
+        """`device`: where batches are made and stay.
+
+        Raises:
+            TrainingError: there are no patches, or `crop_px` does not fit them or the task.
+        """
         if not arrays.n_patches:
             raise TrainingError("the training split is empty: loosen the limits of `patch` or lower the shares in `pack.split`")
-        size = min(arrays.sar.shape[2:])
-        if settings.crop_px > size:
-            raise TrainingError(f"'crop_px' {settings.crop_px} is larger than the patches ({size} px): lower it or cut larger patches")
-        self._arrays, self._settings, self._sar_bands, self._device = arrays, settings, tuple(sar_bands), device
+        self._coarse = frozenset(spec.name for spec in SAMPLES[signature.task] if spec.is_coarse)
+        self._extent = next(array.shape[-2:] for name, array in arrays.items() if name not in self._coarse)
+        _check_crop(settings.crop_px, min(self._extent), signature)
+        self._arrays, self._settings, self._signature, self._device = arrays, settings, signature, device
+        self._make = TASKS[signature.task].make_batch
         self._pools = _Pools(arrays)
 
     @property
@@ -265,8 +204,8 @@ class PatchFeed:
     def draw(self, number: int, share: tuple[int, int] = WHOLE) -> Draw:
         """Batch `number`, counted from 0, on the feed's device; with `share` (n, count) only part n of `count` equal parts, in order."""
         crops = [self._cut(crop) for crop in self._crops_of(number, share)]
-        stacked = SplitArrays(*(self._ship(np.stack(parts)) for parts in zip(*(arrays for _, arrays in crops), strict=True)))
-        batch = to_batch(*stacked, self._settings.sar_range, self._sar_bands)
+        stacked = {name: self._ship(np.stack([arrays[name] for _, arrays in crops])) for name in self._arrays}
+        batch = self._make(stacked, self._signature, self._settings)
         return Draw(batch.to(self._device), tuple(place for place, _ in crops))
 
     def find_patches(self, number: int) -> list[int]:
@@ -292,17 +231,32 @@ class PatchFeed:
         place = self._place_of(crop)
         generator = np.random.default_rng((self._settings.seed, 1, crop))
         patch = self._pools.patch(place)
-        rows, columns = patch.sar.shape[1:]
-        size = self._settings.crop_px
-        top, left = (int(generator.integers(extent - size + 1)) for extent in (rows, columns))
+        size, ratio = self._settings.crop_px, self._signature.ratio
+        top, left = (ratio * int(generator.integers((extent - size) // ratio + 1)) for extent in self._extent)
         turns, mirrored = int(generator.integers(4)), bool(generator.integers(2))
-        return place, SplitArrays(*(_turn(array[:, top : top + size, left : left + size], turns, mirrored) for array in patch))
+        window = np.array([top, left, size])
+        parts = {name: window // ratio if name in self._coarse else window for name in patch}
+        return place, SplitArrays({name: _turn(_cut_square(array, *parts[name]), turns, mirrored) for name, array in patch.items()})
+
+
+def _check_crop(crop_px: int, size: int, signature: Signature) -> None:
+    """Refuse a crop that is larger than its patch, or cannot be made as coarse as the task makes it."""
+    if crop_px > size:
+        raise TrainingError(f"'crop_px' {crop_px} is larger than the patches ({size} px): lower it or cut larger patches")
+    step_px = signature.ratio ** TASKS[signature.task].reductions
+    if crop_px % step_px:
+        raise TrainingError(f"'crop_px' {crop_px} must be a multiple of {step_px} for the task {signature.task} at ratio {signature.ratio}")
+
+
+def _cut_square(image: Array, top: int, left: int, size: int) -> Array:
+    """Rows and columns of `image` (..., H, W) from `top` and `left` on."""
+    return image[..., top : top + size, left : left + size]
 
 
 def _turn(image: Array, turns: int, mirrored: bool) -> Array:
-    """`image` (C, H, W) turned by quarter turns and mirrored: one of the eight symmetries of the square."""
-    turned = np.rot90(image, turns, axes=(1, 2))
-    return turned[:, :, ::-1] if mirrored else turned
+    """`image` (..., H, W) turned by quarter turns and mirrored: one of the eight symmetries of the square."""
+    turned = np.rot90(image, turns, axes=(-2, -1))
+    return turned[..., ::-1] if mirrored else turned
 
 
 class _Pools:
@@ -310,8 +264,8 @@ class _Pools:
 
     def __init__(self, arrays: SplitArrays) -> None:
         self._arrays = arrays
-        self._shard = _shard_length(arrays.sar)
-        patch_bytes = sum(int(np.prod(array.shape[1:])) * array.dtype.itemsize for array in arrays)
+        self._shard = _shard_length(next(iter(arrays.values())))
+        patch_bytes = sum(int(np.prod(array.shape[1:])) * array.dtype.itemsize for array in arrays.values())
         self._capacity = max(1, POOL_BYTES // (patch_bytes * self._shard))
         self._order: tuple[tuple[int, int, int], Array] | None = None
         self._decoded: dict[int, SplitArrays] = {}
@@ -334,7 +288,7 @@ class _Pools:
             while len(self._decoded) >= self._capacity:
                 del self._decoded[next(iter(self._decoded))]
             self._decoded[shard] = self._arrays.read(shard * self._shard, min((shard + 1) * self._shard, self._arrays.n_patches))
-        return SplitArrays(*(array[inside] for array in self._decoded[shard]))
+        return self._decoded[shard].change(lambda array: array[inside])
 
     def _places(self, shards: Array) -> Array:
         ends = (shards + 1) * self._shard

@@ -13,6 +13,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,37 +24,22 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from sereno.model.checkpoint import Loaded, check_bands, choose_device, hash_file, load_checkpoint
+from sereno.model.checkpoint import Loaded, check_question, choose_device, hash_file, load_checkpoint
 from sereno.model.config import EvaluateSettings
-from sereno.model.data import Batch, SplitArrays, open_split, read_facts, read_records, to_batch
-from sereno.model.layers import smooth_fill
-from sereno.model.metrics import COUNTS, METRICS, average_maps, average_scores, bootstrap_difference, compute_error_maps
+from sereno.model.data import SplitArrays, open_split, read_facts, read_records
+from sereno.model.metrics import COUNTS, average_scores, bootstrap_difference
+from sereno.model.scoring import Case, Scoring
+from sereno.model.tasks import TASKS
 from sereno.pipeline.errors import MissingError, StoreError, TrainingError
-from sereno.pipeline.patches import MASK_CHANNELS, PatchRecord
+from sereno.pipeline.patches import PatchRecord
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE
 from sereno.pipeline.store import staged, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
 FORMAT: Final = "sereno-evaluation/1"
-METHODS: Final = {
-    "network": "the trained network",
-    "copy": "the cloudy image as it is, not clipped",
-    "mean": "the training mean of each band everywhere",
-    "fill": "the cloudy image with its clouds filled smoothly from what is clear around them, the training mean where nothing is clear",
-}
-"""What is scored, in words."""
-BASELINES: Final = tuple(name for name in METHODS if name != "network")
-REGIONS: Final = {
-    "all": "pixels valid in input and target, clouds of the target included (the convention of published scores)",
-    "cloudy": "valid pixels whose input is cloud or shadow and whose target is clear",
-    "clear": "valid pixels whose input and target are clear",
-}
-"""Where it is scored, in words."""
 COVER_EDGES_PCT: Final = (0, 20, 40, 60, 80, 100)
 """Bins of the input's cloud cover in percent, lower edge included, the last one with both."""
-COMPARED: Final = ("psnr", "ssim")
-"""Metrics in which the network is compared with each baseline, on cloudy pixels."""
 BOOTSTRAP_SEED: Final = 0
 KEYS: Final = ("id", "split", "area", "pair", "block", "cloud_input_share", "sar_gap_days", "clear_gap_days")
 """Columns of the table that say which patch a row is about."""
@@ -71,7 +57,7 @@ class Scored(NamedTuple):
     answers: dict[str, Tensor]
     """Reflectance (B, C, H, W) by method, on the CPU."""
     scores: Tensor
-    """(B, method, region, METRICS then COUNTS) float64."""
+    """(B, method, region, columns of the task's scoring) float64."""
 
 
 def evaluate_checkpoint(dataset: Path, checkpoint: Path, output: Path, settings: EvaluateSettings) -> None:
@@ -86,7 +72,8 @@ def evaluate_checkpoint(dataset: Path, checkpoint: Path, output: Path, settings:
     logger.info("evaluate: scoring %s on the %s split of %s", checkpoint, settings.split, dataset)
     loaded = load_checkpoint(checkpoint, choose_device(settings.device))
     facts = read_facts(dataset)
-    check_bands(loaded, facts.bands, facts.sar_bands, where=dataset)
+    check_question(loaded, facts, where=dataset)
+    scoring = TASKS[facts.task].scoring
     if hash_file(dataset) != loaded.meta.dataset_sha256:
         logger.warning(
             "%s was trained on another dataset than %s: ground of this split may have been among its training", checkpoint, dataset
@@ -97,11 +84,12 @@ def evaluate_checkpoint(dataset: Path, checkpoint: Path, output: Path, settings:
     scores, pictures = [], []
     for part in score_split(arrays, loaded, settings):
         scores.append(part.scores)
-        pictures += [_cut_example(part, place) for place in chosen if 0 <= place - part.first < len(part.scores)]
+        pictures += [_cut_example(part, place, scoring) for place in chosen if 0 <= place - part.first < len(part.scores)]
     table = torch.cat(scores)
     _write_examples(output.with_name("examples.npz"), pictures, [records[place] for place in sorted(chosen)], loaded)
-    write_json(output.with_name("summary.json"), summarise(table, records, settings) | {"checkpoint": loaded.meta.model_dump(mode="json")})
-    write_text(output, to_csv(table, records))
+    summary = summarise(table, records, settings, scoring=scoring) | {"checkpoint": loaded.meta.model_dump(mode="json")}
+    write_json(output.with_name("summary.json"), summary)
+    write_text(output, to_csv(table, records, scoring))
     logger.info("evaluate: wrote %d rows for %d patches to %s", table[..., 0].numel(), len(records), output)
 
 
@@ -141,67 +129,42 @@ def score_split(arrays: SplitArrays, loaded: Loaded, settings: EvaluateSettings)
     starts = range(0, arrays.n_patches, settings.batch_size)
     for start in track(starts, "evaluate", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         stored = arrays.read(start, min(start + settings.batch_size, arrays.n_patches))
-        batch = to_batch(*stored, loaded.settings.sar_range, loaded.sar_bands).to(loaded.training_mean.device)
-        answers = answer_batch(batch, loaded)
-        if not answers["network"].isfinite().all():
-            raise TrainingError(f"the network gives values that are no numbers for patches {start} and following: train again")
-        regions = mark_regions(torch.from_numpy(stored.mask), settings.cloud_threshold).to(batch.target.device)
-        scores = torch.stack([score_regions(answer, batch.target, regions) for answer in answers.values()], dim=1)
-        yield Scored(start, stored, {name: answer.cpu() for name, answer in answers.items()}, scores.cpu())
+        tensors = {name: torch.from_numpy(array).to(loaded.training_mean.device) for name, array in stored.items()}
+        network = partial(_ask_network, loaded, start)
+        case = Case(tensors, loaded.meta.signature, loaded.settings, network, settings.cloud_threshold)
+        judged = TASKS[loaded.meta.task].scoring.judge(case)
+        yield Scored(start, stored, {name: answer.cpu() for name, answer in judged.answers.items()}, judged.scores.cpu())
 
 
-def answer_batch(batch: Batch, loaded: Loaded) -> dict[str, Tensor]:
-    """What each of METHODS makes of a batch: reflectance (B, C, H, W) by name."""
-    return {
-        "network": loaded.network(batch.optical, batch.sar, batch.cloud).float(),
-        "copy": batch.optical,
-        "mean": loaded.training_mean[:, None, None].expand_as(batch.optical),
-        "fill": smooth_fill(batch.optical, 1 - batch.cloud, loaded.training_mean),
-    }
+def _ask_network(loaded: Loaded, start: int, *inputs: Tensor) -> Tensor:
+    """What the network makes of the patches from `start` on, float32."""
+    answer: Tensor = loaded.network(*inputs).float()
+    if not answer.isfinite().all():
+        raise TrainingError(f"the network gives values that are no numbers for patches {start} and following: train again")
+    return answer
 
 
-def mark_regions(mask: Tensor, threshold: float) -> Tensor:
-    """Where each of REGIONS is: stored mask (B, 7, H, W) uint8, probability from which a pixel is cloudy -> (B, 3, H, W) bool."""
-    channel = dict(zip(MASK_CHANNELS, mask.unbind(1), strict=True))
-    valid = (channel["valid_input"] > 0) & (channel["valid_target"] > 0)
-    cloudy, target_cloudy = (
-        torch.maximum(channel[f"cloud_{image}"], channel[f"shadow_{image}"]) >= threshold * 255 for image in ("input", "target")
-    )
-    clear_target = valid & ~target_cloudy
-    return torch.stack([valid, clear_target & cloudy, clear_target & ~cloudy], dim=1)
-
-
-def score_regions(answer: Tensor, target: Tensor, regions: Tensor) -> Tensor:
-    """Score one method: (B, C, H, W), (B, C, H, W), (B, region, H, W) bool -> (B, region, METRICS then COUNTS) float64.
-
-    SSIM windows see all valid pixels around a pixel, whichever region those belong to.
-    """
-    maps = compute_error_maps(answer, target, regions[:, 0])
-    scores = [average_maps(maps, region) for region in regions.unbind(1)]
-    return torch.stack([torch.stack([score[name] for name in (*METRICS, *COUNTS)], dim=-1) for score in scores], dim=1)
-
-
-def to_csv(table: Tensor, records: Sequence[PatchRecord]) -> str:
+def to_csv(table: Tensor, records: Sequence[PatchRecord], scoring: Scoring) -> str:
     """The scores as text, one row per patch, method and region; `nan` where a region has nothing to score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*KEYS, "method", "region", *COUNTS, *METRICS])
+    writer.writerow([*KEYS, "method", "region", *COUNTS, *scoring.metrics])
     for record, patch in zip(records, table.tolist(), strict=True):
         keys = [getattr(record, key) for key in KEYS]
-        for method, regions in zip(METHODS, patch, strict=True):
-            for region, values in zip(REGIONS, regions, strict=True):
-                metrics, counts = values[: len(METRICS)], values[len(METRICS) :]
+        for method, regions in zip(scoring.methods, patch, strict=True):
+            for region, values in zip(scoring.regions, regions, strict=True):
+                metrics, counts = values[: len(scoring.metrics)], values[len(scoring.metrics) :]
                 writer.writerow([*keys, method, region, *map(int, counts), *(f"{value:.6g}" for value in metrics)])
     return text.getvalue()
 
 
-def summarise(table: Tensor, records: Sequence[PatchRecord], settings: EvaluateSettings) -> dict[str, Any]:
+def summarise(table: Tensor, records: Sequence[PatchRecord], settings: EvaluateSettings, *, scoring: Scoring) -> dict[str, Any]:
     """Averages over patches, of all and by cloud cover, and the network against each baseline."""
     cover_pct = torch.tensor([100 * record.cloud_input_share for record in records], dtype=torch.float64)
     bins = []
     for low, high in itertools.pairwise(COVER_EDGES_PCT):
         inside = (cover_pct >= low) & ((cover_pct < high) | (high == COVER_EDGES_PCT[-1]))
-        bins.append({"cover_pct": [low, high], "patches": int(inside.sum()), "scores": _summarise_patches(table[inside])})
+        bins.append({"cover_pct": [low, high], "patches": int(inside.sum()), "scores": _summarise_patches(table[inside], scoring)})
     return {
         "format": FORMAT,
         "kind": "evaluation",
@@ -209,44 +172,44 @@ def summarise(table: Tensor, records: Sequence[PatchRecord], settings: EvaluateS
         "settings": settings.model_dump(mode="json"),
         "patches": len(records),
         "blocks": len({record.block for record in records}),
-        "methods": METHODS,
-        "regions": REGIONS,
-        "metrics": list(METRICS),
-        "scores": _summarise_patches(table),
+        "methods": dict(scoring.methods),
+        "regions": dict(scoring.regions),
+        "metrics": list(scoring.metrics),
+        "scores": _summarise_patches(table, scoring),
         "by_cover": bins,
-        "network_minus": compare_baselines(table, [record.block for record in records]),
+        "network_minus": compare_baselines(table, [record.block for record in records], scoring),
     }
 
 
-def _summarise_patches(table: Tensor) -> dict[str, Any]:
+def _summarise_patches(table: Tensor, scoring: Scoring) -> dict[str, Any]:
     """By method and region: averages of each metric over the patches, and sums of the counts."""
     return {
         method: {
-            region: {metric: _to_plain(average_scores(table[:, m, r, k])._asdict()) for k, metric in enumerate(METRICS)}
-            | {count: int(table[:, m, r, len(METRICS) + k].sum()) for k, count in enumerate(COUNTS)}
-            for r, region in enumerate(REGIONS)
+            region: {metric: _to_plain(average_scores(table[:, m, r, k])._asdict()) for k, metric in enumerate(scoring.metrics)}
+            | {count: int(table[:, m, r, len(scoring.metrics) + k].sum()) for k, count in enumerate(COUNTS)}
+            for r, region in enumerate(scoring.regions)
         }
-        for m, method in enumerate(METHODS)
+        for m, method in enumerate(scoring.methods)
     }
 
 
-def compare_baselines(table: Tensor, blocks: Sequence[str]) -> dict[str, Any]:
-    """Paired differences, network minus baseline, on cloudy pixels, with 95 % bootstrap intervals.
+def compare_baselines(table: Tensor, blocks: Sequence[str], scoring: Scoring) -> dict[str, Any]:
+    """Paired differences, network minus baseline, in the region that matters, with 95 % bootstrap intervals.
 
     `by_patch` draws patches as if they were independent. Patches of one ground block on several dates are not, so `by_block` draws
     blocks with all their patches; with few blocks trust neither interval's last digit.
     """
-    cloudy = table[:, :, list(REGIONS).index("cloudy")]
+    region, metrics = scoring.compared
+    scores = table[:, :, list(scoring.regions).index(region)]
     units = {"by_patch": [str(place) for place in range(len(blocks))], "by_block": list(blocks)}
     note = "95 % intervals; by_patch takes patches as independent, which those that share ground are not; by_block draws ground blocks"
-    compared: dict[str, Any] = {"region": "cloudy", "note": note}
-    for place, method in enumerate(METHODS):
-        if method in BASELINES:
-            difference = cloudy[:, 0] - cloudy[:, place]
-            compared[method] = {
-                metric: {unit: _draw_interval(difference[:, METRICS.index(metric)], groups) for unit, groups in units.items()}
-                for metric in COMPARED
-            }
+    compared: dict[str, Any] = {"region": region, "note": note}
+    for place, method in enumerate(scoring.baselines, 1):
+        difference = scores[:, 0] - scores[:, place]
+        compared[method] = {
+            metric: {unit: _draw_interval(difference[:, scoring.metrics.index(metric)], groups) for unit, groups in units.items()}
+            for metric in metrics
+        }
     return compared
 
 
@@ -260,12 +223,11 @@ def _to_plain(values: Mapping[str, float | int]) -> dict[str, float | int | None
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _cut_example(part: Scored, place: int) -> dict[str, Array]:
-    """One patch as stored integers, with two methods' answers and all scores."""
+def _cut_example(part: Scored, place: int, scoring: Scoring) -> dict[str, Array]:
+    """One patch as stored integers, with some methods' answers and all scores."""
     inside = place - part.first
-    arrays = {name: array[inside] for name, array in part.stored._asdict().items()}
-    answers = {"prediction": part.answers["network"], "fill": part.answers["fill"]}
-    stored = {name: _to_stored(answer[inside]) for name, answer in answers.items()}
+    arrays = {name: array[inside] for name, array in part.stored.items()}
+    stored = {name: _to_stored(part.answers[method][inside]) for name, method in scoring.shown.items()}
     return arrays | stored | {"scores": part.scores[inside].numpy()}
 
 
@@ -274,17 +236,19 @@ def _to_stored(reflectance: Tensor) -> Array:
 
 
 def _write_examples(path: Path, pictures: Sequence[dict[str, Array]], records: Sequence[PatchRecord], loaded: Loaded) -> None:
-    """Write the example patches: `sar`, `cloudy`, `clear`, `mask` as stored, `prediction` and `fill` alike, `scores`, and names.
+    """Write the example patches: their arrays as stored, the answers that the task's scoring shows alike, `scores`, and names.
 
     `scores` is (patch, method, region, column) with the names in `methods`, `regions` and `columns`.
     """
+    scoring, signature = TASKS[loaded.meta.task].scoring, loaded.meta.signature
     names = {
         "id": [record.id for record in records],
         "bands": list(loaded.bands),
         "sar_bands": list(loaded.sar_bands),
-        "methods": list(METHODS),
-        "regions": list(REGIONS),
-        "columns": [*METRICS, *COUNTS],
+        "methods": list(scoring.methods),
+        "regions": list(scoring.regions),
+        "columns": list(scoring.columns),
+        **({"guide_bands": list(signature.guide_bands)} if signature.guide_bands else {}),
     }
     arrays: dict[str, Any] = {name: np.array(values, dtype=np.str_) for name, values in names.items()}
     arrays["cloud_input_share"] = np.array([record.cloud_input_share for record in records])

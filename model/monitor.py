@@ -27,12 +27,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sereno.model.batches import AnyBatch, Signature
 from sereno.model.config import TrainSettings
-from sereno.model.data import Batch, DatasetFacts, SplitArrays, to_batch
+from sereno.model.data import SplitArrays
 from sereno.model.pictures import (
     Picture,
     Stretch,
@@ -44,6 +47,7 @@ from sereno.model.pictures import (
     to_true_colour,
 )
 from sereno.model.results import find_pictures, name_picture
+from sereno.model.tasks import TASKS
 from sereno.pipeline.bands import rgb_indices
 from sereno.pipeline.errors import ConfigError, MissingError
 from sereno.pipeline.patches import MASK_CHANNELS
@@ -69,15 +73,15 @@ class Watched(NamedTuple):
 
     stored: SplitArrays
     """As they are stored, in memory."""
-    batch: Batch
+    batch: AnyBatch
     """The same as the network takes them, on the CPU."""
-    facts: DatasetFacts
-    """Their bands."""
+    facts: Signature
+    """What they are of."""
     stretch: Stretch
     """Of all optical pictures; from the clear targets, so it is the same at each validation."""
 
 
-def read_watched(validation: SplitArrays, facts: DatasetFacts, settings: TrainSettings) -> Watched | None:
+def read_watched(validation: SplitArrays, facts: Signature, settings: TrainSettings) -> Watched | None:
     """So many patches as `pictures` asks for, spread evenly over the split; None if there are none or their bands make no picture."""
     places = spread_places(validation.n_patches, settings.pictures)
     if not places:
@@ -88,10 +92,16 @@ def read_watched(validation: SplitArrays, facts: DatasetFacts, settings: TrainSe
         logger.warning("no pictures of validation patches are drawn: %s", error)
         return None
     parts = [validation.read(place, place + 1) for place in places]
-    stored = SplitArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    valid = stored.mask[:, MASK_CHANNELS.index("valid_target")] > 0
-    stretch = measure_stretch(zip(stored.clear, valid, strict=True), facts.bands)
-    return Watched(stored, to_batch(*stored, settings.sar_range, facts.sar_bands), facts, stretch)
+    stored = SplitArrays({name: np.concatenate([part[name] for part in parts]) for name in validation})
+    batch = TASKS[facts.task].make_batch(stored, facts, settings)
+    targets = zip(_to_images(batch.target), _to_images(batch.valid_target)[:, 0] > 0, strict=True)
+    return Watched(stored, batch, facts, measure_stretch(targets, facts.bands))
+
+
+def _to_images(reflectance: Tensor) -> npt.NDArray[np.float32]:
+    """Reflectance as it is stored, but not rounded."""
+    images: npt.NDArray[np.float32] = reflectance.numpy() * np.float32(REFLECTANCE_SCALE)
+    return images
 
 
 def spread_places(available: int, wanted: int) -> list[int]:
@@ -100,22 +110,19 @@ def spread_places(available: int, wanted: int) -> list[int]:
     return [(2 * number + 1) * available // (2 * count) for number in range(count)]
 
 
-def draw_watched(watched: Watched, answer: Callable[[Batch], Tensor]) -> Picture:
-    """A row per patch: cloudy input, SAR, the network's answer, target. `answer` is given one patch at a time, on the CPU."""
+def draw_watched(watched: Watched, answer: Callable[[AnyBatch], Tensor]) -> Picture:
+    """A row per patch: input, SAR if there is some, the network's answer, target. `answer` is given one patch at a time, on the CPU."""
     rows = []
-    for place in range(watched.stored.n_patches):
-        alone = Batch(*(tensor[place : place + 1] for tensor in watched.batch))
-        answered = answer(alone)[0].detach().float().cpu().numpy() * REFLECTANCE_SCALE
-        stored = SplitArrays(*(array[place] for array in watched.stored))
-        valid = dict(zip(MASK_CHANNELS, stored.mask > 0, strict=True))
-        images = [
-            (stored.cloudy, valid["valid_input"]),
-            (answered, np.ones_like(valid["valid_input"])),
-            (stored.clear, valid["valid_target"]),
+    for place, alone in enumerate(watched.batch.cut(watched.stored.n_patches)):
+        answered = answer(alone).detach().float().cpu()
+        seen = [(alone.optical, alone.valid_input), (answered, torch.ones_like(alone.weight)), (alone.target, alone.valid_target)]
+        shown = [
+            to_true_colour(_to_images(image)[0], valid[0, 0].numpy() > 0, bands=watched.facts.bands, stretch=watched.stretch)
+            for image, valid in seen
         ]
-        shown = [to_true_colour(image, there, bands=watched.facts.bands, stretch=watched.stretch) for image, there in images]
         if watched.facts.sar_bands:
-            shown.insert(1, to_sar_composite(stored.sar, valid["valid_sar"], sar_bands=watched.facts.sar_bands))
+            valid_sar = watched.stored["mask"][place, MASK_CHANNELS.index("valid_sar")] > 0
+            shown.insert(1, to_sar_composite(watched.stored["sar"][place], valid_sar, sar_bands=watched.facts.sar_bands))
         rows.append([shrink_picture(picture, PICTURE_PX) for picture in shown])
     return join_pictures(rows)
 
@@ -181,7 +188,7 @@ class Monitor:
                     self._curves.add_scalar(_to_tag(name), value, row["step"])
             self._curves.flush()  # before the state that holds this row is saved: it is not handed in again
 
-    def draw(self, step: int, answer: Callable[[Batch], Tensor]) -> None:
+    def draw(self, step: int, answer: Callable[[AnyBatch], Tensor]) -> None:
         """Draw the watched patches: `answer` clears a batch of one, (1, C, H, W); its device is its own business.
 
         Raises:

@@ -32,9 +32,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from sereno.model.batches import to_batch
 from sereno.model.checkpoint import Loaded, check_bands, choose_device, hash_file, load_checkpoint
-from sereno.model.config import PredictSettings
-from sereno.model.data import to_batch
+from sereno.model.config import PredictSettings, needs_sar
 from sereno.pipeline.errors import DataError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, find_unknown, geobox_of
@@ -264,7 +264,7 @@ class Clearing:
         """Provenance of each pixel, (rows, W) uint8."""
         share = strip.share_of_network(keep_observed=self.settings.keep_observed)
         valid, valid_sar = strip.mask[VALID] > 0, strip.mask[VALID_SAR] > 0
-        if not self.loaded.settings.network.use_sar:
+        if not needs_sar(self.loaded.settings.network):
             valid_sar = np.ones_like(valid_sar)
         chosen: Array = np.where(share == 0, OBSERVED, np.where(valid_sar, RECONSTRUCTED, NOTHING))
         return np.where(valid, chosen, NOTHING).astype(np.uint8)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sereno.model.batches import AnyBatch
 from sereno.model.config import TrainSettings
-from sereno.model.data import Batch
 from sereno.model.losses import name_parts
 from sereno.model.weighting import MaskEncoder, weigh_pixels
 
@@ -134,7 +134,7 @@ class Run:
         """Whether the state is saved after this step."""
         return self.step % self.settings.save_every == 0 or self.is_over or self.is_stopping
 
-    def weigh(self, batch: Batch) -> Tensor:
+    def weigh(self, batch: AnyBatch) -> Tensor:
         """Weight of each pixel in the loss, (B, 1, H, W)."""
         with torch.no_grad():
             return weigh_pixels(batch, self.settings.loss, None if self.encoder is None else self.encoder(batch.optical))
@@ -151,11 +151,11 @@ class Run:
             self.skipped, self.trend, self.sums = 0, self.trend.follow(total), self.sums.add(values)
 
     @torch.no_grad()
-    def answer_averaged(self, batch: Batch) -> Tensor:
+    def answer_averaged(self, batch: AnyBatch) -> Tensor:
         """What the averaged weights answer, in fp32 as in `evaluate`: (B, C, H, W), on the run's device."""
         self.network.eval()
         seen = batch.to(self.device)
-        answer: Tensor = functional_call(self.network, self.average, (seen.optical, seen.sar, seen.cloud))
+        answer: Tensor = functional_call(self.network, self.average, seen.inputs)
         return answer.float()
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sereno.model.batches import AnyBatch, Signature
 from sereno.model.checkpoint import (
     CheckpointMeta,
     Identity,
@@ -38,7 +39,7 @@ from sereno.model.checkpoint import (
     save_state,
 )
 from sereno.model.config import TrainSettings
-from sereno.model.data import Batch, DatasetFacts, Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records
+from sereno.model.data import Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records
 from sereno.model.faults import describe_memory, explain_faults
 from sereno.model.flow import hold_folder
 from sereno.model.losses import compute_loss, measure_amounts, name_parts
@@ -46,7 +47,7 @@ from sereno.model.monitor import Monitor, read_watched
 from sereno.model.ranks import Ranks, StopRequest, catch_signals, join_ranks, sum_gradients, sum_numbers, sum_over_ranks
 from sereno.model.run import Best, Run, Sums
 from sereno.model.schedule import compute_rate
-from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
+from sereno.model.tasks import TASKS, check_loss, check_task, create_network
 from sereno.model.validation import describe_validation_memory, score_weights
 from sereno.model.weighting import MaskEncoder, compute_encoding_loss
 from sereno.pipeline.errors import ConfigError, StoreError, TrainingError
@@ -80,8 +81,8 @@ class Job(NamedTuple):
     """Checkpoint to write."""
     settings: TrainSettings
     """What is asked for."""
-    facts: DatasetFacts
-    """Bands of the dataset."""
+    facts: Signature
+    """What the dataset is of."""
     feed: PatchFeed
     """Its training batches, on the device."""
     validation: SplitArrays
@@ -112,7 +113,9 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
     """
     with join_ranks(settings) as ranks, hold_folder(output.parent) if ranks.is_first else contextlib.nullcontext():
         device, facts = choose_device(ranks.device), read_facts(dataset)
-        feed = PatchFeed(open_split(dataset, "train"), settings, facts.sar_bands, device=device)
+        check_task(TASKS[facts.task], settings.network, facts)
+        check_loss(TASKS[facts.task], settings)
+        feed = PatchFeed(open_split(dataset, "train"), settings, facts, device=device)
         identity = identify_run(settings, hash_file(dataset), fingerprint("sereno.model.train"))
         job = Job(dataset, output, settings, facts, feed, open_split(dataset, "val"), ranks, device, identity)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -234,11 +237,11 @@ def _take_step(run: Run, draw: Draw, job: Job, request: StopRequest) -> None:
     run.unread.append(torch.cat([norm[None], summed]))
 
 
-def _learn_piece(run: Run, piece: Batch, weight: Tensor, amounts: Mapping[str, Tensor]) -> Tensor:
+def _learn_piece(run: Run, piece: AnyBatch, weight: Tensor, amounts: Mapping[str, Tensor]) -> Tensor:
     """Add the gradients of a piece of a batch to those there are; its share of the parts of the loss."""
     settings = run.settings
-    with torch.autocast(piece.optical.device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
-        images = run.answer(piece.optical, piece.sar, piece.cloud)
+    with torch.autocast(run.device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
+        images = run.answer(*piece.inputs)
     losses = compute_loss(images, piece, settings.loss, weight=weight, amounts=amounts)
     run.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
     return torch.stack([losses[name] for name in name_parts(settings.loss)]).detach()
@@ -301,12 +304,13 @@ def _validate(run: Run, job: Job, monitor: Monitor) -> None:
     score = None
     if job.validation.n_patches:
         with explain_faults(describe_validation_memory()):
-            score = score_weights(run, job.validation, sar_bands=job.facts.sar_bands, ranks=job.ranks)
+            score = score_weights(run, job.validation, signature=job.facts, ranks=job.ranks)
     run.keep_best(score)
     if score is not None:
         monitor.record({"step": run.step, "val_loss": score.loss, "val_psnr_db": score.psnr_db})
         monitor.draw(run.step, run.answer_averaged)
-        logger.info("step %d: validation loss %.5f, cloudy pixels %s dB", run.step, score.loss, _in_words(score.psnr_db))
+        where = TASKS[job.facts.task].focus
+        logger.info("step %d: validation loss %.5f, %s %s dB", run.step, score.loss, where, _in_words(score.psnr_db))
 
 
 def _train_encoder(encoder: MaskEncoder, job: Job, request: StopRequest) -> None:
@@ -330,7 +334,7 @@ def _train_encoder(encoder: MaskEncoder, job: Job, request: StopRequest) -> None
 def _create_network(job: Job) -> nn.Module:
     """The network with its first weights, on the device."""
     settings, start = job.settings, job.settings.start_from
-    network = create_network(CLOUD_REMOVAL, settings.network, Signature(*job.facts), seed=settings.seed)
+    network = create_network(TASKS[job.facts.task], settings.network, job.facts, seed=settings.seed)
     if start is not None:
         network.load_state_dict(load_start(Path(start).expanduser(), settings, job.facts, where=job.dataset))
     if not any(parameter.requires_grad for parameter in network.parameters()):
@@ -362,6 +366,11 @@ def _describe(run: Run, job: Job, *, step: int) -> CheckpointMeta:
         sar_bands=job.facts.sar_bands,
         training_mean=job.facts.mean,
         training_std=job.facts.std,
+        task=job.facts.task,
+        ratio=job.facts.ratio,
+        guide_bands=job.facts.guide_bands,
+        guide_mean=job.facts.guide_mean,
+        guide_std=job.facts.guide_std,
         dataset_sha256=hash_file(job.dataset),
         step=step,
     )

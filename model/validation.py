@@ -6,28 +6,27 @@ A run and the patches enter, a score leaves; each process scores its share of th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from sereno.model.data import Batch, SplitArrays, to_batch
+from sereno.model.batches import AnyBatch, Signature
+from sereno.model.data import SplitArrays
 from sereno.model.losses import compute_loss
 from sereno.model.metrics import masked_psnr
 from sereno.model.ranks import Ranks, sum_numbers
 from sereno.model.run import Run, Score
+from sereno.model.tasks import TASKS
 from sereno.pipeline.errors import TrainingError
 
 VALIDATION_BATCH: Final = 4
 """Patches per forward pass of a validation."""
-CLOUDY: Final = 0.5
-"""A pixel whose cloud probability is at least this counts as cloudy in the validation's PSNR."""
 
 
 @torch.no_grad()
-def score_weights(run: Run, validation: SplitArrays, *, sar_bands: Sequence[str], ranks: Ranks) -> Score:
-    """Loss and PSNR of cloudy pixels with the averaged weights, each a mean over the patches that have it.
+def score_weights(run: Run, validation: SplitArrays, *, signature: Signature, ranks: Ranks) -> Score:
+    """Loss and PSNR (of cloudy pixels where the task has some) with the averaged weights, each a mean over the patches that have it.
 
     Raises:
         TrainingError: no validation patch has a usable target pixel.
@@ -36,7 +35,7 @@ def score_weights(run: Run, validation: SplitArrays, *, sar_bands: Sequence[str]
     ratios: list[float] = []
     for start in range(0, validation.n_patches, VALIDATION_BATCH)[ranks.rank :: ranks.world]:
         stored = validation.read(start, min(start + VALIDATION_BATCH, validation.n_patches))
-        batch = to_batch(*stored, run.settings.sar_range, sar_bands).to(run.device)
+        batch = TASKS[signature.task].make_batch(stored, signature, run.settings).to(run.device)
         prediction = run.answer_averaged(batch)
         losses += _measure_losses(run, prediction, batch)
         ratios += _measure_ratios(prediction, batch)
@@ -47,7 +46,7 @@ def score_weights(run: Run, validation: SplitArrays, *, sar_bands: Sequence[str]
     return Score(total["loss"] / total["losses"], total["ratio"] / total["ratios"] if total["ratios"] else None)
 
 
-def _measure_losses(run: Run, prediction: Tensor, batch: Batch) -> list[float]:
+def _measure_losses(run: Run, prediction: Tensor, batch: AnyBatch) -> list[float]:
     """Loss of each patch that has a usable target."""
     weight = run.weigh(batch)
     patches = zip(torch.split(prediction, 1), batch.cut(len(prediction)), torch.split(weight, 1), strict=True)
@@ -58,10 +57,9 @@ def _measure_losses(run: Run, prediction: Tensor, batch: Batch) -> list[float]:
     ]
 
 
-def _measure_ratios(prediction: Tensor, batch: Batch) -> list[float]:
-    """PSNR in dB of the cloudy pixels of each patch that has some."""
-    region = (batch.cloud[:, 0] >= CLOUDY) & (batch.weight[:, 0] > 0)
-    return [value for value in masked_psnr(prediction, batch.target, region).tolist() if math.isfinite(value)]
+def _measure_ratios(prediction: Tensor, batch: AnyBatch) -> list[float]:
+    """PSNR in dB of each patch that has pixels of the batch's focus."""
+    return [value for value in masked_psnr(prediction, batch.target, batch.focus).tolist() if math.isfinite(value)]
 
 
 def describe_validation_memory() -> str:

@@ -96,7 +96,7 @@ def test_what_is_saved_is_a_packed_dataset_that_reads_back(tmp_path: Path) -> No
         arrays, records = open_split(output, split), read_records(output, split)
         assert [record.position for record in records] == list(range(count)) == list(range(arrays.n_patches))
         for place, record in enumerate(records):
-            for name, array in arrays._asdict().items():
+            for name, array in arrays.items():
                 assert np.array_equal(array[place], getattr(given[record.id], name))
 
 

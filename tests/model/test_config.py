@@ -13,14 +13,18 @@ from sereno.model.config import (
     Config,
     CustomSettings,
     LossSettings,
+    S2SnapshotSettings,
     S2TransformerSettings,
     SarRange,
     SfiinSettings,
+    StfganSettings,
+    StfnetSettings,
     TrainSettings,
     UnetSettings,
     load_config,
 )
 from sereno.model.losses import TERMS
+from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -94,16 +98,20 @@ SHARED = [
     "model/ranks.py",
     "model/monitor.py",
     "model/validation.py",
+    "model/batches.py",
 ]
 READERS = {
     TrainSettings: SHARED,
     LossSettings: [*SHARED, "model/losses.py", "model/weighting.py"],
-    SarRange: ["model/data.py"],
+    SarRange: ["model/batches.py"],
     AfsstSettings: ["model/networks/afsst.py", "model/networks/clearing.py", "model/tasks.py"],
     S2TransformerSettings: ["model/networks/s2transformer.py", "model/networks/clearing.py", "model/tasks.py"],
     UnetSettings: ["model/networks/unet.py", "model/networks/clearing.py", "model/tasks.py"],
     SfiinSettings: ["model/networks/sfiin.py", "model/tasks.py"],
-    CustomSettings: ["model/networks/custom.py", "model/tasks.py"],
+    CustomSettings: ["model/networks/custom.py", "model/tasks.py", "model/config.py"],
+    StfganSettings: ["model/networks/stfgan.py", "model/tasks.py"],
+    StfnetSettings: ["model/networks/stfnet.py", "model/tasks.py"],
+    S2SnapshotSettings: ["model/networks/s2transformer.py", "model/batches.py", "model/tasks.py"],
 }
 """The files in which the settings of each section have their effect."""
 DERIVED = {AfsstSettings: {"size": "channels", "width": "channels", "blocks": "depth"}, CustomSettings: {"source": "file"}}
@@ -159,7 +167,7 @@ def test_a_run_with_another_network_starts_from_that_networks_defaults() -> None
     [
         ({"network": {"widht": 8}}, "unknown key 'model.train.network.widht', did you mean 'width'?"),
         ({"network": {"name": "s2transformer", "stagse": 8}}, "unknown key 'model.train.network.stagse', did you mean 'stages'?"),
-        ({"network": {"name": "nonesuch"}}, "'name' must be afsst, s2transformer, unet or custom"),
+        ({"network": {"name": "nonesuch"}}, "'name' must be afsst, s2transformer, unet, custom, sfiin, stfgan, stfnet or s2snapshot"),
         ({"network": {"name": "custom", "source": "net.py"}}, "'model.train.network.source'"),
         ({"batch_size": 6, "accumulate": 2, "processes": 2}, "'batch_size' 6 cannot be shared evenly among 2 'processes' times 2"),
         ({"loss": {"pixel": 0, "spatial": 0, "spectral": 0}}, "every part of the loss has weight zero"),
@@ -172,3 +180,25 @@ def test_a_faulty_network_or_loss_is_named_where_it_stands(train: dict[str, Any]
     with pytest.raises(ConfigError) as error:
         load_config({"pipeline": AREA, "model": {"train": train}})
     assert words in str(error.value)
+
+
+def test_a_run_whose_network_does_not_serve_the_task_of_the_data_is_refused_before_any_work() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'model\.runs\.afsst': network 'afsst' does not serve the task 'pansharpening'; allowed are cloud-rem"
+    ):
+        load_config({"pipeline": AREA | {"task": "pansharpening"}})
+    sharpening = {"train": {"network": {"name": "sfiin"}}, "runs": {"sfiin": {}, "plain": {"network": {"spatial": "convolution"}}}}
+    config = load_config({"pipeline": AREA | {"task": "pansharpening"}, "model": sharpening})
+    assert config.model.run_settings("plain").network.spatial == "convolution"
+
+
+def test_a_network_of_a_paper_has_its_usual_loss_unless_another_is_given() -> None:
+    usual = load_settings(TrainSettings, {"network": {"name": "sfiin"}, "loss": {"phase": 0.3}}, where="train").loss
+    assert (usual.pixel, usual.amplitude, usual.phase, usual.spatial, usual.spectral) == (1, 0.1, 0.3, 0, 0)
+    runs = {"runs": {"sfiin": {"network": {"name": "sfiin"}}}}
+    task = AREA | {"task": "pansharpening"}
+    assert load_config({"pipeline": task, "model": runs}).model.run_settings("sfiin").loss.amplitude == 0.1
+    given = {"train": {"loss": {"sam": 0.5}}, **runs}
+    chosen = load_config({"pipeline": task, "model": given}).model.run_settings("sfiin").loss
+    assert (chosen.sam, chosen.amplitude, chosen.spatial) == (0.5, 0, 0.2), "what all runs were given counts for this one as well"
+    assert TrainSettings().loss == LossSettings()

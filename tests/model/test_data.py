@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from task_samples import BANDS, average, make_sharpening, write_sharpening
 
 from sereno.model import data
-from sereno.model.config import SarRange, TrainSettings
-from sereno.model.data import PatchFeed, SplitArrays, open_split, read_facts, read_records, scale_sar, to_batch
+from sereno.model.batches import Signature
+from sereno.model.config import SfiinSettings, TrainSettings
+from sereno.model.data import PatchFeed, SplitArrays, open_split, read_facts, read_records
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS, PatchRecord
 from sereno.pipeline.store import remove, store_of, write_manifest
 
 SUMMARY = {"bands": ["B02", "B03"], "sar_bands": ["VV", "VH"], "training_mean": [0.1, 0.2], "training_std": [0.05, 0.06]}
+FACTS = Signature(("B02", "B03"), ("VV", "VH"), (0.1, 0.2), (0.05, 0.06))
 DEPTHS = {"sar": 2, "cloudy": 2, "clear": 2, "mask": len(MASK_CHANNELS)}
 DTYPES = {"sar": "int16", "cloudy": "uint16", "clear": "uint16", "mask": "uint8"}
 
@@ -63,69 +66,14 @@ def record_of(split: str, position: int) -> PatchRecord:
 def feed_of(count: int, *, shard: int = 4, **changes: int) -> PatchFeed:
     arrays = {name: zarr.create_array({}, data=values, chunks=(shard, *values.shape[1:])) for name, values in numbered(count).items()}
     settings = TrainSettings(crop_px=16, batch_size=2, crops_per_patch=3).model_copy(update=changes)
-    return PatchFeed(SplitArrays(**arrays), settings, ("VV", "VH"))
-
-
-def stored(**channels: int) -> dict[str, np.ndarray]:
-    arrays = numbered(1, size=1)
-    for name, value in channels.items():
-        arrays["mask"][:, MASK_CHANNELS.index(name)] = value
-    arrays["cloudy"][:] = 4321
-    arrays["sar"][:] = -1250
-    return arrays
-
-
-def batch_of(**channels: int) -> data.Batch:
-    return to_batch(**stored(**channels), sar_range=SarRange(), sar_bands=("VV", "VH"))
-
-
-def test_optical_is_reflectance_and_sar_is_decibel_scaled_over_its_range() -> None:
-    batch = batch_of()
-    assert batch.optical[0, 0].item() == pytest.approx(0.4321)
-    assert batch.sar[0, :, 0, 0].tolist() == pytest.approx([12.5 / 25, 20 / 32.5])
-    assert {tensor.dtype for tensor in batch} == {torch.float32}
-
-
-def test_sar_is_clipped_and_zero_where_it_is_not_valid() -> None:
-    values = np.array([-9000, 500, -1000], np.int16).reshape(1, 1, 1, 3)
-    valid = torch.tensor([1.0, 1.0, 0.0]).reshape(1, 1, 1, 3)
-    assert scale_sar(values, valid, SarRange(), ("VV",))[0, 0, 0].tolist() == [0.0, 1.0, 0.0]
-
-
-def test_a_dataset_without_sar_gives_empty_sar() -> None:
-    assert scale_sar(np.zeros((2, 0, 3, 3), np.int16), torch.ones(2, 1, 3, 3), SarRange(), ()).shape == (2, 0, 3, 3)
-
-
-def test_cloud_is_the_worst_of_cloud_shadow_and_invalid() -> None:
-    assert batch_of(cloud_input=51, shadow_input=102).cloud.item() == pytest.approx(0.4)
-    assert batch_of(cloud_input=51, valid_input=0).cloud.item() == 1
-    assert batch_of().cloud.item() == 0
-
-
-def test_weight_falls_with_cloud_of_the_target_and_ends_hard_above_a_half() -> None:
-    assert batch_of().weight.item() == 1
-    assert batch_of(cloud_target=51, shadow_target=102).weight.item() == pytest.approx(0.6)
-    assert batch_of(shadow_target=127).weight.item() > 0.5
-    assert batch_of(shadow_target=128).weight.item() == 0
-    assert batch_of(valid_target=0).weight.item() == 0
-
-
-def test_cloud_of_the_input_leaves_the_trust_in_the_target_alone() -> None:
-    assert batch_of(cloud_input=255, valid_input=0).weight.item() == 1
-
-
-def test_tensors_and_arrays_give_the_same_batch() -> None:
-    arrays = stored(cloud_input=100)
-    tensors = {name: torch.from_numpy(values.astype(np.int32)) for name, values in arrays.items()}
-    first, second = (to_batch(**each, sar_range=SarRange(), sar_bands=("VV", "VH")) for each in (arrays, tensors))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return PatchFeed(SplitArrays(**arrays), settings, FACTS)
 
 
 def test_a_dataset_reads_back_as_it_was_written(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, {"train": 5, "val": 0, "test": 2})
-    assert read_facts(manifest) == (("B02", "B03"), ("VV", "VH"), (0.1, 0.2), (0.05, 0.06))
+    assert read_facts(manifest) == FACTS
     assert [open_split(manifest, split).n_patches for split in ("train", "val", "test")] == [5, 0, 2]
-    assert np.array_equal(open_split(manifest, "train").read(1, 4).clear, numbered(5)["clear"][1:4])
+    assert np.array_equal(open_split(manifest, "train").read(1, 4)["clear"], numbered(5)["clear"][1:4])
     assert read_records(manifest, "test") == [record_of("test", 0), record_of("test", 1)]
     assert len(read_records(manifest)) == 7
 
@@ -275,6 +223,50 @@ def test_an_empty_split_and_a_crop_larger_than_its_patch_are_refused() -> None:
         feed_of(0, shard=1)
     with pytest.raises(TrainingError, match="'crop_px' 32 is larger than the patches \\(16 px\\)"):
         feed_of(2, crop_px=32)
+
+
+def make_coarse_feed(ratio: int, crop_px: int) -> PatchFeed:
+    arrays = make_sharpening(3, np.random.default_rng(0), ratio=ratio, size_px=32)
+    arrays["ms"][:] = average(arrays["pan"].astype(float), ratio).round()
+    facts = Signature(BANDS, (), (0.2,) * 4, (0.1,) * 4, "pansharpening", ratio, ("PAN",), (0.2,), (0.1,))
+    settings = TrainSettings(network=SfiinSettings(name="sfiin"), crop_px=crop_px, batch_size=2, crops_per_patch=3)
+    return PatchFeed(SplitArrays(arrays), settings, facts)
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_coarse_and_fine_crops_are_of_the_same_ground_turned_alike(ratio: int) -> None:
+    feed, places = make_coarse_feed(ratio, 16), set()
+    for number in range(9):
+        _, crop = feed._cut(number)
+        assert crop["pan"].shape[-2:] == (16, 16)
+        assert crop["ms"].shape[-2:] == crop["mask"].shape[-2:] == (16 // ratio, 16 // ratio)
+        assert np.abs(average(crop["pan"].astype(float), ratio) - crop["ms"]).max() <= 0.5, "an average is rounded to whole numbers"
+        places.add(int(crop["ms"][0, 0, 0]))
+    assert len(places) > 4
+
+
+def test_a_crop_is_made_coarser_in_whole_pixels_or_refused() -> None:
+    with pytest.raises(TrainingError, match="'crop_px' 24 must be a multiple of 16 for the task pansharpening at ratio 4"):
+        make_coarse_feed(4, 24)
+
+
+def test_a_dataset_says_its_task_and_facts_that_lack_are_named(tmp_path: Path) -> None:
+    manifest = write_sharpening(tmp_path, {"train": 2, "val": 0, "test": 1}, size_px=32)
+    facts = read_facts(manifest)
+    assert facts[:2] + facts[4:7] == (BANDS, (), "pansharpening", 4, ("PAN",))
+    assert len(facts.mean) == len(facts.std) == 4
+    assert len(facts.guide_mean) == len(facts.guide_std) == 1
+    assert {name: array.shape[1:] for name, array in open_split(manifest, "test").items()} == {
+        "pan": (1, 32, 32),
+        "ms": (4, 8, 8),
+        "mask": (3, 8, 8),
+    }
+    write_manifest(manifest, kind="dataset", summary={"task": "pansharpening", "channels": {"ms": []}, "ratio": 4})
+    with pytest.raises(StoreError, match=r"its summary lacks \['statistics', 'channels of pan', 'statistics of ms', 'statistics of pan'\]"):
+        read_facts(manifest)
+    write_manifest(manifest, kind="dataset", summary={"task": "painting"})
+    with pytest.raises(StoreError, match="is for the task 'painting', known here: cloud-removal, pansharpening"):
+        open_split(manifest, "test")
 
 
 def test_a_fault_while_reading_ahead_is_raised_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,16 +16,18 @@ import rasterio
 import torch
 import zarr
 
-from sereno.model import evaluate, metrics
+from sereno.model import metrics
+from sereno.model.batches import Signature, scale_optical
 from sereno.model.checkpoint import CheckpointMeta, hash_file, save_checkpoint
 from sereno.model.config import AfsstSettings, EvaluateSettings, TrainSettings
-from sereno.model.data import scale_optical
-from sereno.model.evaluate import METHODS, REGIONS, choose_examples, evaluate_checkpoint, mark_regions
-from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
+from sereno.model.evaluate import choose_examples, evaluate_checkpoint
+from sereno.model.scoring import CLEARING, REGIONS, mark_regions, score_regions
+from sereno.model.tasks import CLOUD_REMOVAL, create_network
 from sereno.pipeline.errors import DataError, MissingError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS, SPLITS, PatchRecord
 from sereno.pipeline.store import store_of, write_manifest
 
+METHODS = CLEARING.methods
 BANDS, SAR = ("B02", "B03", "B04"), ("VV", "VH")
 MEAN, STD = (0.08, 0.1, 0.12), (0.03, 0.03, 0.05)
 COVERS = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)  # the second is wide enough to reach beyond the frame without SSIM
@@ -279,7 +281,7 @@ def test_copying_the_cloudy_sample_of_sen12mscr_scores_as_published() -> None:
             images[role] = scale_optical(image.read()[None])
     mask = torch.zeros(1, len(MASK_CHANNELS), 256, 256, dtype=torch.uint8)
     mask[:, [MASK_CHANNELS.index(name) for name in ("valid_input", "valid_target")]] = 255
-    scores = evaluate.score_regions(images["s2_cloudy"], images["s2_cloudfree"], mark_regions(mask, 0.5))[0, 0]
+    scores = score_regions(images["s2_cloudy"], images["s2_cloudfree"], mark_regions(mask, 0.5))[0, 0]
     named = dict(zip((*metrics.METRICS, *metrics.COUNTS), scores.tolist(), strict=True))
     assert images["s2_cloudy"].shape[1] == 13
     assert round(named["psnr"], 2) == 15.96

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from sereno.model import monitor as module
+from sereno.model.batches import Batch, Signature
 from sereno.model.config import TrainSettings
-from sereno.model.data import Batch, DatasetFacts, SplitArrays
+from sereno.model.data import SplitArrays
 from sereno.model.monitor import Monitor, Watched, read_watched, spread_places, to_csv
 from sereno.model.pictures import GAP_PX
 from sereno.model.results import find_pictures
@@ -26,7 +27,7 @@ from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.patches import MASK_CHANNELS
 
 COLUMNS = ("step", "lr", "total", "val_loss", "val_psnr_db")
-FACTS = DatasetFacts(("B02", "B03", "B04", "B08"), ("VV", "VH"), (0.1,) * 4, (0.05,) * 4)
+FACTS = Signature(("B02", "B03", "B04", "B08"), ("VV", "VH"), (0.1,) * 4, (0.05,) * 4)
 SETTINGS = TrainSettings(steps=10, batch_size=2, pictures=3, device="cpu")
 SIDE = 16
 
@@ -37,10 +38,10 @@ def make_split(count: int = 5, *, sar_bands: int = 2) -> SplitArrays:
     cloudy = np.broadcast_to(grey, (count, 4, SIDE, SIDE)).astype(np.uint16)
     mask = np.full((count, len(MASK_CHANNELS), SIDE, SIDE), 255, np.uint8)
     mask[:, [MASK_CHANNELS.index(f"{kind}_{image}") for kind in ("cloud", "shadow") for image in ("input", "target")]] = 0
-    return SplitArrays(np.full((count, sar_bands, SIDE, SIDE), -1200, np.int16), cloudy, cloudy // 2, mask)
+    return SplitArrays(sar=np.full((count, sar_bands, SIDE, SIDE), -1200, np.int16), cloudy=cloudy, clear=cloudy // 2, mask=mask)
 
 
-def watch(settings: TrainSettings = SETTINGS, facts: DatasetFacts = FACTS, count: int = 5) -> Watched | None:
+def watch(settings: TrainSettings = SETTINGS, facts: Signature = FACTS, count: int = 5) -> Watched | None:
     return read_watched(make_split(count, sar_bands=len(facts.sar_bands)), facts, settings)
 
 

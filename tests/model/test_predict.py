@@ -20,10 +20,11 @@ from rio_cogeo.cogeo import cog_validate
 from torch import Tensor, nn
 
 from sereno.model import predict
+from sereno.model.batches import Signature
 from sereno.model.checkpoint import CheckpointMeta, Loaded, hash_file, save_checkpoint
 from sereno.model.config import AfsstSettings, PredictSettings, TrainSettings
 from sereno.model.predict import NODATA, Axis, Clearing, RowBlender, predict_scene
-from sereno.model.tasks import CLOUD_REMOVAL, Signature, create_network
+from sereno.model.tasks import CLOUD_REMOVAL, create_network
 from sereno.pipeline.errors import DataError, StoreError, TrainingError
 from sereno.pipeline.scene import with_grid
 from sereno.pipeline.store import save_dataset

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sereno.model.batches import Batch
 from sereno.model.config import LossSettings, TrainSettings
-from sereno.model.data import Batch
 from sereno.model.run import SETTLED, Best, Run, Score, Sums, Trend, create_encoder
 
 CPU = torch.device("cpu")

@@ -9,10 +9,33 @@ import pytest
 import torch
 
 from sereno.model import __main__ as command_line
-from sereno.model.config import AfsstSettings, CustomSettings, NetworkSettings, UnetSettings
+from sereno.model.batches import Signature
+from sereno.model.config import (
+    AfsstSettings,
+    CustomSettings,
+    LossSettings,
+    NetworkSettings,
+    SfiinSettings,
+    StfganSettings,
+    TrainSettings,
+    UnetSettings,
+)
 from sereno.model.networks import NETWORKS
-from sereno.model.tasks import CLOUD_REMOVAL, PRESETS, TASKS, Signature, check_task, create_network, describe_network
+from sereno.model.tasks import (
+    CLOUD_REMOVAL,
+    FUSION,
+    PANSHARPENING,
+    PRESETS,
+    SNAPSHOT,
+    TASKS,
+    Task,
+    check_loss,
+    check_task,
+    create_network,
+    describe_network,
+)
 from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.samples import SAMPLES
 
 SMALL = AfsstSettings(width=8, head_dim=4, levels=1, blocks=1, window_px=4)
 FOUR = Signature(("B02", "B03", "B04", "B08"), ("VV", "VH"), (0.1,) * 4, (0.05,) * 4)
@@ -73,8 +96,9 @@ def test_every_network_of_ours_is_described_with_where_it_comes_from() -> None:
     described = [describe_network(preset) for preset in PRESETS]
     assert {one.name for one in described} == NETWORKS.keys() - {"custom"}
     for one in described:
-        assert one.tasks == (CLOUD_REMOVAL,)
+        assert len(one.tasks) == 1
         assert len(one.provenance) > 80
+        assert len(one.docstring) > 80
 
 
 def test_parameters_are_those_of_the_network_that_is_trained() -> None:
@@ -104,5 +128,65 @@ def test_the_command_prints_all_of_ours_or_one_in_full(capsys: pytest.CaptureFix
     assert said.startswith(
         f"unet: {count:,} parameters with 4 optical and 2 SAR bands\ntask cloud-removal: optical, sar, cloud -> target\n"
     )
+    assert "  cloud (B, 1, H, W): probability of cloud or shadow\n" in said
+    assert "beside: copy, mean, fill\n" in said
     assert '"width":8' in said
     assert "Ronneberger" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "task"),
+    [
+        ("sfiin", "sfiin: 85,270 parameters with 4 and 1 guiding bands", "task pansharpening: ms, pan -> sharp"),
+        ("stfnet", "stfnet: 92,716 parameters with 6 bands", "task spatiotemporal-fusion: coarse, fine -> middle"),
+        ("stfgan", "stfgan: 4,732,172 parameters with 6 bands", "  critic (training only): 5,217,153"),
+        ("s2snapshot", "s2snapshot: 2,613,080 parameters with 28 bands", "task snapshot-reconstruction: estimate, aperture -> cube"),
+    ],
+)
+def test_a_network_of_a_paper_is_described_with_the_parameters_it_is_known_with(
+    name: str, first: str, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command_line.describe(network=name)
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == first
+    assert task in said.splitlines()
+    assert "Ours" in said
+    assert name != "stfgan" or "  generator 2: 2,366,086" in said.splitlines()
+
+
+def test_what_is_described_is_named_once_and_known() -> None:
+    with pytest.raises(ConfigError, match=r"there is no network 'nonesuch' of ours: take one of afsst, .*sfiin"):
+        command_line.describe(network="nonesuch")
+    with pytest.raises(ConfigError, match="give one of them"):
+        command_line.describe(network="sfiin", settings="{}")
+
+
+@pytest.mark.parametrize("task", [PANSHARPENING, FUSION, SNAPSHOT])
+def test_every_misfit_of_task_and_network_is_one_line_with_the_pairs_there_are(task: Task) -> None:
+    with pytest.raises(
+        ConfigError, match=f"'afsst' does not serve the task '{task.name}'; allowed are cloud-removal: afsst.*pansharpening: sfiin;"
+    ):
+        check_task(task, SMALL, FOUR)
+    with pytest.raises(ConfigError, match="'sfiin' does not serve the task 'cloud-removal'"):
+        check_task(CLOUD_REMOVAL, SfiinSettings(name="sfiin"), FOUR)
+
+
+def test_a_guide_and_a_ratio_are_asked_for_where_a_network_needs_them() -> None:
+    with pytest.raises(ConfigError, match="needs a sharp image 'pan'"):
+        check_task(PANSHARPENING, SfiinSettings(name="sfiin"), FOUR)
+    with pytest.raises(ConfigError, match="2 stages makes pixels 16 times as small, but the dataset's ratio is 8"):
+        check_task(FUSION, StfganSettings(name="stfgan"), FOUR._replace(ratio=8))
+    check_task(FUSION, StfganSettings(name="stfgan", stages=1), FOUR._replace(ratio=4))
+
+
+@pytest.mark.parametrize(("loss", "named"), [({"carl": 1.0}, "loss.carl"), ({"weighting": "learned"}, "loss.weighting: learned")])
+def test_losses_about_clouds_are_refused_where_there_are_none(loss: dict[str, object], named: str) -> None:
+    settings = TrainSettings(network=SfiinSettings(name="sfiin"), loss=LossSettings.model_validate(loss))
+    with pytest.raises(ConfigError, match=f"'{named}' is about clouds of the input, which the task 'pansharpening' has not"):
+        check_loss(PANSHARPENING, settings)
+    check_loss(CLOUD_REMOVAL, settings)
+
+
+def test_each_array_of_a_task_is_one_that_its_samples_have() -> None:
+    for task in TASKS.values():
+        assert {task.subject, task.guide} - {None} <= {spec.name for spec in SAMPLES[task.name]}

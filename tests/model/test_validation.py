@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sereno.model import validation
+from sereno.model.batches import Signature
 from sereno.model.config import TrainSettings
 from sereno.model.data import SplitArrays
 from sereno.model.ranks import Ranks
@@ -19,6 +20,7 @@ from sereno.pipeline.errors import TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS
 
 SIDE = 16
+FACTS = Signature(("B02", "B03"), ("VV", "VH"), (0.1, 0.1), (0.1, 0.1))
 
 
 class Echo(nn.Module):
@@ -45,11 +47,12 @@ def make_split(errors: list[float], *, cloudy: list[bool] | None = None, usable:
     mask[:, [MASK_CHANNELS.index(name) for name in ("valid_input", "valid_sar")]] = 255
     mask[:, MASK_CHANNELS.index("valid_target")] = 255 * np.array(usable or [True] * count)[:, None, None]
     mask[:, MASK_CHANNELS.index("cloud_input")] = 255 * np.array(cloudy or [True] * count)[:, None, None]
-    return SplitArrays(np.full((count, 2, SIDE, SIDE), -1200, np.int16), clear + brighter[:, None, None, None], clear, mask)
+    cloudy = clear + brighter[:, None, None, None]
+    return SplitArrays(sar=np.full((count, 2, SIDE, SIDE), -1200, np.int16), cloudy=cloudy, clear=clear, mask=mask)
 
 
 def score(split: SplitArrays, ranks: Ranks | None = None) -> Score:
-    return score_weights(make_run(), split, sar_bands=("VV", "VH"), ranks=ranks or Ranks(device="cpu"))
+    return score_weights(make_run(), split, signature=FACTS, ranks=ranks or Ranks(device="cpu"))
 
 
 def test_a_score_is_the_mean_over_patches_whatever_batch_they_are_in() -> None:
@@ -75,7 +78,7 @@ def test_the_averaged_weights_are_scored_and_not_the_newest() -> None:
     with torch.no_grad():
         run.network.shift.fill_(9.0)
     run.average["shift"].fill_(-0.1)
-    assert score_weights(run, make_split([0.3]), sar_bands=("VV", "VH"), ranks=Ranks(device="cpu")).loss == pytest.approx(0.2, rel=1e-4)
+    assert score_weights(run, make_split([0.3]), signature=FACTS, ranks=Ranks(device="cpu")).loss == pytest.approx(0.2, rel=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 13])

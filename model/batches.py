@@ -1,0 +1,279 @@
+"""What the networks are fed: batches of tensors made from stored integers, a maker for each task.
+
+Stored arrays (see `sereno.pipeline.samples`) enter, `Batch` or `Sample` leaves. All changes of unit between disk and network are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor
+
+from sereno.model.config import S2SnapshotSettings, SarRange, TrainSettings
+from sereno.model.sharpening import SENTINEL2_GAINS, TYPICAL_MS_GAIN, TYPICAL_PAN_GAIN, degrade, enlarge, make_wald_pair
+from sereno.model.snapshot import ESTIMATES, make_camera, measure_cube
+from sereno.pipeline.config import TaskName
+from sereno.pipeline.patches import MASK_CHANNELS
+from sereno.pipeline.samples import MASK_CHANNELS_OF
+from sereno.pipeline.scene import CENTI_DB, REFLECTANCE_SCALE
+
+MAX_TARGET_CLOUD: Final = 0.5
+"""Target pixels that are cloud or shadow with more than this probability have no weight at all."""
+CLOUDY: Final = 0.5
+"""A pixel whose cloud probability is at least this counts as cloudy in the validation's PSNR."""
+APERTURE_SEED: Final = 0
+"""Of the coded aperture."""
+SEEN_WHOLE: Final = 0.999
+"""Share of valid pixels from which all that a coarse pixel saw counts as valid; the rest is rounding."""
+
+Array = npt.NDArray[Any]
+Stored = Mapping[str, Array | Tensor]
+"""Stored arrays by the names of `SAMPLES`, each (B, ..., row, col)."""
+
+
+class Signature(NamedTuple):
+    """What a dataset is of, and a network is made for, apart from its settings."""
+
+    bands: tuple[str, ...]
+    """Optical bands of the target, in stored order."""
+    sar_bands: tuple[str, ...]
+    """SAR polarisations in stored order; empty for a dataset without SAR."""
+    mean: tuple[float, ...]
+    """Mean reflectance of usable training targets, per band."""
+    std: tuple[float, ...]
+    """Standard deviation of the same."""
+    task: TaskName = "cloud-removal"
+    """What is asked."""
+    ratio: int = 1
+    """Pixels of the stored grid along each side of a coarse pixel; 1 where nothing is coarse."""
+    guide_bands: tuple[str, ...] = ()
+    """Bands of the sharp image that guides; empty where none does."""
+    guide_mean: tuple[float, ...] = ()
+    """Mean reflectance of the guide in training, per band."""
+    guide_std: tuple[float, ...] = ()
+    """Standard deviation of the same."""
+
+
+class Batch(NamedTuple):
+    """Patches as the networks and the loss take them; all float32, B patches of H x W pixels."""
+
+    optical: Tensor
+    """(B, C, H, W) cloudy reflectance, 1.0 = 100 %; may exceed 1 over clouds. Invalid pixels are 0."""
+    sar: Tensor
+    """(B, S, H, W) backscatter in dB scaled to 0..1 over `SarRange`. Invalid pixels are 0."""
+    cloud: Tensor
+    """(B, 1, H, W) probability 0..1 that the input pixel is cloud, shadow or invalid."""
+    target: Tensor
+    """(B, C, H, W) clear reflectance. Invalid pixels are 0."""
+    weight: Tensor
+    """(B, 1, H, W) trust in the target, 0..1: 0 where it is invalid or cloudy."""
+    valid_input: Tensor
+    """(B, 1, H, W) 1 where the input was observed, else 0."""
+    valid_target: Tensor
+    """(B, 1, H, W) 1 where the target was observed, else 0."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def cut(self, count: int) -> list[AnyBatch]:
+        """The batch in `count` parts of as many patches each, which must divide it."""
+        return [Batch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the network is called with."""
+        return self.optical, self.sar, self.cloud
+
+    @property
+    def focus(self) -> Tensor:
+        """Where a validation measures its PSNR, (B, H, W) bool: the cloudy pixels."""
+        return (self.cloud[:, 0] >= CLOUDY) & (self.weight[:, 0] > 0)
+
+
+class Sample(NamedTuple):
+    """Patches of the tasks without clouds in the input, as the networks and the loss take them; all float32."""
+
+    inputs: tuple[Tensor, ...]
+    """What the network is called with, in the order of its task, each (B, ...); reflectance. Invalid pixels are 0."""
+    target: Tensor
+    """(B, C, H, W) true reflectance. Invalid pixels are 0."""
+    weight: Tensor
+    """(B, 1, H, W) trust in the target, 0..1: 0 where it or what the network sees of it is invalid or cloudy."""
+    optical: Tensor
+    """(B, C, H, W) what there is of the target without a network, for pictures: the input laid on its grid."""
+
+    def to(self, device: torch.device) -> Sample:
+        """The batch on `device`."""
+        inputs = tuple(tensor.to(device, non_blocking=True) for tensor in self.inputs)
+        return Sample(inputs, *(tensor.to(device, non_blocking=True) for tensor in (self.target, self.weight, self.optical)))
+
+    def cut(self, count: int) -> list[AnyBatch]:
+        """The batch in `count` parts of as many patches each, which must divide it."""
+        inputs = zip(*(tensor.chunk(count) for tensor in self.inputs), strict=True)
+        others = zip(*(tensor.chunk(count) for tensor in (self.target, self.weight, self.optical)), strict=True)
+        return [Sample(seen, *rest) for seen, rest in zip(inputs, others, strict=True)]
+
+    @property
+    def cloud(self) -> Tensor:
+        """(B, 1, H, W) 0: nothing of the input is hidden."""
+        return torch.zeros_like(self.weight)
+
+    @property
+    def valid_input(self) -> Tensor:
+        """(B, 1, H, W) 1: where the input is not valid, nothing is trusted."""
+        return torch.ones_like(self.weight)
+
+    @property
+    def valid_target(self) -> Tensor:
+        """(B, 1, H, W) 1 where the target is compared with something, else 0."""
+        return (self.weight > 0).to(self.weight.dtype)
+
+    @property
+    def focus(self) -> Tensor:
+        """Where a validation measures its PSNR, (B, H, W) bool: every trusted pixel."""
+        return self.weight[:, 0] > 0
+
+
+AnyBatch = Batch | Sample
+"""What a task's maker gives."""
+
+
+def scale_optical(stored: Array | Tensor) -> Tensor:
+    """Reflectance, float32, 1.0 = 100 %, from stored integers of any shape."""
+    return _to_float(stored) / REFLECTANCE_SCALE
+
+
+def scale_sar(stored: Array | Tensor, valid: Tensor, sar_range: SarRange, sar_bands: Sequence[str]) -> Tensor:
+    """Backscatter in 0..1 from stored centi-dB: (B, S, H, W), valid (B, 1, H, W) -> (B, S, H, W); 0 where not valid.
+
+    Cross-polarised bands (VH, HV) are scaled over `vh_db`, all others over `vv_db`, clipped at both ends.
+    """
+    ranges = [sar_range.vh_db if band.upper() in ("VH", "HV") else sar_range.vv_db for band in sar_bands]
+    decibel = _to_float(stored) / CENTI_DB
+    low, high = (decibel.new_tensor(ends).reshape(-1, 1, 1) for ends in zip(*ranges, strict=True)) if ranges else (decibel, decibel)
+    return ((decibel - low) / (high - low)).clamp(0, 1) * valid
+
+
+def to_batch(  # the four stored arrays and the two things that give SAR its meaning
+    sar: Array | Tensor,
+    cloudy: Array | Tensor,
+    clear: Array | Tensor,
+    mask: Array | Tensor,
+    sar_range: SarRange,
+    sar_bands: Sequence[str],
+) -> Batch:
+    """A batch from stored patches: sar (B, S, H, W), cloudy and clear (B, C, H, W), mask (B, 7, H, W) in `MASK_CHANNELS`."""
+    channels = dict(zip(MASK_CHANNELS, torch.split(_to_float(mask) / 255, 1, dim=1), strict=True))
+    trusted = _trust(torch.maximum(channels["cloud_target"], channels["shadow_target"]))
+    return Batch(
+        optical=scale_optical(cloudy) * channels["valid_input"],
+        sar=scale_sar(sar, channels["valid_sar"], sar_range, sar_bands),
+        cloud=torch.maximum(torch.maximum(channels["cloud_input"], channels["shadow_input"]), 1 - channels["valid_input"]),
+        target=scale_optical(clear) * channels["valid_target"],
+        weight=channels["valid_target"] * trusted,
+        valid_input=channels["valid_input"],
+        valid_target=channels["valid_target"],
+    )
+
+
+def make_clearing_batch(stored: Stored, signature: Signature, settings: TrainSettings) -> Batch:
+    """The batch of cloud removal: arrays of `PATCH_ARRAYS` -> inputs optical, SAR, cloud."""
+    return to_batch(**stored, sar_range=settings.sar_range, sar_bands=signature.sar_bands)
+
+
+def make_sharpening_batch(stored: Stored, signature: Signature, _settings: TrainSettings) -> Sample:
+    """The batch of pan-sharpening, by Wald's protocol: pan (B, G, r^2 h, r^2 w), ms and mask (B, C, r h, r w) -> inputs ms, pan.
+
+    Both images are made coarser by their own ratio, and the multispectral one as it was taken is the target (Wald et al. 1997). Trusted is
+    what is valid and clear where all that the coarse pixel over it saw is valid.
+    """
+    ms, pan, clear, valid = read_sharpening(stored)
+    pair = make_wald_pair(ms, pan, gains=find_gains(signature.bands), pan_gains=find_pan_gains(signature.guide_bands))
+    seen = degrade(valid, signature.ratio, [TYPICAL_MS_GAIN])
+    whole = F.interpolate((seen >= SEEN_WHOLE).to(ms.dtype), scale_factor=float(signature.ratio))
+    return Sample((pair.ms, pair.pan), pair.target, clear * whole, enlarge(pair.ms, signature.ratio))
+
+
+class Sharpening(NamedTuple):
+    """Images as they were taken, float32 reflectance."""
+
+    ms: Tensor
+    """(B, C, h, w) multispectral; invalid pixels are 0."""
+    pan: Tensor
+    """(B, G, r h, r w) what sharpens it; pixels under invalid ones are 0."""
+    clear: Tensor
+    """(B, 1, h, w) trust, 0..1: 0 where invalid or cloudy."""
+    valid: Tensor
+    """(B, 1, h, w) 1 where both were observed, else 0."""
+
+
+def read_sharpening(stored: Stored) -> Sharpening:
+    """Stored pan, ms and mask (see `SAMPLES`) as tensors at their own scale."""
+    cloud, shadow, valid = _read_mask(stored["mask"], "pansharpening")
+    ms, pan = scale_optical(stored["ms"]), scale_optical(stored["pan"])
+    fine = F.interpolate(valid, size=pan.shape[-2:])
+    return Sharpening(ms * valid, pan * fine, valid * _trust(torch.maximum(cloud, shadow)), valid)
+
+
+def find_gains(bands: Sequence[str]) -> list[float]:
+    """Contrast that each multispectral band keeps at its Nyquist frequency: the sensor's own where it is known."""
+    return [SENTINEL2_GAINS.get(band, TYPICAL_MS_GAIN) for band in bands]
+
+
+def find_pan_gains(bands: Sequence[str]) -> list[float]:
+    """The same of the bands that guide; one that is not known counts as panchromatic."""
+    return [SENTINEL2_GAINS.get(band, TYPICAL_PAN_GAIN) for band in bands]
+
+
+def make_fusion_batch(stored: Stored, _signature: Signature, _settings: TrainSettings) -> Sample:
+    """The batch of fusion: fine and mask (B, 3, C, r h, r w), coarse (B, 3, C, h, w) -> inputs coarse, fine of the outer dates.
+
+    The middle fine image is the target. Trusted is what is valid and clear on all three dates.
+    """
+    fine, coarse = scale_optical(stored["fine"]), scale_optical(stored["coarse"])
+    cloud, shadow, valid = _read_mask(stored["mask"], "spatiotemporal-fusion")
+    clear = (valid * _trust(torch.maximum(cloud, shadow))).prod(dim=1)
+    fine = fine * valid
+    outer = torch.stack([fine[:, 0], fine[:, 2]], dim=1)
+    return Sample((coarse, outer), fine[:, 1], clear, outer.mean(dim=1))
+
+
+def make_snapshot_batch(stored: Stored, signature: Signature, settings: TrainSettings) -> Sample:
+    """The batch of snapshot reconstruction: cube and mask (B, C, H, W) -> inputs estimate, aperture.
+
+    The cube is the target; the picture of it that `make_aperture` gives becomes the estimate that the network is for.
+    """
+    (valid,) = _read_mask(stored["mask"], "snapshot-reconstruction")
+    cube = scale_optical(stored["cube"]) * valid
+    camera = make_camera(make_aperture(cube.shape[-2], cube.shape[-1]).to(cube), len(signature.bands))
+    base = settings.network.base if isinstance(settings.network, S2SnapshotSettings) else "open"
+    estimate = ESTIMATES[base](camera, measure_cube(camera, cube))
+    return Sample((estimate, camera.mask.expand(len(cube), 1, -1, -1)), cube, valid, estimate)
+
+
+def make_aperture(rows: int, columns: int) -> Tensor:
+    """The coded aperture of simulated pictures, (rows, columns) of 0 and 1: the same whenever it is asked for, half of it open."""
+    return torch.randint(2, (rows, columns), generator=torch.Generator().manual_seed(APERTURE_SEED)).float()
+
+
+def _read_mask(mask: Array | Tensor, task: TaskName) -> tuple[Tensor, ...]:
+    """Channels of a stored mask (B, ..., channel, row, col), each 0..1 with the channel's axis kept."""
+    scaled = _to_float(mask) / 255
+    return tuple(torch.split(scaled, 1, dim=-3)[MASK_CHANNELS_OF[task].index(name)] for name in MASK_CHANNELS_OF[task])
+
+
+def _trust(cloud: Tensor) -> Tensor:
+    """Trust in pixels that are cloud or shadow with this probability: all that is left, and none above `MAX_TARGET_CLOUD`."""
+    return torch.where(cloud > MAX_TARGET_CLOUD, 0.0, 1 - cloud)
+
+
+def _to_float(stored: Array | Tensor) -> Tensor:
+    if isinstance(stored, Tensor):
+        return stored.to(torch.float32)
+    return torch.from_numpy(stored.astype(np.float32))

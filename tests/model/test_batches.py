@@ -1,0 +1,175 @@
+"""Laws of batches: units, weights, and that nothing that was not observed moves anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from task_samples import BANDS, make_fusion, make_sharpening, make_snapshot
+
+from sereno.model.batches import (
+    Batch,
+    Signature,
+    Stored,
+    make_aperture,
+    make_fusion_batch,
+    make_sharpening_batch,
+    make_snapshot_batch,
+    scale_sar,
+    to_batch,
+)
+from sereno.model.config import S2SnapshotSettings, SarRange, TrainSettings
+from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
+from sereno.pipeline.samples import MASK_CHANNELS_OF
+
+DEPTHS = {"sar": 2, "cloudy": 2, "clear": 2, "mask": len(MASK_CHANNELS)}
+DTYPES = {"sar": "int16", "cloudy": "uint16", "clear": "uint16", "mask": "uint8"}
+SHARPENING = Signature(BANDS, (), (0.2,) * 4, (0.1,) * 4, "pansharpening", 4, ("PAN",), (0.2,), (0.1,))
+CHANNELS = MASK_CHANNELS_OF["pansharpening"]
+
+
+def stored(**channels: int) -> dict[str, np.ndarray[Any, Any]]:
+    arrays = {name: np.zeros((1, DEPTHS[name], 1, 1), DTYPES[name]) for name in PATCH_ARRAYS}
+    for name in ("valid_input", "valid_target", "valid_sar"):
+        arrays["mask"][:, MASK_CHANNELS.index(name)] = 255
+    for name, value in channels.items():
+        arrays["mask"][:, MASK_CHANNELS.index(name)] = value
+    arrays["cloudy"][:] = 4321
+    arrays["sar"][:] = -1250
+    return arrays
+
+
+def batch_of(**channels: int) -> Batch:
+    return to_batch(**stored(**channels), sar_range=SarRange(), sar_bands=("VV", "VH"))
+
+
+def test_optical_is_reflectance_and_sar_is_decibel_scaled_over_its_range() -> None:
+    batch = batch_of()
+    assert batch.optical[0, 0].item() == pytest.approx(0.4321)
+    assert batch.sar[0, :, 0, 0].tolist() == pytest.approx([12.5 / 25, 20 / 32.5])
+    assert {tensor.dtype for tensor in batch} == {torch.float32}
+
+
+def test_sar_is_clipped_and_zero_where_it_is_not_valid() -> None:
+    values = np.array([-9000, 500, -1000], np.int16).reshape(1, 1, 1, 3)
+    valid = torch.tensor([1.0, 1.0, 0.0]).reshape(1, 1, 1, 3)
+    assert scale_sar(values, valid, SarRange(), ("VV",))[0, 0, 0].tolist() == [0.0, 1.0, 0.0]
+
+
+def test_a_dataset_without_sar_gives_empty_sar() -> None:
+    assert scale_sar(np.zeros((2, 0, 3, 3), np.int16), torch.ones(2, 1, 3, 3), SarRange(), ()).shape == (2, 0, 3, 3)
+
+
+def test_cloud_is_the_worst_of_cloud_shadow_and_invalid() -> None:
+    assert batch_of(cloud_input=51, shadow_input=102).cloud.item() == pytest.approx(0.4)
+    assert batch_of(cloud_input=51, valid_input=0).cloud.item() == 1
+    assert batch_of().cloud.item() == 0
+
+
+def test_weight_falls_with_cloud_of_the_target_and_ends_hard_above_a_half() -> None:
+    assert batch_of().weight.item() == 1
+    assert batch_of(cloud_target=51, shadow_target=102).weight.item() == pytest.approx(0.6)
+    assert batch_of(shadow_target=127).weight.item() > 0.5
+    assert batch_of(shadow_target=128).weight.item() == 0
+    assert batch_of(valid_target=0).weight.item() == 0
+
+
+def test_cloud_of_the_input_leaves_the_trust_in_the_target_alone() -> None:
+    assert batch_of(cloud_input=255, valid_input=0).weight.item() == 1
+
+
+def test_tensors_and_arrays_give_the_same_batch() -> None:
+    arrays = stored(cloud_input=100)
+    tensors = {name: torch.from_numpy(values.astype(np.int32)) for name, values in arrays.items()}
+    first, second = (to_batch(**each, sar_range=SarRange(), sar_bands=("VV", "VH")) for each in (arrays, tensors))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def sharpen_batch(stored: Stored) -> Any:
+    return make_sharpening_batch(stored, SHARPENING, TrainSettings())
+
+
+def test_the_target_of_sharpening_is_the_image_as_it_was_taken() -> None:
+    arrays = make_sharpening(2, np.random.default_rng(0))
+    batch = sharpen_batch(arrays)
+    assert torch.equal((batch.target * 10_000).round(), torch.from_numpy(arrays["ms"].astype(np.float32)))
+    assert [tuple(image.shape) for image in batch.inputs] == [(2, 4, 4, 4), (2, 1, 16, 16)]
+    assert batch.optical.shape == batch.target.shape
+    assert batch.weight.eq(1).all()
+    assert batch.focus.all()
+
+
+def test_ground_of_one_grey_stays_so_at_every_scale() -> None:
+    arrays = make_sharpening(1, np.random.default_rng(0))
+    for name in ("pan", "ms"):
+        arrays[name][:] = 3210
+    batch = sharpen_batch(arrays)
+    for image in (*batch.inputs, batch.optical, batch.target):
+        assert torch.allclose(image, torch.tensor(0.321), atol=1e-6)
+
+
+def test_what_is_not_valid_moves_nothing_and_untrusts_what_saw_it() -> None:
+    """The pixel at 9, 9 is under coarse pixel 2, 2; the blur of ratio 4 reaches 8 pixels around the middle of each."""
+    arrays = make_sharpening(1, np.random.default_rng(0), size_px=128)
+    arrays["mask"][:, CHANNELS.index("valid"), 9, 9] = 0
+    first = sharpen_batch(arrays)
+    arrays["ms"][:, :, 9, 9] = 9999
+    arrays["pan"][:, :, 36:40, 36:40] = 1
+    second = sharpen_batch(arrays)
+    for ours, theirs in zip((*first.inputs, *first[1:]), (*second.inputs, *second[1:]), strict=True):
+        assert torch.equal(ours, theirs)
+    trusted = first.weight[0, 0] > 0
+    assert not trusted[4:12, 4:12].any()
+    assert trusted[20:].all()
+    assert trusted[:, 20:].all()
+
+
+def test_clouds_are_not_compared() -> None:
+    arrays = make_sharpening(1, np.random.default_rng(0))
+    arrays["mask"][:, CHANNELS.index("cloud"), 3, 3] = 255
+    arrays["mask"][:, CHANNELS.index("shadow"), 3, 4] = 51
+    weight = sharpen_batch(arrays).weight[0, 0]
+    assert weight[3, 3] == 0
+    assert weight[3, 4].item() == pytest.approx(0.8)
+    assert weight.sum().item() == pytest.approx(weight.numel() - 1.2)
+
+
+def test_fusion_asks_for_the_middle_date_where_all_three_are_clear() -> None:
+    arrays = make_fusion(1, np.random.default_rng(0))
+    for date, place in enumerate((2, 3, 4)):
+        arrays["mask"][:, date, 0, place, place] = 255
+    arrays["mask"][:, 0, 2, 9, 9] = 0
+    batch = make_fusion_batch(arrays, Signature(BANDS, (), (), (), "spatiotemporal-fusion", 4), TrainSettings())
+    assert [tuple(image.shape) for image in batch.inputs] == [(1, 3, 4, 8, 8), (1, 2, 4, 32, 32)]
+    fine = torch.from_numpy(arrays["fine"].astype(np.float32)) / 10_000
+    assert torch.equal(batch.target, fine[:, 1])
+    assert torch.equal(batch.inputs[1][:, 1], fine[:, 2])
+    hidden = {tuple(place) for place in (batch.weight[0, 0] == 0).nonzero().tolist()}
+    assert hidden == {(2, 2), (3, 3), (4, 4), (9, 9)}
+    assert batch.inputs[1][0, 0, :, 9, 9].eq(0).all()
+
+
+def test_a_snapshot_is_estimated_from_one_picture_through_the_same_aperture_each_time() -> None:
+    arrays, facts = make_snapshot(2, np.random.default_rng(0)), Signature(BANDS, (), (), (), "snapshot-reconstruction")
+    settings = TrainSettings(network=S2SnapshotSettings(name="s2snapshot", base="first"))
+    batch = make_snapshot_batch(arrays, facts, settings)
+    estimate, aperture = batch.inputs
+    assert estimate.shape == batch.target.shape == (2, 4, 32, 32)
+    assert torch.equal(aperture[0, 0], make_aperture(32, 32))
+    assert 0.45 < aperture.mean().item() < 0.55
+    assert estimate[:, :, aperture[0, 0] == 0].abs().max() == 0, "the first estimate is dark behind closed apertures"
+    open_half = aperture[0, 0] > 0
+    assert (estimate - batch.target)[:, :, open_half].abs().mean() < batch.target.mean()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_sample_is_cut_in_order(count: int) -> None:
+    batch = sharpen_batch(make_sharpening(4, np.random.default_rng(0)))
+    parts = batch.cut(count)
+    assert [len(part.target) for part in parts] == [4 // count] * count
+    for place, whole in enumerate(batch.inputs):
+        assert torch.equal(torch.cat([part.inputs[place] for part in parts]), whole)
+    for name in ("target", "weight", "optical", "cloud", "valid_input", "focus"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))

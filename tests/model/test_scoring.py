@@ -1,0 +1,121 @@
+"""Laws of scoring: exact answers are best, baselines are what they say, and a score without meaning is not given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from task_samples import BANDS, make_fusion, make_sharpening, make_snapshot
+from torch import Tensor
+
+from sereno.model.batches import Signature, make_fusion_batch, make_sharpening_batch, make_snapshot_batch
+from sereno.model.config import S2SnapshotSettings, TrainSettings
+from sereno.model.scoring import FULL_METRICS, Case, Judged, Scoring
+from sereno.model.sharpening import enlarge
+from sereno.model.tasks import FUSION, PANSHARPENING, SNAPSHOT, TASKS, Task
+
+MAKERS = {"pansharpening": make_sharpening, "spatiotemporal-fusion": make_fusion, "snapshot-reconstruction": make_snapshot}
+RATIOS = {"pansharpening": 2, "spatiotemporal-fusion": 4, "snapshot-reconstruction": 1}
+SETTINGS = TrainSettings(network=S2SnapshotSettings(name="s2snapshot"))
+
+
+def make_case(task: Task, network: Any, **kind: Any) -> Case:
+    ratio = RATIOS[task.name]
+    ratios = {"ratio": ratio} if ratio > 1 else {}
+    arrays = MAKERS[task.name](2, np.random.default_rng(0), **ratios, **kind)
+    facts = Signature(BANDS, (), (0.2,) * 4, (0.1,) * 4, task.name, ratio, ("PAN",), (0.2,), (0.1,))
+    return Case({name: torch.from_numpy(array) for name, array in arrays.items()}, facts, SETTINGS, network, 0.5)
+
+
+def judge(task: Task, network: Any, **kind: Any) -> Judged:
+    judged = task.scoring.judge(make_case(task, network, **kind))
+    assert judged.scores.shape == (2, len(task.scoring.methods), len(task.scoring.regions), len(task.scoring.columns))
+    assert tuple(judged.answers) == tuple(task.scoring.methods)
+    return judged
+
+
+def take(scoring: Scoring, judged: Judged, method: str, region: str, column: str) -> list[float]:
+    place = list(scoring.methods).index(method), list(scoring.regions).index(region), scoring.columns.index(column)
+    values: list[float] = judged.scores[:, *place].tolist()
+    return values
+
+
+def answer_bicubic(ms: Tensor, _pan: Tensor) -> Tensor:
+    return enlarge(ms, 2)
+
+
+def test_every_task_names_its_network_first_and_compares_what_it_scores() -> None:
+    for task in TASKS.values():
+        scoring = task.scoring
+        assert next(iter(scoring.methods)) == "network"
+        assert set(scoring.shown.values()) <= set(scoring.methods)
+        region, metrics = scoring.compared
+        assert region in scoring.regions
+        assert set(metrics) <= set(scoring.metrics)
+        assert len(scoring.columns) == len(set(scoring.columns))
+
+
+@pytest.mark.parametrize(
+    ("task", "make"), [(PANSHARPENING, make_sharpening_batch), (FUSION, make_fusion_batch), (SNAPSHOT, make_snapshot_batch)]
+)
+def test_the_true_image_scores_best_and_is_never_beaten(task: Task, make: Any) -> None:
+    case = make_case(task, None, size_px=64)
+    truth = make(case.stored, case.signature, SETTINGS).target
+    judged = task.scoring.judge(
+        case._replace(network=lambda first, *_: truth if task is not PANSHARPENING or first.shape[-1] == 16 else enlarge(first, 2))
+    )
+    region = task.scoring.compared[0]
+    assert take(task.scoring, judged, "network", region, "rmse") == [0, 0]
+    assert all(math.isinf(value) for value in take(task.scoring, judged, "network", region, "psnr"))
+    for baseline in task.scoring.baselines:
+        assert min(take(task.scoring, judged, baseline, region, "rmse")) > 0
+
+
+def test_a_network_that_does_as_a_baseline_scores_as_that() -> None:
+    judged = judge(PANSHARPENING, answer_bicubic, size_px=64)
+    assert torch.equal(judged.scores[:, 0].nan_to_num(-9), judged.scores[:, 1].nan_to_num(-9))
+    assert torch.equal(judged.answers["network"], judged.answers["bicubic"])
+    assert judged.answers["network"].shape == (2, 4, 64, 64)
+
+
+def test_a_score_is_given_by_the_protocol_that_has_it_alone() -> None:
+    judged = judge(PANSHARPENING, answer_bicubic, size_px=64)
+    for metric in PANSHARPENING.scoring.metrics:
+        for region in ("reduced", "full"):
+            known = [not math.isnan(value) for value in take(PANSHARPENING.scoring, judged, "gsa", region, metric)]
+            assert known == [(metric in FULL_METRICS) == (region == "full")] * 2, (metric, region)
+    assert take(PANSHARPENING.scoring, judged, "gsa", "full", "n_pixels") == [64 * 64] * 2
+    assert take(PANSHARPENING.scoring, judged, "gsa", "reduced", "n_pixels") == [32 * 32] * 2
+
+
+def test_injected_detail_beats_enlarging_where_the_bands_share_it() -> None:
+    """All bands of this ground are the panchromatic one times a number."""
+    case = make_case(PANSHARPENING, answer_bicubic, size_px=64)
+    pan = case.stored["pan"].float()
+    mean = pan.unflatten(2, (32, 2)).unflatten(4, (32, 2)).mean((3, 5))
+    ms = (mean * torch.tensor([0.5, 0.8, 1.0, 1.2]).reshape(-1, 1, 1)).round().to(torch.uint16)
+    judged = PANSHARPENING.scoring.judge(case._replace(stored={**case.stored, "ms": ms}))
+    enlarged, brovey, gsa = (take(PANSHARPENING.scoring, judged, name, "reduced", "psnr") for name in ("bicubic", "brovey", "gsa"))
+    assert min(gsa[n] - enlarged[n] for n in range(2)) > 3
+    assert min(brovey[n] - enlarged[n] for n in range(2)) > 3
+
+
+def test_several_guides_are_combined() -> None:
+    case = make_case(PANSHARPENING, answer_bicubic, size_px=64)
+    stored = {**case.stored, "pan": case.stored["pan"].expand(-1, 3, -1, -1).contiguous()}
+    facts = case.signature._replace(guide_bands=("B02", "B03", "B04"), guide_mean=(0.2,) * 3, guide_std=(0.1,) * 3)
+    scores = PANSHARPENING.scoring.judge(case._replace(stored=stored, signature=facts)).scores
+    assert scores[..., PANSHARPENING.scoring.columns.index("qnr")][:, :, 1].isfinite().all()
+
+
+def test_land_that_changed_is_a_region_of_its_own_in_fusion() -> None:
+    judged = judge(FUSION, lambda _coarse, fine: fine.mean(dim=1))
+    everything, changed = (take(FUSION.scoring, judged, "linear", region, "n_pixels") for region in ("all", "changed"))
+    assert everything == [32 * 32] * 2
+    assert all(0 < count < 32 * 32 for count in changed)
+    assert np.allclose(
+        take(FUSION.scoring, judged, "network", "changed", "rmse"), take(FUSION.scoring, judged, "linear", "changed", "rmse"), rtol=1e-5
+    )
