@@ -1,0 +1,142 @@
+"""The rules by which clear scenes become groups, on hand-made records."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+
+from sereno.pipeline.acquisitions import Candidate, Cause
+from sereno.pipeline.config import Area, QuerySettings
+from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.grouping import find_grouper, find_ratio, group_products, to_fine_ground
+from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
+
+BOUNDS = (500_000, 5_000_000, 510_000, 5_010_000)
+AREA = Area(bounds_m=BOUNDS, epsg=32632)
+DAY_ZERO = datetime(2021, 6, 1, 10, tzinfo=UTC)
+
+
+def to_settings(**changes: Any) -> QuerySettings:
+    return QuerySettings.model_validate({"areas": {"a": AREA}, **changes})
+
+
+def to_candidate(
+    name: str, day: float = 0, cover: float | None = 1, sensor: str = "sentinel2-l2a", assets: tuple[str, ...] = ()
+) -> Candidate:
+    moment = (DAY_ZERO + timedelta(days=day)).isoformat().replace("+00:00", "Z")
+    facts = {"collection": "c", "sensor": sensor, "time": moment, "crs": "", "bbox": (9, 45, 10, 46)}
+    item = ItemRecord.model_validate({"item": name.upper(), **facts, "assets": {key: AssetRecord(href=key) for key in assets}})
+    scene = SceneRecord(id=name, sensor=item.sensor, time=moment, items=(item,), cloud_cover_pct=cover)
+    return Candidate(scene, shapely.box(*BOUNDS))
+
+
+def test_a_clear_product_is_one_group_of_its_fine_and_its_coarse_bands() -> None:
+    found = group_products([to_candidate("s")], to_settings())
+    [group] = found.groups
+    assert (group.id, group.scenes, group.roles, group.scene_ids) == (
+        "20210601",
+        {"pan": "s-pan", "ms": "s-ms"},
+        ("ms", "pan"),
+        ("s-ms", "s-pan"),
+    )
+    pan, ms = found.scenes["s-pan"], found.scenes["s-ms"]
+    assert (pan.bands, pan.zoom) == (("B02", "B03", "B04", "B08"), 1)
+    assert (ms.bands, ms.zoom) == (("B05", "B06", "B07", "B8A", "B11", "B12"), 2)
+    assert pan.items == ms.items
+
+
+def test_gaofen_is_sharpened_by_its_panchromatic_image_where_it_has_one() -> None:
+    settings = to_settings(source="gaofen", resolution_m=2)
+    found = group_products(
+        [to_candidate("g", sensor="gaofen-pms", assets=("PAN", "image-1")), to_candidate("bare", sensor="gaofen-pms", assets=("image-1",))],
+        settings,
+    )
+    assert [group.scenes["pan"] for group in found.groups] == ["g-pan"]
+    assert (found.scenes["g-pan"].bands, found.scenes["g-ms"].bands, found.scenes["g-ms"].zoom) == (("PAN",), ("B1", "B2", "B3", "B4"), 4)
+    [refused] = found.refused
+    assert (refused.items, refused.cause) == (("BARE",), Cause.ITEM)
+    assert "no panchromatic image" in refused.reason
+
+
+def test_products_of_one_day_have_names_of_their_own_and_all_else_its_reason() -> None:
+    candidates = [
+        to_candidate("a"),
+        to_candidate("b", 0.2),
+        to_candidate("cloudy", 1, 50),
+        to_candidate("dark", 2, None),
+        to_candidate("wide", 3, sensor="gaofen-wfv"),
+    ]
+    found = group_products(candidates, to_settings())
+    assert [group.id for group in found.groups] == ["20210601", "20210601-2"]
+    reasons = {entry.items[0]: entry.reason for entry in found.refused}
+    assert reasons["CLOUDY"] == "cloud cover 50.0 %, needed at most 5 %"
+    assert "nothing tells its cloud cover" in reasons["DARK"]
+    assert "gaofen-wfv has no finer bands" in reasons["WIDE"]
+    assert len(reasons) == 3
+
+
+def test_the_clearest_stay_where_their_number_is_limited() -> None:
+    found = group_products([to_candidate("a", 0, 3), to_candidate("b", 5, 0), to_candidate("c", 10, 2)], to_settings(max_pairs=2))
+    assert [group.scenes["ms"] for group in found.groups] == ["b-ms", "c-ms"]
+    assert [entry.cause for entry in found.refused] == [Cause.MAX_PAIRS]
+
+
+def test_bands_may_be_chosen_but_both_kinds_are_needed() -> None:
+    found = group_products([to_candidate("s")], to_settings(bands=("B04", "B11")))
+    assert (found.scenes["s-pan"].bands, found.scenes["s-ms"].bands) == (("B04",), ("B11",))
+    [refused] = group_products([to_candidate("s")], to_settings(bands=("B04",))).refused
+    assert "leaves no coarse band" in refused.reason
+
+
+@given(st.permutations(range(6)))
+@limits(max_examples=20, deadline=None)
+def test_the_order_of_candidates_changes_nothing(order: list[int]) -> None:
+    candidates = [to_candidate(f"s{n}", 0.1 * n, float(n)) for n in range(6)]
+    assert (
+        group_products([candidates[n] for n in order], to_settings(max_pairs=3))[:2]
+        == group_products(candidates, to_settings(max_pairs=3))[:2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "ratio"),
+    [
+        ("pansharpening", {}, 2),
+        ("pansharpening", {"source": "gaofen", "resolution_m": 2}, 4),
+        ("pansharpening", {"coarse_m": 60}, 6),
+        ("spatiotemporal-fusion", {}, 16),
+        ("spatiotemporal-fusion", {"coarse_m": 80}, 8),
+        ("snapshot-reconstruction", {}, 1),
+    ],
+)
+def test_the_ratio_is_that_of_the_products_or_of_the_settings(task: Any, changes: dict[str, Any], ratio: int) -> None:
+    assert find_ratio(task, to_settings(**changes)) == ratio
+
+
+@pytest.mark.parametrize(("changes", "seen"), [({"source": "gaofen", "resolution_m": 3}, "2.667"), ({"resolution_m": 20}, "are 1 pixels")])
+def test_a_ratio_that_is_not_whole_is_one_line(changes: dict[str, Any], seen: str) -> None:
+    with pytest.raises(ConfigError, match=r"resolution_m .* to a whole part of") as caught:
+        find_ratio("pansharpening", to_settings(**changes))
+    assert seen in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fine_grid_has_the_edges_of_coarse_pixels() -> None:
+    box = to_fine_ground(AREA, to_settings(), 2).geobox
+    assert tuple(box.shape) == (1000, 1000)
+    assert (box.transform.a, box.transform.c, box.transform.f) == (10, 500_000, 5_010_000)
+    grown = to_fine_ground(Area(bbox=(9.0, 45.0, 9.01, 45.01)), to_settings(), 2).geobox
+    assert grown.transform.c % 20 == grown.transform.f % 20 == grown.shape.x % 2 == grown.shape.y % 2 == 0
+    with pytest.raises(ConfigError, match="left must be multiples of 20 m"):
+        to_fine_ground(Area(bounds_m=(500_010, 5_000_000, 510_010, 5_010_000), epsg=32632), to_settings(), 2)
+
+
+def test_a_task_without_a_search_is_named() -> None:
+    with pytest.raises(ConfigError, match="known are cloud-removal, pansharpening"):
+        find_grouper("snapshot-reconstruction")
