@@ -591,6 +591,9 @@ class PipelineSettings(Settings):
         unasked = ", ".join(sorted(set(self.ingest.bands) - set(self.query.bands))) or "all bands, which its empty list means"
         if self.query.bands and not (self.ingest.bands and set(self.ingest.bands) <= set(self.query.bands)):
             raise ValueError(f"'query.bands' must name what 'ingest.bands' keeps: also {unasked}")
+        for name, fault in (("source", self.query.source == "sen12mscr"), ("table", self.query.table is not None)):
+            if self.task != "cloud-removal" and fault:
+                raise ValueError(f"'query.{name}' {getattr(self.query, name)} has pairs for cloud removal, but 'task' is {self.task}")
         if self.ingest.dem is not None and self.query.dem_catalogue is not None:
             raise ValueError("'query.dem_catalogue' and 'ingest.dem' both say where heights come from: leave one of them out")
         return self

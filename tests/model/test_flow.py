@@ -221,3 +221,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"folder .*file/results, for results, cannot be written: Not a directory"):
         hold_folder(tmp_path / "file/results")
+
+
+def test_groups_of_another_task_take_the_place_of_pairs(tmp_path: Path) -> None:
+    model = {"train": {"network": {"name": "sfiin"}}}
+    values = {"pipeline": {**VALUES["pipeline"], "task": "pansharpening"}, "model": model}
+    flow, checkpoints = Flow(values, results=str(tmp_path)), Checkpoints(tmp_path)
+    for area in flow.areas:
+        write_lock(tmp_path, area, pairs=[], task="pansharpening", groups=[{"id": "g", "scenes": {"pan": "s-pan", "ms": "s-ms"}}])
+    assert (flow.task, Flow(VALUES, results="r").task) == (["--task", "pansharpening"], [])
+    assert flow.all_pairs(checkpoints, "mask") == [f"{tmp_path}/mask/{area}/g.json" for area in flow.areas]
+    assert flow.pair_scenes(checkpoints, "a", "g") == [f"{tmp_path}/ingest/a/{name}.json" for name in ("s-ms", "s-pan")]
+    assert '"s-pan"' in flow.pair_record(checkpoints, "a", "g")

@@ -184,3 +184,28 @@ def test_defaults_are_those_of_the_records() -> None:
     defaults = load_settings(PipelineSettings, {"query": QUERY}, where="x")
     assert json.loads(defaults.to_json())["patch"] == json.loads(PatchSettings().to_json())
     assert defaults.simulate is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"query": {**QUERY, "resolution_m": 3, "coarse_m": 8}},
+            "'coarse_m' 8 must be a whole multiple of 'resolution_m' 3, it is 2.667 times",
+        ),
+        (
+            {"query": {"source": "sen12mscr", "catalogue": "x"}, "task": "pansharpening"},
+            "'query.source' sen12mscr has pairs for cloud removal",
+        ),
+        (
+            {"query": {**QUERY, "source": "gaofen", "table": "t.csv"}, "task": "pansharpening"},
+            "'query.table' t.csv has pairs for cloud removal",
+        ),
+        ({"query": QUERY, "task": "sharpening"}, "'task': Input should be 'cloud-removal', 'pansharpening'"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_one_line(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(PipelineSettings, values, where="config")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

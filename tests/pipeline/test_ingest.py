@@ -220,3 +220,15 @@ def test_a_dataset_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text(json.dumps(lock.model_dump(mode="json")))
     with pytest.raises(MissingError, match=r"folder .*gone of c does not exist"):
         ingest_scene(tmp_path / "lock.json", "r", tmp_path / "r.json", SETTINGS)
+
+
+def test_a_scene_has_the_bands_and_the_coarser_grid_of_its_record(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["scenes"]["S2"] |= {"bands": ["B05"], "zoom": 2}
+
+    ingest_scene(change_lock(make_lock(tmp_path), change), "S2", tmp_path / "S2.json", SETTINGS)
+    scene = open_dataset(tmp_path / "S2.json", kind="scene")
+    assert (scene["data"].shape, scene["scl"].shape) == ((1, 32, 32), (32, 32))
+    assert geobox_of(scene).transform == GRID.transform * Affine.scale(2)
+    with rasterio.open(tmp_path / "B05.tif") as file:
+        np.testing.assert_array_equal(scene["data"].values[0], file.read(1) - 1000)

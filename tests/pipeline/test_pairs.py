@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import ConfigError, MissingError
-from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord
+from sereno.pipeline.pairs import AssetRecord, GridRecord, Group, ItemRecord, Lock, Pair, Refusal, SceneRecord
 
 TILES = tuple(
     ItemRecord(
@@ -90,3 +90,25 @@ def test_an_input_that_is_its_target_has_a_sky_and_a_real_one_has_none(cloudy: s
     with pytest.raises(ConfigError, match="a pair has a 'sky' if its input is its target"):
         load_settings(Pair, values, where="lock")
     assert load_settings(Pair, values | {"sky": None if sky else 1}, where="lock").sky == (None if sky else 1)
+
+
+def test_a_lock_of_groups_comes_back_and_gives_its_jobs(tmp_path: Path) -> None:
+    group = Group(id="20210603", scenes={"pan": "s2-a-pan", "ms": "s2-a-ms"})
+    scenes = {
+        "s2-a-pan": SCENE.model_copy(update={"id": "s2-a-pan", "bands": ("B02",)}),
+        "s2-a-ms": SCENE.model_copy(update={"id": "s2-a-ms", "bands": ("B05",), "zoom": 2}),
+    }
+    lock = LOCK.model_copy(update={"task": "pansharpening", "pairs": (), "groups": (group,), "scenes": scenes})
+    (tmp_path / "west.json").write_text(lock.to_json())
+    found = Lock.read(tmp_path / "west.json")
+    assert found == lock
+    assert found.jobs == (group,)
+    assert found.job("20210603").scene_ids == ("s2-a-ms", "s2-a-pan")
+    with pytest.raises(MissingError, match=r"group 'x' is not in the lock of area 'west'; it has \['20210603'\]"):
+        found.job("x")
+
+
+def test_a_lock_for_cloud_removal_says_nothing_of_groups() -> None:
+    assert not {"task", "groups", "zoom"} & set(LOCK.to_json().replace('"', " ").split())
+    assert LOCK.jobs == LOCK.pairs
+    assert LOCK.pairs[0].scene_ids == ("s1", "s2-a", "s2-b")

@@ -663,3 +663,18 @@ def test_where_only_clear_scenes_lie_the_way_out_is_named(url: str, tmp_path: Pa
     pairs = Lock.read(tmp_path / "x.json").pairs
     assert pairs
     assert all(pair.sky == 1 and pair.cloudy == pair.clear for pair in pairs)
+
+
+def test_no_group_is_one_line_with_reason_and_remedy(url: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        MissingError, match=r"no group for pansharpening among \d+ optical items; .*raise pipeline.query.clear_cover_pct"
+    ) as caught:
+        query_pairs("west", tmp_path / "west.json", to_settings(url, clear_cover_pct=0), task="pansharpening")
+    assert "\n" not in str(caught.value)
+
+
+def test_products_of_gaofen_without_a_panchromatic_image_are_refused_by_name(tmp_path: Path) -> None:
+    names, area = write_gaofen(tmp_path / "products"), {"epsg": 32650, "bounds_m": (500_504, 4_499_000, 501_000, 4_499_496)}
+    settings = to_settings(tmp_path / "products", source="gaofen", areas={"west": area}, resolution_m=2, clear_cover_pct=60)
+    with pytest.raises(MissingError, match=f"2 refused for one cause, .* {names['cloudy']} holds no panchromatic image with coefficients"):
+        query_pairs("west", tmp_path / "west.json", settings, task="pansharpening")
