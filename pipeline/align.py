@@ -22,7 +22,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import geometry_mask
 from scipy.ndimage import uniform_filter
 
-from sereno.pipeline import sharpening_samples
+from sereno.pipeline import fusion_samples, sharpening_samples
 from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA, Visible, find_by_haze
 from sereno.pipeline.config import AlignSettings, TaskName
 from sereno.pipeline.descriptors import SIMILARITY_EDGE_PX
@@ -125,6 +125,7 @@ class Craft(NamedTuple):
 
 CRAFTS: Final[Mapping[TaskName, Craft]] = {
     "pansharpening": Craft(sharpening_samples.check_product, sharpening_samples.lay_guide),
+    "spatiotemporal-fusion": Craft(fusion_samples.check_series, fusion_samples.lay_series),
 }
 """One row per task that has groups."""
 

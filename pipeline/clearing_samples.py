@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sereno.pipeline.config import PatchSettings
-from sereno.pipeline.material import Array, Limit, Material
+from sereno.pipeline.material import Limit, Material, read_image
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
 from sereno.pipeline.scene import bands_of, find_unknown
 
@@ -45,14 +45,9 @@ def list_material(pair: xr.Dataset, masks: xr.Dataset) -> Material:
         channel[:] = np.where(pair[source].values, 255, 0) if source.startswith("valid_") else masks[source].values
         if source.removeprefix("valid_") in unknown:
             channel[unknown[source.removeprefix("valid_")]] = 0
-    arrays = {name: partial(_read, pair, name) for name in ("sar", "cloudy", "clear")}
+    arrays = {name: partial(read_image, pair, name) for name in ("sar", "cloudy", "clear")}
     names = {"bands": bands_of(pair), "sar_bands": bands_of(pair, "sar_band")}
     return Material("cloud-removal", arrays, stacked, names, 1, np.logical_or(*unknown.values()))
-
-
-def _read(pair: xr.Dataset, name: str) -> Array:
-    values: Array = pair[name].values
-    return values
 
 
 def measure_window(mask: npt.NDArray[np.uint8], settings: PatchSettings) -> tuple[Limit, ...]:

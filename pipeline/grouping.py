@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 from affine import Affine
@@ -20,6 +21,8 @@ from sereno.pipeline.config import WHOLE, Area, QuerySettings, TaskName
 from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.pairs import Group, SceneRecord, Sensor
 
+DAY_S: Final = 86_400.0
+"""Seconds of a day."""
 PAN: Final = "PAN"
 """Panchromatic band and asset of Gaofen's PMS."""
 
@@ -178,9 +181,56 @@ def _name_group(one: Candidate, days: Counter[str]) -> str:
     return day if days[day] == 1 else f"{day}-{days[day]}"
 
 
+def group_series(candidates: Sequence[Candidate], settings: QuerySettings) -> Grouped:
+    """For fusion, every three clear dates of one product that follow each other within `max_gap_clear_days` each as a group.
+
+    The date in the middle is the target. Coarse images are averages of the fine ones. With `max_pairs` the shortest series stay.
+    """
+    ratio = find_ratio("spatiotemporal-fusion", settings)
+    clear, refused = keep_clear(candidates, settings)
+    limit = timedelta(days=settings.max_gap_clear_days)
+    found = [series for sensor in sorted({one.scene.sensor for one in clear}) for series in _list_series(clear, sensor, limit)]
+    ranked = sorted(found, key=lambda series: (series[2].moment - series[0].moment, series[1].moment, series[1].scene.id))
+    kept = sorted(ranked[: settings.max_pairs], key=lambda series: (series[1].moment, series[1].scene.id))
+    days: Counter[str] = Counter()
+    scenes: dict[str, SceneRecord] = {}
+    groups = []
+    for series in kept:
+        roles: dict[str, str] = {}
+        for number, one in enumerate(series, 1):
+            coarse = one.scene.model_copy(update={"id": f"{one.scene.id}-coarse", "zoom": ratio, "averaged": True})
+            scenes |= {one.scene.id: one.scene, coarse.id: coarse}
+            roles |= {f"fine-{number}": one.scene.id, f"coarse-{number}": coarse.id}
+        gaps = {f"fine-{number}": round((one.moment - series[0].moment).total_seconds() / DAY_S, 6) for number, one in enumerate(series, 1)}
+        groups.append(Group(id=_name_group(series[1], days), scenes=roles, gaps_days=gaps))
+    return Grouped(tuple(groups), scenes, [*refused, *_refuse_alone(clear, scenes, limit, settings.max_pairs)])
+
+
+Series = tuple[Candidate, Candidate, Candidate]
+
+
+def _list_series(clear: Sequence[Candidate], sensor: str, limit: timedelta) -> list[Series]:
+    """Three dates of one sensor that follow each other, in order of time."""
+    own = [one for one in clear if one.scene.sensor == sensor]
+    return [
+        (first, middle, last)
+        for first, middle, last in zip(own, own[1:], own[2:], strict=False)
+        if max(middle.moment - first.moment, last.moment - middle.moment) <= limit
+    ]
+
+
+def _refuse_alone(clear: list[Candidate], used: Mapping[str, SceneRecord], limit: timedelta, count: int | None) -> list[Refused]:
+    """Clear dates that are in no series."""
+    most = f", or a shorter series was taken, max_pairs {count}" if count is not None and used else ""
+    gap = f"each at most {limit / timedelta(days=1):g} days after the one before"
+    reason = f"no series of three clear dates of one product holds it, {gap}{most}"
+    return [refuse(one, "clear", reason, Cause.CLEAR_GAP) for one in clear if one.scene.id not in used]
+
+
 Grouper = Callable[[Sequence[Candidate], QuerySettings], Grouped]
 GROUPERS: Final[Mapping[TaskName, Grouper]] = {
     "pansharpening": group_products,
+    "spatiotemporal-fusion": group_series,
 }
 """Who forms the groups of a task."""
 

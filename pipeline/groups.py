@@ -23,7 +23,7 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.errors import StoreError
-from sereno.pipeline.scene import OPTICAL_UNITS, Bool2d, bands_of, geobox_of, with_grid
+from sereno.pipeline.scene import OPTICAL_UNITS, Bool2d, bands_of, geobox_of, to_scene, with_grid
 from sereno.pipeline.store import open_dataset, read_manifest
 
 FINE: Final = ("y", "x")
@@ -91,6 +91,16 @@ def view_image(job: xr.Dataset, role: str) -> xr.Dataset:
     plain = xr.Dataset(variables, coords={"band": bands}, attrs={"provenance": job.attrs["provenance"]})
     grid = geobox_of(job)
     return with_grid(plain, to_coarse_grid(grid, ratio_of(job)) if job[f"valid_{role}"].dims == COARSE else grid)
+
+
+def average_scene(scene: xr.Dataset, ratio: int) -> xr.Dataset:
+    """An optical scene on pixels `ratio` times coarser: means of its values, valid where all are; without classes and plates."""
+    values, valid = scene["data"].values, average_valid(scene["valid"].values, ratio)
+    rows, columns = valid.shape
+    blocks = (values[index].reshape(rows, ratio, columns, ratio).mean(axis=(1, 3)) for index in range(len(values)))
+    means = np.stack([np.rint(block).astype(np.uint16) for block in blocks])
+    grid = to_coarse_grid(geobox_of(scene), ratio)
+    return to_scene(means, valid, bands=bands_of(scene), geobox=grid, provenance={**scene.attrs["provenance"], "averaged": ratio})
 
 
 def average_valid(valid: Bool2d, ratio: int) -> Bool2d:

@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import ConfigError
-from sereno.pipeline.groups import to_coarse_grid
+from sereno.pipeline.groups import average_scene, to_coarse_grid
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
@@ -69,7 +69,10 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
     resolver = find_resolver(record.catalogue or content.catalogue, record.items[0].collection)
     check_credentials(resolver, (asset.href for asset in assets))
     chosen = settings.model_copy(update={"bands": record.bands}) if record.bands else settings
-    scene, entries = find_reader(record.sensor)(record, to_coarse_grid(content.grid.to_geobox(), record.zoom), chosen, resolver)
+    grid = content.grid.to_geobox()
+    grid = grid if record.averaged else to_coarse_grid(grid, record.zoom)
+    scene, entries = find_reader(record.sensor)(record, grid, chosen, resolver)
+    scene = average_scene(scene, record.zoom) if record.averaged else scene
     facts: dict[str, Any] = scene.attrs["provenance"]
     for warning in facts["warnings"]:
         logger.warning("ingest %s: %s", scene_id, warning)

@@ -17,9 +17,11 @@ from odc.geo.geobox import GeoBox
 from sereno.pipeline.config import PatchSettings, TaskName
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.patches import CLOUDY_FROM
+from sereno.pipeline.plates import place_scene
 from sereno.pipeline.registration import Registration
 from sereno.pipeline.samples import SAMPLES
-from sereno.pipeline.scene import Bool2d
+from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, Bool2d, bands_of, geobox_of, plates_of, to_scene
+from sereno.pipeline.shiftfield import ShiftField
 from sereno.pipeline.splits import Window
 
 Array = npt.NDArray[Any]
@@ -131,3 +133,35 @@ def measure_clear(mask: Array, settings: PatchSettings) -> tuple[Limit, ...]:
         Limit("min_valid", f"share valid in all {what}", valid, settings.min_valid, valid >= settings.min_valid),
         Limit("max_target_cloud", "share of cloud and shadow", covered, settings.max_target_cloud, covered <= settings.max_target_cloud),
     )
+
+
+def move_scene(scene: xr.Dataset, field: ShiftField) -> xr.Dataset:
+    """An optical scene with `field`, in pixels of its own grid, taken out.
+
+    Where it keeps the images it was made of, it is interpolated once more from there; else it moves by whole pixels.
+    """
+    if field.is_zero:
+        return scene
+    facts, bands, grid = scene.attrs["provenance"], bands_of(scene), geobox_of(scene)
+    if plates_of(scene):
+        reflectance, valid = place_scene(scene, grid, field)
+        stored = np.clip(np.rint(reflectance * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE).astype(np.uint16)
+        return to_scene(stored, valid, bands=bands, geobox=grid, provenance=facts)
+    dy, dx = (round(float(shift)) for shift in field.evaluate(*field.centre))
+    moved = {name: _roll(scene[name].values, dy, dx) for name in ("data", "valid", *(("scl",) if "scl" in scene else ()))}
+    return to_scene(moved["data"], moved["valid"], bands=bands, geobox=grid, provenance=facts, scl=moved.get("scl"))
+
+
+def _roll(image: Array, dy: int, dx: int) -> Array:
+    """What lies at (row + dy, col + dx) of an image (..., y, x); 0 where that is outside."""
+    moved = np.zeros_like(image)
+    rows, cols = ((slice(max(0, -step), min(size, size - step)), slice(max(0, step), min(size, size + step)))
+                  for step, size in ((dy, image.shape[-2]), (dx, image.shape[-1])))  # fmt: skip
+    moved[..., rows[0], cols[0]] = image[..., rows[1], cols[1]]
+    return moved
+
+
+def read_image(job: xr.Dataset, name: str) -> Array:
+    """The values of one variable of a pair or group."""
+    values: Array = job[name].values
+    return values

@@ -147,6 +147,8 @@ class SceneRecord(Settings):
     """Optical bands to read, in this order; empty means those of `pipeline.ingest.bands`."""
     zoom: Annotated[int, Field(ge=1)] = Field(default=1, exclude_if=lambda zoom: zoom == 1)
     """Pixels of the lock's grid along each side of one pixel of this scene."""
+    averaged: bool = Field(default=False, exclude_if=not_)
+    """Whether its own pixels are those of the lock's grid, or finer: it is read there and averaged. Else it is read on its coarse grid."""
 
     @property
     def item(self) -> str:

@@ -15,12 +15,11 @@ from sereno.pipeline.clouds import SCL_CLOUD
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.groups import average_valid, ratio_of, view_image
-from sereno.pipeline.material import Array, Laid, Material
-from sereno.pipeline.plates import place_scene
+from sereno.pipeline.material import Laid, Material, move_scene, read_image
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.registration import Layer, estimate_field, refine_field, settle_field, shrink_layer
 from sereno.pipeline.samples import MASK_CHANNELS_OF
-from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, bands_of, find_unknown, geobox_of, plates_of, to_scene
+from sereno.pipeline.scene import bands_of, find_unknown, geobox_of, plates_of
 from sereno.pipeline.shiftfield import ShiftField
 
 
@@ -51,7 +50,7 @@ def lay_guide(scenes: dict[str, xr.Dataset], settings: AlignSettings) -> Laid:
     fixed = _to_layer(ms)
 
     def place(field: ShiftField) -> Layer:
-        return shrink_layer(_to_layer(move_guide(pan, refine_field(field, ratio))), ratio)
+        return shrink_layer(_to_layer(move_scene(pan, refine_field(field, ratio))), ratio)
 
     if any(plate.relief is not None for plate in plates_of(pan)):
         found = settle_field(fixed, place, settings, pixel_m=pixel_m)
@@ -59,7 +58,7 @@ def lay_guide(scenes: dict[str, xr.Dataset], settings: AlignSettings) -> Laid:
         moved = shrink_layer(_to_layer(pan), ratio)
         rigid = settings if plates_of(pan) else settings.model_copy(update={"field": "shift"})
         found = estimate_field(fixed, moved, rigid, pixel_m=pixel_m)
-    laid = move_guide(pan, refine_field(found.field, ratio)) if found.verdict == "applied" else pan
+    laid = move_scene(pan, refine_field(found.field, ratio)) if found.verdict == "applied" else pan
     return Laid({"pan": laid, "ms": ms}, {"pan": found}, coarse)
 
 
@@ -68,29 +67,6 @@ def _to_layer(scene: xr.Dataset) -> Layer:
     valid = scene["valid"].values
     cloud = np.isin(scene["scl"].values, SCL_CLOUD) if "scl" in scene else np.zeros_like(valid)
     return Layer(to_reflectance(scene["data"].values), valid & ~cloud)
-
-
-def move_guide(pan: xr.Dataset, field: ShiftField) -> xr.Dataset:
-    """The guide with `field`, in pixels of its own grid, taken out."""
-    if field.is_zero:
-        return pan
-    facts, bands, grid = pan.attrs["provenance"], bands_of(pan), geobox_of(pan)
-    if plates_of(pan):
-        reflectance, valid = place_scene(pan, grid, field)
-        stored = np.clip(np.rint(reflectance * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE).astype(np.uint16)
-        return to_scene(stored, valid, bands=bands, geobox=grid, provenance=facts)
-    dy, dx = (round(float(shift)) for shift in field.evaluate(*field.centre))
-    moved = {name: _roll(pan[name].values, dy, dx) for name in ("data", "valid", *(("scl",) if "scl" in pan else ()))}
-    return to_scene(moved["data"], moved["valid"], bands=bands, geobox=grid, provenance=facts, scl=moved.get("scl"))
-
-
-def _roll(image: Array, dy: int, dx: int) -> Array:
-    """What lies at (row + dy, col + dx) of an image (..., y, x); 0 where that is outside."""
-    moved = np.zeros_like(image)
-    rows, cols = ((slice(max(0, -step), min(size, size - step)), slice(max(0, step), min(size, size + step)))
-                  for step, size in ((dy, image.shape[-2]), (dx, image.shape[-1])))  # fmt: skip
-    moved[..., rows[0], cols[0]] = image[..., rows[1], cols[1]]
-    return moved
 
 
 def list_material(group: xr.Dataset, masks: xr.Dataset) -> Material:
@@ -104,11 +80,6 @@ def list_material(group: xr.Dataset, masks: xr.Dataset) -> Material:
     valid = ms["valid_ms"].values & average_valid(group["valid_pan"].values, ratio) & ~unknown
     channels = {"cloud": masks["cloud_ms"].values, "shadow": masks["shadow_ms"].values, "valid": np.where(valid, 255, 0).astype(np.uint8)}
     stacked = np.stack([channels[name] for name in MASK_CHANNELS_OF["pansharpening"]])
-    arrays = {role: partial(_read, group, role) for role in ("pan", "ms")}
+    arrays = {role: partial(read_image, group, role) for role in ("pan", "ms")}
     names = {"bands": bands_of(group), "pan_bands": bands_of(group, "pan_band")}
     return Material("pansharpening", arrays, stacked, names, ratio, unknown)
-
-
-def _read(group: xr.Dataset, name: str) -> Array:
-    values: Array = group[name].values
-    return values

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sereno.pipeline.acquisitions import Candidate, Cause
 from sereno.pipeline.config import Area, QuerySettings
 from sereno.pipeline.errors import ConfigError
-from sereno.pipeline.grouping import find_grouper, find_ratio, group_products, to_fine_ground
+from sereno.pipeline.grouping import find_grouper, find_ratio, group_products, group_series, to_fine_ground
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 
 BOUNDS = (500_000, 5_000_000, 510_000, 5_010_000)
@@ -140,3 +140,37 @@ def test_the_fine_grid_has_the_edges_of_coarse_pixels() -> None:
 def test_a_task_without_a_search_is_named() -> None:
     with pytest.raises(ConfigError, match="known are cloud-removal, pansharpening"):
         find_grouper("snapshot-reconstruction")
+
+
+def test_three_clear_dates_that_follow_each_other_are_a_series() -> None:
+    days = {"a": 0, "b": 10, "c": 20.5, "d": 30, "cloudy": 15}
+    found = group_series([to_candidate(name, day, 60 if name == "cloudy" else 1) for name, day in days.items()], to_settings())
+    assert [group.id for group in found.groups] == ["20210611", "20210621"]
+    first = found.groups[0]
+    assert first.scenes == {
+        "fine-1": "a",
+        "fine-2": "b",
+        "fine-3": "c",
+        "coarse-1": "a-coarse",
+        "coarse-2": "b-coarse",
+        "coarse-3": "c-coarse",
+    }
+    assert first.gaps_days == {"fine-1": 0, "fine-2": 10, "fine-3": 20.5}
+    assert (found.scenes["b"].zoom, found.scenes["b"].averaged) == (1, False)
+    assert (found.scenes["b-coarse"].zoom, found.scenes["b-coarse"].averaged) == (16, True)
+    assert len(found.scenes) == 8
+    assert [entry.items for entry in found.refused] == [("CLOUDY",)]
+
+
+def test_dates_too_far_apart_or_too_few_are_refused_with_the_limit() -> None:
+    found = group_series([to_candidate("a"), to_candidate("b", 10), to_candidate("c", 40)], to_settings())
+    assert (found.groups, found.scenes) == ((), {})
+    assert {entry.cause for entry in found.refused} == {Cause.CLEAR_GAP}
+    assert "each at most 20 days after the one before" in found.refused[0].reason
+
+
+def test_of_many_series_the_shortest_stay_in_order_of_time() -> None:
+    days = {"a": 0, "b": 15, "c": 20, "d": 25, "e": 40}
+    found = group_series([to_candidate(name, day) for name, day in days.items()], to_settings(max_pairs=2))
+    assert [(group.id, group.scenes["fine-1"]) for group in found.groups] == [("20210616", "a"), ("20210621", "b")]  # equal: earlier
+    assert [entry.items for entry in found.refused] == [("E",)]

@@ -9,7 +9,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.errors import StoreError
-from sereno.pipeline.groups import average_valid, open_job, ratio_of, task_of, to_coarse_grid, to_group, view_image
+from sereno.pipeline.groups import average_scene, average_valid, open_job, ratio_of, task_of, to_coarse_grid, to_group, view_image
 from sereno.pipeline.scene import bands_of, geobox_of, to_scene
 from sereno.pipeline.store import save_dataset
 
@@ -62,3 +62,15 @@ def test_what_is_neither_pair_nor_group_is_refused(tmp_path: Path) -> None:
     save_dataset(make_group(), tmp_path / "m.json", kind="mask", summary={})
     with pytest.raises(StoreError, match="describes a 'mask', expected a 'pair' or a 'group'"):
         open_job(tmp_path / "m.json")
+
+
+def test_an_averaged_scene_is_the_mean_where_all_of_a_pixel_is_valid() -> None:
+    data = np.arange(2 * 4 * 6).reshape(2, 4, 6).astype(np.uint16)
+    valid = np.ones((4, 6), bool)
+    valid[0, 5] = False
+    grid = GeoBox((4, 6), GRID.transform, GRID.crs)
+    found = average_scene(to_scene(data, valid, bands=("B02", "B03"), geobox=grid, provenance={"item": "i"}), 2)
+    np.testing.assert_array_equal(found["data"].values[0], [[4, 6, 0], [16, 18, 20]])  # means of 3.5, 5.5, ... are rounded to even
+    assert not found["valid"].values[0, 2]
+    assert found.attrs["provenance"] == {"item": "i", "averaged": 2}
+    assert geobox_of(found) == to_coarse_grid(grid, 2)
