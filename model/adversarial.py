@@ -7,14 +7,15 @@ pieces add up to that of the whole. All in float32, whatever the critic computes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sereno.model.config import AdversarialSettings
+from sereno.model.config import AdversarialSettings, StfganSettings, TrainSettings
+from sereno.model.networks.stfgan import Discriminator
 from sereno.pipeline.errors import ConfigError
 
 UNDER_ROOT: Final = 1e-12
@@ -58,6 +59,24 @@ class CriticLoss(NamedTuple):
     """Mean score of real images less that of made ones: an estimate of their distance with the Wasserstein objectives."""
     penalty: Tensor
     """The gradient penalty without its weight, 0 where there is none."""
+
+
+def create_critics(settings: TrainSettings, mean: Sequence[float], std: Sequence[float]) -> nn.ModuleList:
+    """Critics with fresh weights that depend on `seed` alone: one for each stage of STFGAN, one for any other network.
+
+    Those of STFGAN are as wide as it is; `mean` and `std` are reflectance of training targets, per band.
+
+    Raises:
+        ConfigError: as `check_critic`.
+    """
+    network, adversarial = settings.network, settings.adversarial
+    assert adversarial is not None
+    kind = network if isinstance(network, StfganSettings) else StfganSettings(name="stfgan", width=adversarial.width, stages=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed + 1)
+        critics = nn.ModuleList(Discriminator(kind, mean=mean, std=std) for _ in range(kind.stages))
+    check_critic(critics, adversarial)
+    return critics
 
 
 def check_critic(critic: nn.Module, settings: AdversarialSettings) -> None:

@@ -128,6 +128,10 @@ class S2SnapshotSettings(SpatialSpectralSettings):
     """A network of `model/networks/`."""
     encoding: bool = True
     """True adds the head that fits the encoded signal, for mask-encoding pretraining and mask-aware training."""
+    encoding_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps at the beginning in which the head learns the encoded signal; afterwards it weighs the errors."""
+    emphasis: Annotated[float, Field(ge=0)] = 1.0
+    """How much the weighed errors count beside the plain ones."""
     base: Literal["gap-tv", "open", "first"] = "gap-tv"
     """What the network sees and adds to, a row of `ESTIMATES` in `model/snapshot.py`: a few rounds of GAP-TV, or the measurement shifted
     back without the aperture, or with it as in the authors' code."""
@@ -173,6 +177,11 @@ class StfnetSettings(FusingSettings):
     """True gives each band streams of its own that see no other band, as the notes say."""
     delta: Annotated[float, Field(ge=0)] = 0.2
     """Reflectance; if one change exceeds the other by more, the prediction across the smaller one is taken alone."""
+    learning: Literal["span", "middle"] = "span"
+    """What it learns from: the outer dates alone, as in the paper, or the middle fine image as the other networks; the paper's
+    losses replace those of `loss`, by which it is validated."""
+    consistency: Annotated[float, Field(ge=0)] = 1.0
+    """Learning `span`: weight of the constraint that both changes add up (lambda; 1 in StfMLP, StfNet's is not known)."""
 
 
 class AdversarialSettings(Settings):
@@ -190,6 +199,8 @@ class AdversarialSettings(Settings):
     """Learning rate of the critic (RMSprop in the public re-implementation)."""
     clip: Annotated[float, Field(gt=0)] = 0.01
     """Objective `wgan-clip`: largest absolute value of a critic's weight (Arjovsky et al. 2017); those of norms are left alone."""
+    width: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    """Channels of the critic's first layers, of a network other than stfgan, whose critics are as wide as it is."""
     penalty: Annotated[float, Field(ge=0)] = 10.0
     """Objective `wgan-gp`: weight of the gradient penalty (Gulrajani et al. 2017)."""
 
@@ -356,6 +367,8 @@ class TrainSettings(Settings):
     """What is minimised."""
     sar_range: SarRange = SarRange()
     """Scaling of SAR (the convention of GLF-CR and of TCRNet)."""
+    adversarial: AdversarialSettings | None = None
+    """A critic that judges the images while the network learns; none trains without. It sharpens texture and lowers PSNR."""
     start_from: str | None = None
     """Checkpoint whose weights training starts from; none starts from random ones."""
     steps: Annotated[int, Field(ge=1)] = 600
@@ -424,6 +437,10 @@ class TrainSettings(Settings):
         if self.batch_size % (self.processes * self.accumulate):
             parts = f"{self.processes} 'processes' times {self.accumulate} in 'accumulate'"
             raise ValueError(f"'batch_size' {self.batch_size} cannot be shared evenly among {parts}")
+        if self.adversarial and self.precision == "fp16":
+            raise ValueError("'adversarial' needs 'precision' bf16 or fp32: gradients of a critic and of the network overflow apart")
+        if self.loss.stages and isinstance(self.network, S2SnapshotSettings) and self.network.encoding:
+            raise ValueError("'loss.stages' and 'network.encoding' ask for different answers: set one of them to 0 or false")
         has_pins = isinstance(self.network, SpatialSpectralSettings) and self.network.pins
         if self.loss.stages and not has_pins and self.network.name != "custom":
             raise ValueError("'loss.stages' needs intermediate images: those of the network s2transformer or s2snapshot with 'pins: true'")

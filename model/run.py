@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from sereno.model.batches import AnyBatch
 from sereno.model.config import TrainSettings
-from sereno.model.losses import name_parts
+from sereno.model.lessons import choose_answer, find_lesson
 from sereno.model.weighting import MaskEncoder, weigh_pixels
 
 ROW_EVERY: Final = 20
@@ -24,6 +24,10 @@ SMOOTHING: Final = 0.95
 """Decay of the smoothed loss that is watched for divergence."""
 SETTLED: Final = 20
 """Losses after which the smoothed one is no longer ruled by the first."""
+
+
+CONTEST: Final = ("fooling", "critic", "margin", "penalty")
+"""Columns of training with critics: the network's term before it is weighted, then what they minimise, and two parts of it."""
 
 
 class Score(NamedTuple):
@@ -76,8 +80,8 @@ class Sums(NamedTuple):
 
     @staticmethod
     def columns(settings: TrainSettings) -> tuple[str, ...]:
-        """Names of the values: the norm of the gradient before it is clipped, then the parts of the loss, `total` first."""
-        return ("grad_norm", *name_parts(settings.loss))
+        """Names of the values: the norm of the gradient before it is clipped, the parts of the loss, `total` first, what critics say."""
+        return ("grad_norm", *find_lesson(settings).name_parts(settings), *(CONTEST if settings.adversarial else ()))
 
     @staticmethod
     def begin(settings: TrainSettings) -> Sums:
@@ -96,8 +100,10 @@ class Sums(NamedTuple):
 class Run:
     """What changes while training: weights, their average, the optimiser, how the loss goes, the best so far."""
 
-    def __init__(self, network: nn.Module, settings: TrainSettings, *, device: torch.device, bands: int) -> None:
-        """`network` is on `device`; its images have so many optical `bands`."""
+    def __init__(
+        self, network: nn.Module, settings: TrainSettings, *, device: torch.device, bands: int, critics: nn.ModuleList | None = None
+    ) -> None:
+        """`network` and `critics` are on `device`; its images have so many optical `bands`."""
         self.network, self.settings, self.device = network, settings, device
         self._weights = network.state_dict()  # these share memory with the network
         self.average = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
@@ -110,9 +116,10 @@ class Run:
         self.sound = Best(0, None, {name: tensor.to("cpu", copy=True) for name, tensor in self.average.items()})
         self.unread: list[Tensor] = []
         self.is_stopping = False
-        has_stages = settings.loss.stages > 0 and hasattr(network, "forward_stages")
-        answer: Any = network.forward_stages if has_stages else network
+        answer = choose_answer(network, settings)
         self.answer = torch.compile(answer) if settings.compile else answer
+        self.lesson, self.critics = find_lesson(settings), critics
+        self.critic_optimiser = create_critic_optimiser(critics, settings)
 
     @property
     def is_over(self) -> bool:
@@ -196,7 +203,13 @@ class Run:
         learnt = {"network": self.network.state_dict(), "average": self.average, "encoder": encoder, "best": best}
         engine = {"optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
         progress = {"step": self.step, "sums": tuple(self.sums), "trend": tuple(self.trend), "skipped": self.skipped, "worse": self.worse}
-        return learnt | engine | progress
+        return learnt | engine | progress | self._describe_critics()
+
+    def _describe_critics(self) -> dict[str, Any]:
+        """The critics' part of the state; empty if there are none."""
+        if self.critics is None or self.critic_optimiser is None:
+            return {}
+        return {"critics": self.critics.state_dict(), "critic_optimiser": self.critic_optimiser.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what `to_state` saw."""
@@ -205,6 +218,9 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         if self.encoder is not None:
             self.encoder.load_state_dict(state["encoder"])
+        if self.critics is not None and self.critic_optimiser is not None:
+            self.critics.load_state_dict(state["critics"])
+            self.critic_optimiser.load_state_dict(state["critic_optimiser"])
         for name, tensor in self.average.items():
             tensor.copy_(state["average"][name])
         self.step, self.sums, self.trend = state["step"], Sums(*state["sums"]), Trend(*state["trend"])
@@ -217,6 +233,13 @@ def create_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim
     """The optimiser of all weights, as one kernel per step: AdamW (Loshchilov and Hutter 2019) or Adam (Kingma and Ba 2015)."""
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
     return kind(network.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+
+
+def create_critic_optimiser(critics: nn.ModuleList | None, settings: TrainSettings) -> torch.optim.Optimizer | None:
+    """The optimiser of the critics, RMSprop as with WGAN (Arjovsky et al. 2017); None without critics."""
+    if critics is None or settings.adversarial is None:
+        return None
+    return torch.optim.RMSprop(critics.parameters(), lr=settings.adversarial.lr)
 
 
 def create_encoder(bands: int, seed: int) -> MaskEncoder:

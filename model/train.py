@@ -26,7 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sereno.model.batches import AnyBatch, Signature
+from sereno.model.adversarial import (
+    Contest,
+    compute_critic_loss,
+    compute_fooling_loss,
+    create_critics,
+    restrain_critic,
+    show_trusted,
+    weigh_critic,
+)
+from sereno.model.batches import Signature
 from sereno.model.checkpoint import (
     CheckpointMeta,
     Identity,
@@ -42,7 +51,7 @@ from sereno.model.config import TrainSettings
 from sereno.model.data import Draw, PatchFeed, SplitArrays, open_split, read_facts, read_records
 from sereno.model.faults import describe_memory, explain_faults
 from sereno.model.flow import hold_folder
-from sereno.model.losses import compute_loss, measure_amounts, name_parts
+from sereno.model.lessons import Piece, Shown
 from sereno.model.monitor import Monitor, read_watched
 from sereno.model.ranks import Ranks, StopRequest, catch_signals, join_ranks, sum_gradients, sum_numbers, sum_over_ranks
 from sereno.model.run import Best, Run, Sums
@@ -176,7 +185,8 @@ def _begin_run(job: Job, state: Mapping[str, Any] | None, request: StopRequest) 
     Raises:
         StoppedError: `request` asked to stop while the mask encoder learnt.
     """
-    run = Run(_create_network(job), job.settings, device=job.device, bands=len(job.facts.bands))
+    critics = create_critics(job.settings, job.facts.mean, job.facts.std).to(job.device) if job.settings.adversarial else None
+    run = Run(_create_network(job), job.settings, device=job.device, bands=len(job.facts.bands), critics=critics)
     if state is not None:
         run.restore(state)
     _check_together(run, job.ranks)
@@ -215,15 +225,16 @@ def _take_steps(run: Run, job: Job, monitor: Monitor, request: StopRequest) -> N
 
 
 def _take_step(run: Run, draw: Draw, job: Job, request: StopRequest) -> None:
-    """One batch forward and backward, in as many pieces as `accumulate` says, then one step of the optimiser and of the average."""
+    """One batch forward and backward, in as many pieces as `accumulate` says, then one step of the optimisers and of the average."""
     settings, ranks = job.settings, job.ranks
     seed_step(settings.seed, run.step, ranks.rank)
     run.network.train()
     run.optimiser.zero_grad()
     weight = run.weigh(draw.batch)
-    amounts = sum_over_ranks(measure_amounts(draw.batch, settings.loss, weight), ranks)
+    amounts = sum_over_ranks(run.lesson.measure(draw.batch, settings, weight), ranks)
     pieces = zip(draw.batch.cut(settings.accumulate), weight.chunk(settings.accumulate), strict=True)
-    losses = torch.stack([_learn_piece(run, piece, piece_weight, amounts) for piece, piece_weight in pieces]).sum(dim=0)
+    taken = [_learn_piece(run, Piece(piece, piece_weight, amounts, settings, run.step)) for piece, piece_weight in pieces]
+    losses = torch.stack([piece_losses for piece_losses, _ in taken]).sum(dim=0)
     asked = losses.new_full((1,), request.number is not None)
     summed = sum_gradients(run.network.parameters(), torch.cat([losses, asked]), ranks)
     run.scaler.unscale_(run.optimiser)
@@ -232,19 +243,74 @@ def _take_step(run: Run, draw: Draw, job: Job, request: StopRequest) -> None:
         group["lr"] = compute_rate(settings, run.step)
     run.scaler.step(run.optimiser)
     run.scaler.update()
+    judged = _teach_critics(run, [shown for _, shown in taken], ranks)
     run.step += 1
     run.update_average()
-    run.unread.append(torch.cat([norm[None], summed]))
+    run.unread.append(torch.cat([norm[None], summed[:-1], judged, summed[-1:]]))
 
 
-def _learn_piece(run: Run, piece: AnyBatch, weight: Tensor, amounts: Mapping[str, Tensor]) -> Tensor:
-    """Add the gradients of a piece of a batch to those there are; its share of the parts of the loss."""
+def _learn_piece(run: Run, piece: Piece) -> tuple[Tensor, tuple[Shown, ...]]:
+    """Add the gradients of a piece of a batch to those there are; its share of the parts of the loss, and what critics are shown."""
     settings = run.settings
-    with torch.autocast(run.device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
-        images = run.answer(*piece.inputs)
-    losses = compute_loss(images, piece, settings.loss, weight=weight, amounts=amounts)
-    run.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
-    return torch.stack([losses[name] for name in name_parts(settings.loss)]).detach()
+    with _lower_precision(run):
+        answer = run.answer(*piece.batch.inputs)
+    learnt = run.lesson.compute(answer, piece)
+    values = [learnt.losses[name] for name in run.lesson.name_parts(settings)]
+    objective = learnt.losses["total"]
+    if settings.adversarial is not None:
+        values.append(_fool_critics(run, learnt.shown))
+        objective = objective + weigh_critic(settings.adversarial, run.step) * values[-1]
+    run.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
+    shown = tuple(pair._replace(made=pair.made.detach()) for pair in learnt.shown) if run.critics is not None else ()
+    return torch.stack(values).detach(), shown
+
+
+def _lower_precision(run: Run) -> torch.autocast:
+    """The arithmetic of networks and critics that `precision` says."""
+    precision = run.settings.precision
+    return torch.autocast(run.device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def _fool_critics(run: Run, shown: Sequence[Shown]) -> Tensor:
+    """The adversarial term before it is weighted, the sum over critics, a scalar; 0 as long as it has no weight."""
+    adversarial, nothing = run.settings.adversarial, shown[0].made.new_zeros((), dtype=torch.float32)
+    if adversarial is None or run.critics is None or not weigh_critic(adversarial, run.step):
+        return nothing
+    with _lower_precision(run):
+        terms = [
+            compute_fooling_loss(critic, show_trusted(pair.made, pair.trust), adversarial, images=run.settings.batch_size)
+            for critic, pair in zip(run.critics, shown, strict=True)
+        ]
+    return torch.stack(terms).sum()
+
+
+def _teach_critics(run: Run, pieces: Sequence[Sequence[Shown]], ranks: Ranks) -> Tensor:
+    """So many steps of the critics as their settings say, on the images the network has just made: their loss, margin and penalty (3,).
+
+    Before the end of the warm-up they rest. Without critics there is nothing to report: (0,).
+    """
+    adversarial, optimiser = run.settings.adversarial, run.critic_optimiser
+    if adversarial is None or run.critics is None or optimiser is None:
+        return torch.zeros(0, device=run.device)
+    judged = torch.zeros(3, device=run.device)
+    for _ in range(adversarial.critic_steps if run.step >= adversarial.warmup_steps else 0):
+        optimiser.zero_grad()
+        losses = [_judge_pair(run, critic, pair) for piece in pieces for critic, pair in zip(run.critics, piece, strict=True)]
+        judged = sum_gradients(run.critics.parameters(), torch.stack(losses).sum(dim=0), ranks)
+        optimiser.step()
+        restrain_critic(run.critics, adversarial)
+    return judged
+
+
+def _judge_pair(run: Run, critic: nn.Module, pair: Shown) -> Tensor:
+    """Add the gradients of a critic's loss to those there are; loss, margin and penalty (3,)."""
+    assert run.settings.adversarial is not None
+    contest = Contest(show_trusted(pair.real, pair.trust), show_trusted(pair.made, pair.trust), run.settings.batch_size)
+    shares = torch.rand(len(pair.made), device=run.device)
+    with _lower_precision(run):
+        loss = compute_critic_loss(critic, contest, run.settings.adversarial, shares=shares)
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    return torch.stack([value.detach().float() for value in loss])
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

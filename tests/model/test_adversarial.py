@@ -15,11 +15,12 @@ from sereno.model.adversarial import (
     compute_critic_loss,
     compute_fooling_loss,
     compute_gradient_penalty,
+    create_critics,
     restrain_critic,
     show_trusted,
     weigh_critic,
 )
-from sereno.model.config import AdversarialSettings, StfganSettings
+from sereno.model.config import AdversarialSettings, StfganSettings, TrainSettings
 from sereno.model.layers import ChannelNorm
 from sereno.model.networks.stfgan import Discriminator, Stfgan
 from sereno.pipeline.errors import ConfigError
@@ -271,3 +272,20 @@ def test_a_critic_learns_to_tell_apart_and_a_network_to_fool_it(name: str) -> No
         roughness.append(made.std().item())
     assert math.isclose(roughness[0], 0.1, rel_tol=0.1)
     assert roughness[-1] > 0.4
+
+
+def make_critics(**settings: object) -> nn.ModuleList:
+    return create_critics(TrainSettings.model_validate(settings), (0.1,) * 3, (0.1,) * 3)
+
+
+def test_critics_are_as_many_as_stages_and_depend_on_the_seed_alone() -> None:
+    gan = {"network": {"name": "stfgan", "width": 4}, "adversarial": {"width": 8}}
+    first, again, other = (make_critics(**gan, seed=seed) for seed in (1, 1, 2))
+    assert len(first) == 2
+    states = [critics.state_dict() for critics in (first, again, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+    (single,) = make_critics(adversarial={"width": 8})
+    assert single(torch.rand(2, 3, 16, 16)).shape == (2,)
+    with pytest.raises(ConfigError, match=r"set 'network\.norm' to channel"):
+        make_critics(network={"name": "stfgan", "width": 4, "norm": "batch"}, adversarial={"objective": "wgan-gp"})

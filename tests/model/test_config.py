@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from sereno.model.config import (
+    AdversarialSettings,
     AfsstSettings,
     Config,
     CustomSettings,
@@ -58,6 +59,8 @@ def read(*names: str) -> Config:
         ("recipes/cdse.yaml",),
         ("recipes/gaofen.yaml",),
         ("recipes/gaofen-demo.yaml",),
+        ("recipes/pansharpening.yaml",),
+        ("recipes/spatiotemporal-fusion.yaml",),
         ("recipes/sen12mscr.yaml",),
         ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
     ],
@@ -69,7 +72,16 @@ def test_every_shipped_file_is_valid(names: tuple[str, ...]) -> None:
 
 def test_every_recipe_is_tried_above() -> None:
     overlays = {"ablations.yaml", "long.yaml", "quality.yaml", "overfit.yaml"}
-    whole = {"earth-search.yaml", "planetary-computer.yaml", "cdse.yaml", "gaofen.yaml", "gaofen-demo.yaml", "sen12mscr.yaml"}
+    whole = {
+        "earth-search.yaml",
+        "planetary-computer.yaml",
+        "cdse.yaml",
+        "gaofen.yaml",
+        "gaofen-demo.yaml",
+        "sen12mscr.yaml",
+        "pansharpening.yaml",
+        "spatiotemporal-fusion.yaml",
+    }
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == whole | overlays
 
 
@@ -104,14 +116,15 @@ READERS = {
     TrainSettings: SHARED,
     LossSettings: [*SHARED, "model/losses.py", "model/weighting.py"],
     SarRange: ["model/batches.py"],
+    AdversarialSettings: ["model/adversarial.py", "model/train.py", "model/run.py"],
     AfsstSettings: ["model/networks/afsst.py", "model/networks/clearing.py", "model/tasks.py"],
     S2TransformerSettings: ["model/networks/s2transformer.py", "model/networks/clearing.py", "model/tasks.py"],
     UnetSettings: ["model/networks/unet.py", "model/networks/clearing.py", "model/tasks.py"],
     SfiinSettings: ["model/networks/sfiin.py", "model/tasks.py"],
     CustomSettings: ["model/networks/custom.py", "model/tasks.py", "model/config.py"],
     StfganSettings: ["model/networks/stfgan.py", "model/tasks.py"],
-    StfnetSettings: ["model/networks/stfnet.py", "model/tasks.py"],
-    S2SnapshotSettings: ["model/networks/s2transformer.py", "model/batches.py", "model/tasks.py"],
+    StfnetSettings: ["model/networks/stfnet.py", "model/lessons.py", "model/tasks.py"],
+    S2SnapshotSettings: ["model/networks/s2transformer.py", "model/batches.py", "model/lessons.py", "model/tasks.py"],
 }
 """The files in which the settings of each section have their effect."""
 DERIVED = {AfsstSettings: {"size": "channels", "width": "channels", "blocks": "depth"}, CustomSettings: {"source": "file"}}

@@ -1,0 +1,196 @@
+"""How each network learns from a batch: what of it is called, what its answer is compared with, and what a critic is shown.
+
+An answer and a piece of a batch enter, losses leave; like those of `losses` they are sums divided by amounts of the whole batch, so that
+those of the pieces add up. Most networks learn by `PLAIN`; another is another function, a `Lesson`, and a line of `find_lesson`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
+from torch import Tensor, nn
+
+from sereno.model.batches import AnyBatch, Sample
+from sereno.model.config import S2SnapshotSettings, StfganSettings, StfnetSettings, TrainSettings
+from sereno.model.losses import compute_loss, measure_amounts, name_parts
+from sereno.model.networks.stfgan import STAGE_RATIO
+from sereno.model.snapshot import compute_signal_loss, weigh_signal
+from sereno.model.temporal import compute_consistency_loss, compute_span_loss, measure_trust, predict_middle
+
+FIRST: Final = "first_"
+"""What the amounts of the first stage's image are called by, before the name of the term."""
+
+
+class Piece(NamedTuple):
+    """Some crops of a batch, and what their losses depend on beside an answer."""
+
+    batch: AnyBatch
+    """The crops."""
+    weight: Tensor
+    """(B, 1, H, W) of `weigh_pixels`."""
+    amounts: Mapping[str, Tensor]
+    """What losses are divided by, of the whole batch."""
+    settings: TrainSettings
+    """Settings of the run."""
+    step: int
+    """Steps taken before this one."""
+
+
+class Shown(NamedTuple):
+    """A made image and the true one, for a critic."""
+
+    made: Tensor
+    """(B, C, H, W) of the network."""
+    real: Tensor
+    """(B, C, H, W) the target."""
+    trust: Tensor
+    """(B, 1, H, W) trust in the target."""
+
+
+class Learnt(NamedTuple):
+    """What came of an answer."""
+
+    losses: dict[str, Tensor]
+    """Scalars by part, `total` among them."""
+    shown: tuple[Shown, ...]
+    """For each critic, what it is to tell apart."""
+
+
+class Lesson(NamedTuple):
+    """A way to learn."""
+
+    method: str
+    """Method of the network that is called with the inputs."""
+    name_parts: Callable[[TrainSettings], tuple[str, ...]]
+    """Keys of the losses, `total` first."""
+    measure: Callable[[AnyBatch, TrainSettings, Tensor], dict[str, Tensor]]
+    """What losses are divided by, of a batch and its weight."""
+    compute: Callable[[Any, Piece], Learnt]
+    """Losses of an answer."""
+
+
+def find_lesson(settings: TrainSettings) -> Lesson:
+    """How the network of these settings learns."""
+    network = settings.network
+    if isinstance(network, StfganSettings) and network.stages > 1:
+        return IN_STAGES
+    if isinstance(network, StfnetSettings) and network.learning == "span":
+        return BY_SPAN
+    if isinstance(network, S2SnapshotSettings) and network.encoding:
+        return BY_SIGNAL
+    return PLAIN
+
+
+def choose_answer(network: nn.Module, settings: TrainSettings) -> Any:
+    """What of the network is called while it learns: its lesson's method; where `loss.stages` counts one that gives intermediate images."""
+    lesson = find_lesson(settings)
+    if lesson is PLAIN:
+        return network.forward_stages if settings.loss.stages > 0 and hasattr(network, "forward_stages") else network
+    return getattr(network, lesson.method)
+
+
+def _name_plainly(settings: TrainSettings) -> tuple[str, ...]:
+    return name_parts(settings.loss)
+
+
+def _measure_plainly(batch: AnyBatch, settings: TrainSettings, weight: Tensor) -> dict[str, Tensor]:
+    return measure_amounts(batch, settings.loss, weight)
+
+
+def _compare(answer: Any, piece: Piece) -> Learnt:
+    """The image, and intermediate ones if there are any, with the target."""
+    losses = compute_loss(answer, piece.batch, piece.settings.loss, weight=piece.weight, amounts=piece.amounts)
+    image = answer if isinstance(answer, Tensor) else answer[0]
+    return Learnt(losses, (Shown(image, piece.batch.target, piece.batch.weight),))
+
+
+PLAIN: Final = Lesson("forward", _name_plainly, _measure_plainly, _compare)
+"""The answer is compared with the target."""
+
+
+def coarsen_sample(batch: AnyBatch) -> Sample:
+    """What the first of two stages of STFGAN is compared with: the target averaged, trusted where all of it is.
+
+    A target whose pixels are not trusted may hold anything, so the average over them is not trusted either.
+    """
+    trust = -F.max_pool2d(-batch.weight, STAGE_RATIO)
+    target, optical = (F.avg_pool2d(image, STAGE_RATIO) for image in (batch.target, batch.optical))
+    return Sample(batch.inputs, target, trust, optical)
+
+
+def _name_stages(settings: TrainSettings) -> tuple[str, ...]:
+    return (*name_parts(settings.loss), "first")
+
+
+def _measure_stages(batch: AnyBatch, settings: TrainSettings, weight: Tensor) -> dict[str, Tensor]:
+    coarse = coarsen_sample(batch)
+    first = measure_amounts(coarse, settings.loss, coarse.weight)
+    return measure_amounts(batch, settings.loss, weight) | {f"{FIRST}{name}": amount for name, amount in first.items()}
+
+
+def _compare_stages(answer: list[Tensor], piece: Piece) -> Learnt:
+    """Both stages' images, each with the target at its scale; `first` is the loss of the first stage, a part of `total`."""
+    final, first = answer
+    coarse, loss = coarsen_sample(piece.batch), piece.settings.loss
+    amounts = {name.removeprefix(FIRST): amount for name, amount in piece.amounts.items() if name.startswith(FIRST)}
+    losses = compute_loss(final, piece.batch, loss, weight=piece.weight, amounts=piece.amounts)
+    losses["first"] = compute_loss(first, coarse, loss, weight=coarse.weight, amounts=amounts)["total"]
+    losses["total"] = losses["total"] + losses["first"]
+    return Learnt(losses, (Shown(final, piece.batch.target, piece.batch.weight), Shown(first, coarse.target, coarse.weight)))
+
+
+IN_STAGES: Final = Lesson("forward_stages", _name_stages, _measure_stages, _compare_stages)
+"""STFGAN with two stages: each generator learns from its own image, the second from what the first makes."""
+
+
+def _name_spans(_settings: TrainSettings) -> tuple[str, ...]:
+    return "total", "span", "consistency"
+
+
+def _measure_spans(batch: AnyBatch, _settings: TrainSettings, _weight: Tensor) -> dict[str, Tensor]:
+    return {"span": measure_trust(batch.weight)}
+
+
+def _compare_spans(changes: Any, piece: Piece) -> Learnt:
+    """L_R + lambda L_T of StfNet (Liu et al. 2019): the middle fine image is never looked at, a critic excepted."""
+    network, batch = piece.settings.network, piece.batch
+    assert isinstance(network, StfnetSettings)
+    fine, middle = batch.inputs[1], predict_middle(changes, batch.inputs[1])
+    span = compute_span_loss(changes, fine, batch.weight, amount=piece.amounts["span"])
+    consistency = compute_consistency_loss(middle, batch.weight, amount=piece.amounts["span"])
+    losses = {"total": span + network.consistency * consistency, "span": span, "consistency": consistency}
+    return Learnt(losses, (Shown((middle.early + middle.late) / 2, batch.target, batch.weight),))
+
+
+BY_SPAN: Final = Lesson("forward_changes", _name_spans, _measure_spans, _compare_spans)
+"""StfNet, self-supervised over the span from the first date to the last."""
+
+
+def _name_signals(settings: TrainSettings) -> tuple[str, ...]:
+    return (*name_parts(settings.loss), "encoding", "aware")
+
+
+def _compare_signals(encoded: Any, piece: Piece) -> Learnt:
+    """Mask-encoding pretraining, then mask-aware training (S2-Transformer, Wang et al. 2025, as reading notes tell it).
+
+    In the first `encoding_steps` the head learns the encoded signal (`encoding`) beside the cube; afterwards it also weighs the errors of
+    the cube (`aware`). The notes freeze the head then; ours goes on learning, since the cube's features go on changing.
+    """
+    network, batch = piece.settings.network, piece.batch
+    assert isinstance(network, S2SnapshotSettings)
+    losses = compute_loss(encoded.image, batch, piece.settings.loss, weight=piece.weight, amounts=piece.amounts)
+    share = len(batch.target) / piece.settings.batch_size
+    image, cube = (torch.where(batch.weight > 0, one, 0.0) for one in (encoded.image, batch.target))
+    losses["encoding"] = share * compute_signal_loss(encoded.signal, cube, batch.inputs[1])
+    losses["aware"] = torch.zeros_like(losses["encoding"])
+    if piece.step >= network.encoding_steps:
+        losses["aware"] = share * (weigh_signal(encoded.signal) * (image - cube).abs()).mean()
+    losses["total"] = losses["total"] + losses["encoding"] + network.emphasis * losses["aware"]
+    return Learnt(losses, (Shown(encoded.image, batch.target, batch.weight),))
+
+
+BY_SIGNAL: Final = Lesson("forward_encoded", _name_signals, _measure_plainly, _compare_signals)
+"""The S2-Transformer on snapshots, with its head for the encoded signal."""
