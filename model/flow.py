@@ -48,7 +48,7 @@ class Flow:
         self.areas: tuple[str, ...] = self._find_areas()
 
     def _find_areas(self) -> tuple[str, ...]:
-        """Names of the areas; for a delivered dataset its seasons and ROIs, for frozen locks the names of their files."""
+        """Names of the areas; for a delivered dataset its seasons and ROIs, for cubes and frozen locks the names of their files."""
         query = self.config.pipeline.query
         if query.source == "lock":
             return self._find_frozen_areas(Path(query.catalogue))
@@ -56,6 +56,11 @@ class Flow:
             from sereno.pipeline.layouts import find_sen12mscr_rois
 
             return tuple(sorted(find_sen12mscr_rois(Path(query.catalogue))))
+        if query.source == "cubes":
+            from sereno.pipeline.layouts import find_cubes
+
+            world = self.config.pipeline.simulate
+            return tuple(sorted(world.areas)) if world else tuple(find_cubes(Path(query.catalogue)))
         return tuple(query.areas)
 
     def _find_frozen_areas(self, folder: Path) -> tuple[str, ...]:

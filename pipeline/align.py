@@ -22,7 +22,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import geometry_mask
 from scipy.ndimage import uniform_filter
 
-from sereno.pipeline import fusion_samples, sharpening_samples
+from sereno.pipeline import cube_samples, fusion_samples, sharpening_samples
 from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA, Visible, find_by_haze
 from sereno.pipeline.config import AlignSettings, TaskName
 from sereno.pipeline.descriptors import SIMILARITY_EDGE_PX
@@ -126,6 +126,7 @@ class Craft(NamedTuple):
 CRAFTS: Final[Mapping[TaskName, Craft]] = {
     "pansharpening": Craft(sharpening_samples.check_product, sharpening_samples.lay_guide),
     "spatiotemporal-fusion": Craft(fusion_samples.check_series, fusion_samples.lay_series),
+    "snapshot-reconstruction": Craft(cube_samples.check_cube, cube_samples.lay_cube),
 }
 """One row per task that has groups."""
 

@@ -160,13 +160,13 @@ class SimulatedArea(Settings):
     """Side in pixels of 10 m, without the margin that the products have around it."""
     dialect: Literal["earth-search", "planetary-computer"] = "earth-search"
     """Style of the STAC items."""
-    satellites: Literal["sentinel", "gaofen-pms", "gaofen-wfv"] = "sentinel"
-    """`sentinel`: Sentinel-2 and 1 in the catalogue. Else products of Gaofen-6 with that camera and of Gaofen-3, in the folder `products`;
-    the catalogue then holds the elevation model alone."""
+    satellites: Literal["sentinel", "gaofen-pms", "gaofen-wfv", "cube"] = "sentinel"
+    """`sentinel`: Sentinel-2 and 1 in the catalogue. `cube`: one hyperspectral cube, in the folder `cubes`. Else products of Gaofen-6 with
+    that camera and of Gaofen-3, in the folder `products`; the catalogue then holds the elevation model alone."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.satellites != "sentinel" and self.size_px % 24:
+        if self.satellites.startswith("gaofen") and self.size_px % 24:
             raise ValueError(f"'size_px' {self.size_px} must be a multiple of 24 for Gaofen, so that pixels of 8 and 16 m fit")
         return self
 
@@ -204,16 +204,16 @@ Inputs = Literal["found", "simulated", "either"]
 class QuerySettings(Settings):
     """Which scenes are searched and how they become pairs."""
 
-    source: Literal["stac", "sen12mscr", "gaofen", "lock"] = "stac"
-    """Where scenes come from: a STAC API, a folder laid out like SEN12MS-CR, a folder of Gaofen products, or a folder of frozen locks (no
-    search at all)."""
+    source: Literal["stac", "sen12mscr", "gaofen", "cubes", "lock"] = "stac"
+    """Where scenes come from: a STAC API, a folder laid out like SEN12MS-CR, a folder of Gaofen products, a folder of hyperspectral cubes,
+    or a folder of frozen locks (no search at all)."""
     catalogue: str = "results/simulate"
     """Name of a preset (`earth-search`, `planetary-computer`, `cdse`), URL of a STAC API, or the folder of a simulated world, of a dataset,
     of Gaofen products or of locks named `AREA.json`."""
     sar_catalogue: str | None = None
     """Where SAR is searched if not in `catalogue`: the same, or a folder of Sentinel-1 GRD products (`.SAFE` or `.zip`)."""
     areas: dict[Name, Area] = Field(default_factory=dict)
-    """Areas by name. With `source: sen12mscr` and `source: lock` leave it empty: the folder says which there are."""
+    """Areas by name. With `source: sen12mscr`, `cubes` and `lock` leave it empty: the folder says which there are."""
     start: date | datetime | None = None
     """First moment of the optical search, UTC."""
     end: date | datetime | None = None
@@ -379,6 +379,8 @@ class IngestSettings(Settings):
     `dem` found) whose heights are above the sea, as those of Copernicus DEM are."""
     gaofen: GaofenSettings = GaofenSettings()
     """What the products of Gaofen leave open."""
+    cube_scale: Annotated[float, Field(gt=0)] | None = None
+    """Number of a hyperspectral cube that is reflectance 1. None: 1 for floats, the largest number of their type for integers."""
     speckle: SpeckleSettings = SpeckleSettings()
     """Speckle filter."""
     readers: Annotated[int, Field(ge=1)] = 4
@@ -594,6 +596,8 @@ class PipelineSettings(Settings):
         for name, fault in (("source", self.query.source == "sen12mscr"), ("table", self.query.table is not None)):
             if self.task != "cloud-removal" and fault:
                 raise ValueError(f"'query.{name}' {getattr(self.query, name)} has pairs for cloud removal, but 'task' is {self.task}")
+        if self.query.source != "lock" and (self.query.source == "cubes") != (self.task == "snapshot-reconstruction"):
+            raise ValueError(f"'query.source' {self.query.source} does not fit 'task' {self.task}: cubes are for snapshot-reconstruction")
         if self.ingest.dem is not None and self.query.dem_catalogue is not None:
             raise ValueError("'query.dem_catalogue' and 'ingest.dem' both say where heights come from: leave one of them out")
         return self

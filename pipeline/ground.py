@@ -6,12 +6,14 @@ Every kind of cover has its own spectrum and its own backscatter; one says nothi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sereno.pipeline.bands import SENTINEL2_BANDS
 from sereno.pipeline.noise import Image, make_noise, smooth_step
 
 PIXEL_M: Final = 10.0
@@ -37,6 +39,14 @@ SENESCENCE_DAYS: Final = 25.0
 """Time for which dry leaves stand before the harvest."""
 TURN_DAYS: Final = 7.0
 """Time scale of greening and of drying."""
+
+
+RIPPLE: Final = 0.04
+"""Height of one ripple in the spectra of cubes, share of reflectance."""
+RIPPLES: Final = 3
+"""Ripples of each unit."""
+RIPPLE_NM: Final = (70.0, 300.0)
+"""Shortest and longest of them, nanometres."""
 
 
 class Kind(NamedTuple):
@@ -138,6 +148,26 @@ def compute_spectra(units: Units, day_of_year: float) -> tuple[Image, Image]:
 
 def _rise_at(days: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return 1 / (1 + np.exp(-np.clip(days / TURN_DAYS, -30, 30)))
+
+
+def compute_cube(rng: np.random.Generator, ground: Ground, wavelengths_nm: Sequence[float], *, day: float) -> Image:
+    """Reflectance of `ground` at wavelengths between those of Sentinel-2, (band, y, x) float32.
+
+    Between the twelve bands spectra go straight, and every unit has ripples of its own, seven to thirty bands of 10 nm long: pigments and
+    minerals differ in more than twelve numbers.
+    """
+    known = [band.wavelength_nm for band in SENTINEL2_BANDS if band.name != "B10"]
+    mean, contrast = compute_spectra(ground.units, day)
+    n_units = len(mean)
+    lengths, phases = rng.uniform(*RIPPLE_NM, (RIPPLES, n_units)), rng.uniform(0, 2 * np.pi, (RIPPLES, n_units))
+    cube = np.empty((len(wavelengths_nm), *ground.unit.shape), np.float32)
+    for image, wavelength in zip(cube, wavelengths_nm, strict=True):
+        right = int(np.clip(np.searchsorted(known, wavelength), 1, len(known) - 1))
+        share = np.float32((wavelength - known[right - 1]) / (known[right] - known[right - 1]))
+        ripple = 1 + RIPPLE * np.sin(2 * np.pi * wavelength / lengths + phases).sum(axis=0, dtype=np.float32)
+        of_unit, of_texture = (((1 - share) * part[:, right - 1] + share * part[:, right]) * ripple for part in (mean, contrast))
+        image[...] = of_unit[ground.unit] + of_texture[ground.unit] * ground.texture
+    return cube
 
 
 def compute_shading(height_m: Image, azimuth_deg: float, elevation_deg: float) -> Image:

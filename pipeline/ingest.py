@@ -42,6 +42,8 @@ def find_reader(sensor: Sensor) -> Reader:
             from sereno.pipeline.sensors.gaofen6 import read_scene
         case "sen12mscr-s1" | "sen12mscr-s2":
             from sereno.pipeline.sensors.sen12mscr import read_scene
+        case "cube":
+            from sereno.pipeline.sensors.cube import read_scene
         case "dem":
             raise ConfigError("elevation models are no scenes: `sereno dem` joins them")
     return read_scene

@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sereno.pipeline.errors import MissingError
+from sereno.pipeline.errors import ConfigError, MissingError
 
 SEASON: Final = r"ROIs\d+_(?:spring|summer|fall|winter)"
 KINDS: Final = ("s1", "s2_cloudy", "s2")
 """SAR, cloudy and clear, as SEN12MS-CR names them (Ebel et al. 2021)."""
 CLEAR_FOLDER: Final = "s2_cloudfree"
 """Name of the clear folder where the dataset was sorted into three folders with equal file names (as GLF-CR reads it)."""
+
+CUBE_SUFFIXES: Final = (".mat", ".npy", ".tif", ".tiff")
+"""Files that hold hyperspectral cubes."""
+WAVELENGTHS_SUFFIX: Final = ".wavelengths.txt"
+"""What follows the stem of a cube's name in that of the file with its wavelengths."""
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""A name that may stand in a file name."""
 
 _KIND = r"s1|s2_cloudy|s2"
 _SEASON_FOLDER = re.compile(rf"(?P<season>{SEASON})_(?P<kind>{_KIND})")
@@ -82,6 +89,28 @@ def find_sen12mscr_rois(folder: Path) -> dict[str, Roi]:
             f"and its _s2 and _s2_cloudy partners, or the folders s1, s2_cloudy and {CLEAR_FOLDER}"
         )
     return rois
+
+
+def find_cubes(folder: Path) -> dict[str, str]:
+    """The cubes of a folder, name of the file by name of the area, which is its stem, in sorted order.
+
+    Raises:
+        MissingError: there is no such folder, or it holds no cube.
+        ConfigError: two files have one stem, or a stem is no name.
+    """
+    if not folder.is_dir():
+        raise MissingError(f"folder {folder} of cubes does not exist: set pipeline.query.catalogue to it")
+    found: dict[str, str] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in CUBE_SUFFIXES):
+        if path.stem in found or not NAME.fullmatch(path.stem):
+            other = (
+                f"{found[path.stem]} has the same stem" if path.stem in found else "a name has letters, digits, dot, hyphen and underscore"
+            )
+            raise ConfigError(f"cube {path}: its stem becomes the name of an area, but {other}: rename it")
+        found[path.stem] = path.name
+    if not found:
+        raise MissingError(f"folder {folder} holds no cube ({', '.join(CUBE_SUFFIXES)}): correct pipeline.query.catalogue")
+    return found
 
 
 def area_of_split_entry(entry: str) -> str:

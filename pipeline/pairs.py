@@ -29,6 +29,7 @@ Sensor = Literal[
     "gaofen-pms",
     "gaofen-wfv",
     "gaofen-wfv4",
+    "cube",
     "dem",
 ]
 """`gaofen-wfv` is that of Gaofen-6 with eight bands, `gaofen-wfv4` that of Gaofen-1 with four."""

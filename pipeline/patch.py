@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline import clearing_samples, fusion_samples, sharpening_samples
+from sereno.pipeline import clearing_samples, cube_samples, fusion_samples, sharpening_samples
 from sereno.pipeline.config import PatchSettings, TaskName
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.groups import open_job, ratio_of, task_of, to_coarse_grid
@@ -43,6 +43,7 @@ CRAFTS: Final[Mapping[TaskName, Craft]] = {
     "cloud-removal": Craft(clearing_samples.list_material, clearing_samples.measure_window),
     "pansharpening": Craft(sharpening_samples.list_material, measure_clear),
     "spatiotemporal-fusion": Craft(fusion_samples.list_material, measure_clear),
+    "snapshot-reconstruction": Craft(cube_samples.list_material, measure_clear),
 }
 """One row per task."""
 

@@ -101,6 +101,10 @@ def _make_lock(area: str, settings: QuerySettings, task: TaskName) -> tuple[Lock
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
 
         return list_pairs(Path(settings.catalogue), area, skies=settings.skies if settings.inputs == "simulated" else 0), []
+    if settings.source == "cubes":
+        from sereno.pipeline.sensors.cube import list_cube  # it reads cubes, which a search never does
+
+        return list_cube(Path(settings.catalogue), area), []
     return _search_pairs(area, settings) if task == "cloud-removal" else _search_groups(area, settings, task)
 
 

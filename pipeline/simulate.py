@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,7 @@ from sereno.pipeline.atmosphere import Sky, Sun, apply_sky, classify_scene, comp
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
-from sereno.pipeline.ground import PIXEL_M, Ground, compute_shading, compute_spectra, make_ground
+from sereno.pipeline.ground import PIXEL_M, Ground, compute_cube, compute_shading, compute_spectra, make_ground
 from sereno.pipeline.noise import Image, average_blocks, blur_image
 from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make_scenery, sample_layers
 from sereno.pipeline.overlay import Overlay
@@ -77,6 +77,10 @@ GRID_PIXEL_M: Final = {"PMS": OPTICAL_GSD_M["MUX"], "WFV": OPTICAL_GSD_M["WFV"]}
 """Pixel of the truth for each camera: its own."""
 PAN_MAX_PX: Final = 300
 """Products of areas up to this side hold the panchromatic image too, which takes sixteen times the pixels of the others."""
+CUBE: Final = "cube"
+"""The setting `satellites` of an area that is a hyperspectral cube."""
+CUBE_WAVELENGTHS_NM: Final = tuple(float(450 + 10 * band) for band in range(28))
+"""Bands of cubes: 28, as usual in snapshot imaging, from blue to the red edge."""
 FIRST_SERIAL: Final = 1_420_000_000
 """Products of Gaofen are numbered from here, a hundred numbers for each area ..."""
 SAR_SERIAL: Final = 50
@@ -150,21 +154,28 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
     output.unlink(missing_ok=True)
     items: list[dict[str, Any]] = []
     areas: dict[str, Any] = {}
-    parts = ["assets", "truth", *(["products"] if any(area.satellites in CAMERAS for area in settings.areas.values()) else [])]
+    parts = _list_parts({area.satellites for area in settings.areas.values()})
     with contextlib.ExitStack() as stack:
         folders = {part: stack.enter_context(staged(root / part)) for part in parts}
         for number, (name, area) in enumerate(sorted(settings.areas.items())):  # equal settings, whatever their order
             site = _open_site((name, number, area), settings, folders)
-            areas[name], new = _write_gaofen_area(site) if area.satellites in CAMERAS else _write_area(site)
+            areas[name], new = WRITERS.get(area.satellites, _write_area)(site)
             items += new
             logger.info("simulate: %s, area %d of %d, %.1f s", name, number + 1, len(settings.areas), time.perf_counter() - begin)
     _check_complete(root, items)  # here so that the fault is named, and below since it may come while files are read
     files = _hash_files(root, parts)
-    _write_catalogue(root, [_state_files(root, item, files) for item in items])
+    if items:  # a world of cubes has none
+        _write_catalogue(root, [_state_files(root, item, files) for item in items])
     files |= _hash_files(root, ("items", "catalog.json"))
     _check_complete(root, items)
     write_json(output, {"format": FORMAT, "seed": settings.seed, "areas": areas, "files": files})
     logger.info("simulate: %d items, %d files in %.1f s", len(items), len(files), time.perf_counter() - begin)
+
+
+def _list_parts(satellites: set[str]) -> list[str]:
+    """Folders of a world that holds areas of these `satellites`."""
+    scenes = ["assets", "truth"] if satellites - {CUBE} else []
+    return [*scenes, *(["products"] if satellites & set(CAMERAS) else []), *(["cubes"] if CUBE in satellites else [])]
 
 
 def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings, folders: Mapping[str, Path]) -> _Site:
@@ -174,8 +185,9 @@ def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings,
     margin = max(SAR_MARGIN_PX) + math.ceil(settings.max_shift_px) + 2
     shape = (size + 2 * margin, size + 2 * margin)
     ground = make_ground(make_rng(settings.seed, name, "ground"), shape)
-    grid, products = GeoBox((size, size), corner, f"EPSG:{square.epsg}"), folders.get("products", folders["assets"])
-    return _Site(name, number, square, settings, ground, grid, margin, folders["assets"], folders["truth"], products)
+    grid = GeoBox((size, size), corner, f"EPSG:{square.epsg}")
+    places = [folders.get(part, Path()) for part in ("assets", "truth", "cubes" if square.satellites == CUBE else "products")]
+    return _Site(name, number, square, settings, ground, grid, margin, *places)
 
 
 def _write_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -365,6 +377,29 @@ def _write_gaofen3(site: _Site, flight: Flight, number: int, power: Image) -> di
     gamma0 = {"HH": power[0], "HV": power[1]}
     product = write_gaofen3(site.products, site.terrain, gamma0, over, radar=Radar(), speckle=speckle)
     return _describe_product(site, product, over) | {"partner": flight.partner}
+
+
+def _write_cube_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write a hyperspectral cube of the ground; what `world.json` says of it. It is no item of the catalogue."""
+    day = site.settings.first_day.timetuple().tm_yday
+    cube = compute_cube(site.rng("cube"), site.ground, CUBE_WAVELENGTHS_NM, day=day)
+    stored = np.rint(site.crop(cube, (0, 0, 0, 0)).clip(0, 1) * np.iinfo(np.uint16).max).astype(np.uint16)
+    np.save(_make_folder(site.products) / f"{site.name}.npy", np.ascontiguousarray(np.moveaxis(stored, 0, -1)))
+    (site.products / f"{site.name}.wavelengths.txt").write_text("".join(f"{wavelength:g}\n" for wavelength in CUBE_WAVELENGTHS_NM))
+    grid = GridRecord.from_geobox(site.grid).model_dump(mode="json")
+    return {"grid": grid, "satellites": CUBE, "optical": [], "sar": [], "cube": f"cubes/{site.name}.npy"}, []
+
+
+def _make_folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+WRITERS: Final[Mapping[str, Callable[[_Site], tuple[dict[str, Any], list[dict[str, Any]]]]]] = {
+    **dict.fromkeys(CAMERAS, _write_gaofen_area),
+    CUBE: _write_cube_area,
+}
+"""Who writes an area, by its `satellites`; that of Sentinel is not named."""
 
 
 def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: float | None, names: tuple[str, ...]) -> None:

@@ -201,6 +201,11 @@ def test_defaults_are_those_of_the_records() -> None:
             {"query": {**QUERY, "source": "gaofen", "table": "t.csv"}, "task": "pansharpening"},
             "'query.table' t.csv has pairs for cloud removal",
         ),
+        (
+            {"query": QUERY, "task": "snapshot-reconstruction"},
+            "'query.source' stac does not fit 'task' snapshot-reconstruction: cubes are for",
+        ),
+        ({"query": {"source": "cubes", "catalogue": "x"}}, "'query.source' cubes does not fit 'task' cloud-removal"),
         ({"query": QUERY, "task": "sharpening"}, "'task': Input should be 'cloud-removal', 'pansharpening'"),
     ],
 )

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sereno.pipeline.bands import L2A_BANDS
-from sereno.pipeline.ground import BARE, KIND_INDEX, KINDS, Ground, Units, compute_shading, compute_spectra, make_ground
+from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.ground import BARE, KIND_INDEX, KINDS, Ground, Units, compute_cube, compute_shading, compute_spectra, make_ground
 
 PLACE = {name: index for index, name in enumerate(L2A_BANDS)}
 JUNE, AUGUST = 159, 225
@@ -108,3 +108,25 @@ def test_same_seed_gives_the_same_ground(ground: Ground) -> None:
     again = make_ground(np.random.default_rng(11), (420, 420))
     assert np.array_equal(again.unit, ground.unit)
     assert np.array_equal(again.height_m, ground.height_m)
+
+
+def test_a_cube_has_the_spectra_of_the_bands_but_for_ripples_that_differ_from_unit_to_unit() -> None:
+    ground = make_ground(np.random.default_rng(1), (200, 200))
+    centres = [band.wavelength_nm for band in SENTINEL2_BANDS if band.name != "B10"]
+    cube = compute_cube(np.random.default_rng(2), ground, centres, day=170)
+    mean, contrast = compute_spectra(ground.units, 170)
+    plain = np.moveaxis(mean[ground.unit] + contrast[ground.unit] * ground.texture[..., None], -1, 0)
+    ratio = cube / plain
+    assert (cube.dtype, cube.shape) == (np.float32, (12, 200, 200))
+    assert np.abs(ratio - 1).max() <= 3 * 0.04 + 1e-5
+    unit = ground.unit == ground.unit[100, 100]
+    assert np.ptp(ratio[:, unit], axis=1).max() < 1e-4
+    assert np.ptp(ratio[3]) > 0.1
+
+
+def test_between_two_bands_spectra_go_straight() -> None:
+    ground = make_ground(np.random.default_rng(1), (200, 200))
+    low, high = (band.wavelength_nm for band in SENTINEL2_BANDS[2:4])
+    cube = compute_cube(np.random.default_rng(2), ground, np.linspace(low, high, 40).tolist(), day=170)
+    bent = cube[1:-1] - (cube[2:] + cube[:-2]) / 2
+    assert np.abs(bent).max() < 0.003 * cube.max()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sereno.pipeline.errors import MissingError
-from sereno.pipeline.layouts import area_of_split_entry, find_sen12mscr_rois
+from sereno.pipeline.errors import ConfigError, MissingError
+from sereno.pipeline.layouts import area_of_split_entry, find_cubes, find_sen12mscr_rois
 
 SPLITS = json.loads((Path(__file__).parents[2] / "recipes" / "sen12mscr_splits.json").read_text())
 LEAKED_TEST = {
@@ -98,3 +98,22 @@ def test_the_rois_that_a_substring_match_leaks_stay_out_of_training(tmp_path: Pa
     assert found == leaked
     assert not found & train
     assert found <= held_out
+
+
+def test_cubes_are_areas_by_the_stems_of_their_files(tmp_path: Path) -> None:
+    for name in ("b.npy", "a.mat", "a.wavelengths.txt", "notes.md"):
+        (tmp_path / name).touch()
+    assert find_cubes(tmp_path) == {"a": "a.mat", "b": "b.npy"}
+    (tmp_path / "b.tif").touch()
+    with pytest.raises(ConfigError, match=r"b\.tif: its stem becomes the name of an area, but b\.npy has the same stem: rename it"):
+        find_cubes(tmp_path)
+    (tmp_path / "b.tif").rename(tmp_path / "two words.tif")
+    with pytest.raises(ConfigError, match=r"two words\.tif: .* a name has letters"):
+        find_cubes(tmp_path)
+
+
+def test_a_folder_without_cubes_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="holds no cube"):
+        find_cubes(tmp_path)
+    with pytest.raises(MissingError, match="does not exist"):
+        find_cubes(tmp_path / "nowhere")

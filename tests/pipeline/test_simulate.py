@@ -328,3 +328,19 @@ def test_small_areas_have_a_panchromatic_image_and_the_grid_of_their_camera(gaof
 def test_a_side_that_pixels_of_gaofen_do_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 24"):
         SimulatedArea(epsg=32632, west_m=0, south_m=0, size_px=246, satellites="gaofen-pms")
+
+
+def test_a_world_of_cubes_holds_arrays_with_their_wavelengths_and_no_catalogue(tmp_path: Path) -> None:
+    area = SimulatedArea(epsg=32632, west_m=498400, south_m=5040000, size_px=240, satellites="cube")
+    settings = SimulateSettings(areas={"a": area, "b": area})
+    simulate_world(tmp_path / "one/world.json", settings)
+    simulate_world(tmp_path / "two/world.json", settings)
+    world = json.loads((tmp_path / "one/world.json").read_text())
+    assert (tmp_path / "two/world.json").read_text() == (tmp_path / "one/world.json").read_text()
+    assert sorted(world["files"]) == [f"cubes/{name}{suffix}" for name in "ab" for suffix in (".npy", ".wavelengths.txt")]
+    first, second = (np.load(tmp_path / f"one/{world['areas'][name]['cube']}") for name in "ab")
+    assert (first.shape, first.dtype) == ((240, 240, 28), np.uint16)
+    assert 0.01 < first.mean() / 65_535 < 0.4
+    assert not np.array_equal(first, second)
+    wavelengths = [float(line) for line in (tmp_path / "one/cubes/a.wavelengths.txt").read_text().split()]
+    assert (wavelengths[0], wavelengths[-1], len(wavelengths)) == (450, 720, 28)
