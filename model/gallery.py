@@ -284,7 +284,9 @@ def describe_progress(results: Results) -> list[Block]:
         if shots:
             blocks += [Heading(f"Validation patches while {run.name} was trained"), Shots(shots, "map")]
     if blocks:
-        blocks.append(Text("A row per patch: cloudy input, SAR, the network's answer, clear target; one stretch for each run.", "small"))
+        blocks.append(
+            Text("A row per patch: input, SAR if there is some, the network's answer, target; one stretch for each run.", "small")
+        )
     return blocks
 
 

@@ -22,6 +22,7 @@ import torch
 from sereno.model.accounts import describe_accounts
 from sereno.model.alignment import Measured, describe_fields, list_fields
 from sereno.model.config import ReportSettings
+from sereno.model.findings import describe_patches, describe_tables, describe_verdicts
 from sereno.model.gallery import BASELINE_WORDS, choose_stretch, describe_examples, describe_progress, describe_scenes
 from sereno.model.metrics import bootstrap_difference
 from sereno.model.page import (
@@ -63,6 +64,8 @@ from sereno.pipeline.store import write_text
 
 logger = logging.getLogger(__name__)
 
+CLEARING: Final = "cloud-removal"
+"""The task that a dataset is for which does not say."""
 MAX_SHOWN: Final = 12
 """Maps and shift fields shown; how many more there are is said."""
 NARROW_SPACE: Final = "\u202f"
@@ -150,8 +153,34 @@ def write_report(results: Path, output: Path, settings: ReportSettings, *, runs:
     started = time.monotonic()
     logger.info("report: reading %s", results)
     found = read_results(results, runs)
+    sections = _compose_other(found) if _is_other(found) else _compose_clearing(found, settings)
+    page = render_page(settings.title, sections)
+    write_text(output, page)
+    logger.info("report: wrote %s, %.1f MB in %.1f s", output, len(page) / 1e6, time.monotonic() - started)
+
+
+def _is_other(found: Results) -> bool:
+    """Whether the dataset is for another task than cloud removal."""
+    return bool((found.dataset or {}).get("task", CLEARING) != CLEARING)
+
+
+def _compose_other(found: Results) -> list[Section]:
+    """The page of the tasks other than cloud removal."""
+    return [
+        Section("result", "Result", describe_verdicts(found) + _describe_dataset(found)),
+        Section("scores", "Scores", describe_tables(found)),
+        Section("examples", "Example patches", describe_patches(found)),
+        Section("training", "Training", describe_training(found) + describe_progress(found)),
+        Section("ledger", "Ledger", describe_accounts(found)),
+        Section("left-out", "What was left out", describe_losses(found)),
+        Section("making", "How it was made", describe_making(found)),
+    ]
+
+
+def _compose_clearing(found: Results, settings: ReportSettings) -> list[Section]:
+    """The page of cloud removal."""
     stretch = choose_stretch(found)
-    sections = [
+    return [
         Section("result", "Result", describe_result(found)),
         Section("scenes", "Cleared scenes", describe_scenes(found, stretch, picture_px=settings.scene_picture_px)),
         Section("scores", "Scores", describe_scores(found)),
@@ -162,9 +191,6 @@ def write_report(results: Path, output: Path, settings: ReportSettings, *, runs:
         Section("left-out", "What was left out", describe_losses(found)),
         Section("making", "How it was made", describe_making(found)),
     ]
-    page = render_page(settings.title, sections)
-    write_text(output, page)
-    logger.info("report: wrote %s, %.1f MB in %.1f s", output, len(page) / 1e6, time.monotonic() - started)
 
 
 def describe_result(results: Results) -> list[Block]:
@@ -375,7 +401,11 @@ def describe_training(results: Results) -> list[Block]:
     ratios = [_to_line(name, rows, "val_psnr_db", colours[name]) for name, rows in histories.items()]
     shots = [Shot(draw_lines([line for line in losses if line.x], x_label="step", y_label="loss", log=True), "Loss")]
     if any(line.x for line in ratios):
-        drawn = draw_lines([line for line in ratios if line.x], x_label="step", y_label="PSNR of cloudy pixels, dB")
+        drawn = draw_lines(
+            [line for line in ratios if line.x],
+            x_label="step",
+            y_label="validation PSNR, dB" if _is_other(results) else "PSNR of cloudy pixels, dB",
+        )
         shots.append(Shot(drawn, "Validation"))
     else:
         blocks.append(Text("There was no validation with cloudy pixels, so no validation curve.", "missing"))
@@ -613,7 +643,7 @@ def describe_making(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Software"), _to_fact_table({name: version(name) for name in PACKAGES})]
     facts = {"optical values": OPTICAL_UNITS, "SAR values": SAR_UNITS, "scores": "reflectance, 1 = 100 %; dB with peak 1; degrees; percent"}
     if results.dataset is not None:
-        facts |= {"optical bands": ", ".join(results.dataset["bands"]), "SAR bands": ", ".join(results.dataset["sar_bands"])}
+        facts |= {"optical bands": ", ".join(results.dataset["bands"]), "SAR bands": ", ".join(results.dataset.get("sar_bands", ()))}
         facts |= {"pixel size": f"{results.dataset['resolution_m']:g} m", "SHA-256 of pack/dataset.json": results.dataset_sha256}
     blocks += [Heading("Data"), _to_fact_table(facts)]
     summaries = {run.name: run.summary for run in results.runs if run.summary is not None}

@@ -23,7 +23,7 @@ import torch
 import zarr
 from safetensors.torch import load_file
 
-from sereno.model import train
+from sereno.model import lessons, train
 from sereno.model.checkpoint import load_checkpoint
 from sereno.model.config import AfsstSettings, LossSettings, S2TransformerSettings, TrainSettings, UnetSettings
 from sereno.model.flow import hold_folder
@@ -392,9 +392,9 @@ def test_without_any_clear_target_nothing_is_learnt_and_nothing_breaks(tmp_path:
 
 
 def test_a_loss_that_is_no_number_stops_with_the_patches_named(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = train.compute_loss
+    honest = lessons.compute_loss
     monkeypatch.setattr(
-        train, "compute_loss", lambda *given, **more: {part: value * float("nan") for part, value in honest(*given, **more).items()}
+        lessons, "compute_loss", lambda *given, **more: {part: value * float("nan") for part, value in honest(*given, **more).items()}
     )
     with pytest.raises(TrainingError, match=r"not finite at step 1, patches west/p/train\d.*lower 'train\.lr' or look at these patches$"):
         train_network(dataset, tmp_path / "c.safetensors", SETTINGS)
@@ -403,13 +403,13 @@ def test_a_loss_that_is_no_number_stops_with_the_patches_named(dataset: Path, tm
 
 def break_loss(monkeypatch: pytest.MonkeyPatch, *, factor: Callable[[int], float]) -> None:
     """Multiply the loss of the n-th call by `factor(n)`; its gradient follows."""
-    honest, calls = train.compute_loss, itertools.count()
+    honest, calls = lessons.compute_loss, itertools.count()
 
     def broken(*given: Any, **more: Any) -> dict[str, torch.Tensor]:
         wrong = factor(next(calls))
         return {part: value * wrong for part, value in honest(*given, **more).items()}
 
-    monkeypatch.setattr(train, "compute_loss", broken)
+    monkeypatch.setattr(lessons, "compute_loss", broken)
 
 
 NO_VALIDATION = {"train": 6, "val": 0}
