@@ -19,10 +19,11 @@ from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS, POLARISATI
 from sereno.pipeline.config import PlanSettings
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
-from sereno.pipeline.pairs import AssetRecord, ItemRecord, Lock, SceneRecord, is_sar, needs_heights
+from sereno.pipeline.pairs import AssetRecord, Group, ItemRecord, Lock, Pair, SceneRecord, is_sar, needs_heights
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.polygons import Bbox
 from sereno.pipeline.presets import PRESETS
+from sereno.pipeline.samples import SKIES_OF
 from sereno.pipeline.splits import block_windows
 
 SAR_GSD_M: Final = 10
@@ -67,8 +68,10 @@ PLATE_ASKEW: Final = 1.4
 tracks are turned against north."""
 RELIEF_STORED: Final = 0.8
 """Stored bytes per byte of a displacement by relief (float32): measured in a simulated scene with hills."""
-MASK_LAYERS: Final = 4
-"""Layers of the masks of a pair: cloud and shadow, of input and target."""
+MASK_LAYERS: Final = 2
+"""Layers of the mask of an image: cloud and shadow."""
+CUBE_BANDS: Final = 31
+"""Bands that a hyperspectral cube is taken to have: 400 to 700 nm in steps of 10, as most public ones."""
 STORE_CODEC: Final = "lz4"
 """Codec of every store but the dataset, whose codec is a setting."""
 METRES_PER_DEGREE: Final = 111_320.0
@@ -123,7 +126,7 @@ class AreaPlan(NamedTuple):
     fetch: Fetch
     """What reading them costs."""
     pairs: int
-    """Triplets of SAR, input and target."""
+    """Triplets of SAR, input and target, or groups of another task."""
     patches: int
     """Patches if every window of every pair is kept: the most there can be."""
     disk: Disk
@@ -137,11 +140,16 @@ def estimate_area(lock: Lock, settings: PlanSettings) -> AreaPlan:
     geobox = lock.grid.to_geobox()
     read = [*lock.scenes.values(), *_find_dem(lock, settings)]
     fetches = [_estimate_asset(part, geobox, settings) for scene in read for part in _list_parts(lock, scene, settings)]
-    patches = sum(_count_windows(lock.scene(pair.cloudy), geobox, settings) for pair in lock.pairs)
+    patches = sum(_count_windows(lock.scene(_find_input(job)), geobox, settings) for job in lock.jobs)
     items = sum(len(scene.items) for scene in lock.scenes.values())
     disk = _estimate_disk(lock, geobox, patches, settings)
     unpacked = max((_measure_unpacked(scene, settings) for scene in lock.scenes.values()), default=0.0)
-    return AreaPlan(lock.area, len(lock.scenes), items, _sum_fetches(fetches), len(lock.pairs), patches, disk, unpacked)
+    return AreaPlan(lock.area, len(lock.scenes), items, _sum_fetches(fetches), len(lock.jobs), patches, disk, unpacked)
+
+
+def _find_input(job: Pair | Group) -> str:
+    """The scene whose delivered windows become patches."""
+    return job.cloudy if isinstance(job, Pair) else job.scene_ids[0]
 
 
 def sum_plans(plans: Sequence[AreaPlan]) -> AreaPlan:
@@ -189,6 +197,8 @@ def _list_parts(lock: Lock, scene: SceneRecord, settings: PlanSettings) -> list[
 
 
 def _select_bands(scene: SceneRecord, settings: PlanSettings) -> tuple[str, ...]:
+    if scene.bands:
+        return scene.bands
     if scene.sensor.startswith("gaofen-"):
         return settings.ingest.bands or tuple(band.name for band in GAOFEN_BANDS[: 8 if scene.sensor == "gaofen-wfv" else 4])
     return settings.ingest.bands or (L1C_BANDS if scene.sensor in ("sentinel2-l1c", "sen12mscr-s2") else L2A_BANDS)
@@ -282,25 +292,27 @@ def _estimate_disk(lock: Lock, geobox: GeoBox, patches: int, settings: PlanSetti
     for scene in lock.scenes.values():
         scenes += _estimate_sar(scene, sar_pixels) if is_sar(scene.sensor) else _estimate_optical(scene, pixels, settings)
         scenes += _estimate_plates(scene, abs(geobox.resolution.y), pixels, settings)
-    for pair in lock.pairs:
-        pairs += _estimate_sar(lock.scene(pair.sar), pixels)
-        pairs += sum(_estimate_optical(lock.scene(name), pixels, settings) for name in (pair.cloudy, pair.clear))
-    masks = len(lock.pairs) * MASK_LAYERS * pixels * MASK_STORED
-    if not lock.pairs:
+    for job in lock.jobs:
+        for scene in map(lock.scene, job.scene_ids):
+            pairs += _estimate_sar(scene, pixels) if is_sar(scene.sensor) else _estimate_optical(scene, pixels, settings)
+    skies = len(SKIES_OF[lock.task])
+    masks = len(lock.jobs) * skies * MASK_LAYERS * pixels * MASK_STORED
+    if not lock.jobs:
         return Disk(scenes, pairs, masks, 0.0, 0.0)
-    first = lock.pairs[0]
-    images = (lock.scene(first.sar), lock.scene(first.cloudy))
+    images = [lock.scene(name) for name in lock.jobs[0].scene_ids]
     loose, packed = (patches * _estimate_patch(images, settings, codec) for codec in (STORE_CODEC, settings.pack.codec))
     return Disk(scenes, pairs, masks, loose, packed)
 
 
 def _estimate_optical(scene: SceneRecord, pixels: int, settings: PlanSettings) -> float:
-    """An optical scene of so many pixels: two bytes a band, and validity and classes."""
-    return pixels * (_estimate_depth(scene, settings, STORE_CODEC) + 2 * MASK_STORED)
+    """An optical scene on a grid of so many pixels: two bytes a band, and validity and classes."""
+    return pixels / scene.zoom**2 * (_estimate_depth(scene, settings, STORE_CODEC) + 2 * MASK_STORED)
 
 
 def _estimate_depth(scene: SceneRecord, settings: PlanSettings, codec: str) -> float:
     """Stored bytes of one pixel of all bands; those of a delivered dataset were interpolated to 10 m and pack like bands of 10 m."""
+    if scene.sensor == "cube":  # nothing tells its bands; its file holds two bytes and more for each pixel
+        return 2 * CUBE_BANDS * OPTICAL_STORED[codec][OPTICAL_GSD_M]
     native = [
         OPTICAL_GSD_M if scene.sensor == "sen12mscr-s2" else _gsd_of(name) or OPTICAL_GSD_M for name in _select_bands(scene, settings)
     ]
@@ -330,9 +342,11 @@ def _estimate_sar(scene: SceneRecord, pixels: int) -> float:
     return pixels * (_depth_of_sar(scene, STORE_CODEC) + MASK_STORED)
 
 
-def _estimate_patch(images: tuple[SceneRecord, SceneRecord], settings: PlanSettings, codec: str) -> float:
-    """One patch with SAR, input and target, of a SAR and a cloudy scene."""
-    values = 2 * _estimate_depth(images[1], settings, codec) + _depth_of_sar(images[0], codec)
+def _estimate_patch(images: Sequence[SceneRecord], settings: PlanSettings, codec: str) -> float:
+    """One patch with all images of a pair or group, and its mask."""
+    values = sum(
+        _depth_of_sar(image, codec) if is_sar(image.sensor) else _estimate_depth(image, settings, codec) / image.zoom**2 for image in images
+    )
     return settings.patch.size_px**2 * (values + len(MASK_CHANNELS) * MASK_STORED)
 
 

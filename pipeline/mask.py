@@ -63,7 +63,7 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     dataset = open_job(pair)
     images = {role: view_image(dataset, role) for role in SKIES_OF[task_of(dataset)]}
     grid = geobox_of(next(iter(images.values()), dataset))
-    logger.info("mask %s: finding clouds by %s", pair.stem, settings.method)
+    logger.info("mask %s: finding clouds by %s in %s", pair.stem, settings.method, ", ".join(images) or "nothing: it has no sky")
     judged = {role: _judge_image(image, role, settings, where=str(pair)) for role, image in images.items()}
     facts, truth = _describe_images(judged, settings), read_truth(dataset)
     if truth is not None:
@@ -170,4 +170,4 @@ def _log_end(name: str, shares: Mapping[str, float], facts: Mapping[str, Any], s
     )
     for reason in filter(None, facts["unknown"].values()):
         logger.warning("mask %s: %s", name, reason)
-    logger.info("mask %s: %s%s, %.1f s", name, covers, compared, seconds)
+    logger.info("mask %s: %s%s, %.1f s", name, covers or "done", compared, seconds)

@@ -13,7 +13,7 @@ from sereno.pipeline.areas import to_bboxes
 from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
 from sereno.pipeline.config import IngestSettings, PackSettings, PatchSettings, PlanSettings
 from sereno.pipeline.estimate import FULL_SHARE, HEADER_BYTES, TILE_PX, describe_plans, estimate_area, sum_plans
-from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, SceneRecord
+from sereno.pipeline.pairs import AssetRecord, GridRecord, Group, ItemRecord, Lock, Pair, SceneRecord
 
 TILE_M = 109_800
 CORNER = (600_000, 5_100_000)
@@ -240,3 +240,19 @@ def test_every_sky_of_one_scene_is_a_pair_and_the_scene_is_fetched_once() -> Non
     assert [plan.pairs for plan in plans] == [1, 3]
     assert plans[1].patches == 3 * plans[0].patches
     assert plans[0].fetch == plans[1].fetch
+
+
+def test_a_group_counts_its_bands_on_their_own_pixels() -> None:
+    whole = make_lock(make_grid(1024))
+    fine = whole.scenes["o"].model_copy(update={"id": "pan", "bands": ("B02", "B03", "B04", "B08")})
+    coarse = whole.scenes["o"].model_copy(update={"id": "ms", "bands": ("B05", "B11"), "zoom": 2})
+    group = Group(id="g", scenes={"pan": "pan", "ms": "ms"})
+    facts = {"task": "pansharpening", "pairs": (), "groups": (group,), "scenes": {"pan": fine, "ms": coarse}}
+    plan = estimate_area(whole.model_copy(update=facts), PlanSettings())
+    assert (plan.scenes, plan.pairs, plan.fetch.assets) == (2, 1, (4 + 1) + (2 + 1))
+    assert plan.patches == estimate_area(whole, PlanSettings()).patches
+    alone = estimate_area(
+        whole.model_copy(update=facts | {"scenes": {"pan": fine, "ms": coarse.model_copy(update={"zoom": 1})}}), PlanSettings()
+    )
+    assert plan.disk.scenes < alone.disk.scenes
+    assert plan.disk.dataset < alone.disk.dataset
