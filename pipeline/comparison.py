@@ -1,4 +1,4 @@
-"""How two locks differ: scenes, items, files and pairs that came, went or changed, and the ground they are about.
+"""How two locks differ: scenes, items, files, pairs and groups that came, went or changed, and the ground they are about.
 
 Two locks enter; changes leave, each with the place it is at in words. When a catalogue was searched is no difference. Pure.
 """
@@ -74,7 +74,9 @@ def _to_tree(lock: Lock) -> Tree:
         "outline": lock.outline and str(lock.outline),
         **{f"scene {name}": _describe_scene(scene) for name, scene in lock.scenes.items()},
         **({"dem": _describe_scene(lock.dem)} if lock.dem else {}),
+        "task": lock.task,
         **{f"pair {pair.id}": pair.model_dump(mode="json", exclude={"id"}) for pair in lock.pairs},
+        **{f"group {group.id}": group.model_dump(mode="json", exclude={"id"}) for group in lock.groups},
         **refusals,
     }
 

@@ -62,7 +62,7 @@ MODEL_LANES = (
     {"weighting"},
     {"losses", "adversarial"},
     {"batches"},
-    {"scoring", "lessons"},
+    {"scoring", "lessons", "strips"},
     {"tasks"},
     {"data", "schedule", "ranks"},
     {"checkpoint", "monitor", "run"},
@@ -70,7 +70,7 @@ MODEL_LANES = (
     set(MODEL_VERBS),
     {"__main__"},
 )
-CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "samples", "store", "ledger"}
+CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "samples", "store", "groups", "ledger"}
 """What the model may know of the pipeline; `flow` also uses what the Snakefile needs, `train` asks whether a saved state is of this code,
 `__main__` joins the command lines."""
 EXCEPTIONS = {"flow": {"fingerprint", "layouts"}, "train": {"fingerprint"}, "__main__": {"__main__"}}

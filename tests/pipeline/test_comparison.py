@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sereno.pipeline.comparison import compare_locks, count_changes
-from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord
+from sereno.pipeline.pairs import AssetRecord, GridRecord, Group, ItemRecord, Lock, Pair, Refusal, SceneRecord
 
 MOMENT = "2021-06-03T10:20:00Z"
 
@@ -54,6 +54,10 @@ def test_scenes_pairs_and_refusals_that_come_and_go_are_one_line_each() -> None:
     assert lines(pairs=(make_pair("p"), make_pair("q"))) == ["+ pair q"]
     assert lines(pairs=()) == ["- pair p"]
     assert lines(refused=()) == ["- refusal X as clear"]
+    assert lines(groups=(Group(id="g", scenes={"cube": "s"}),), task="snapshot-reconstruction") == [
+        "~ task: cloud-removal -> snapshot-reconstruction",
+        "+ group g",
+    ]
 
 
 @pytest.mark.parametrize(

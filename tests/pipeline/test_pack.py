@@ -426,3 +426,10 @@ def test_top_of_the_atmosphere_of_two_satellites_may_lie_together(tmp_path: Path
     paths = [write_patches(tmp_path / f"{area}.json", make_records(area, "p1", 20), scenes=changes) for area, changes in scenes.items()]
     pack_patches(paths, tmp_path / "dataset.json", SETTINGS)
     assert "gaofen-pms, sentinel2-l1c" in (tmp_path / "dataset.md").read_text()
+
+
+def test_stores_of_two_tasks_are_refused(sources: list[Path], tmp_path: Path) -> None:
+    facts = {"task": "pansharpening", "ratio": 2, "pan_bands": ["B08"]}
+    other = write_patches(tmp_path / "other.json", make_records("west", "p3", 2), **facts)
+    with pytest.raises(DataError, match=r"has task cloud-removal, .*other\.json has pansharpening: a dataset needs one"):
+        pack_patches([sources[0], other], tmp_path / "dataset.json", SETTINGS)

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from real_files import find_samples
 from scipy.spatial import cKDTree
 
 from sereno.pipeline.config import AlignSettings
@@ -103,3 +104,32 @@ def test_the_mask_is_valid_where_both_images_are_and_clouds_are_known(parcels: A
     assert [tuple(place) for place in np.argwhere(found[2] == 0)] == [(0, 0), (2, 2), (3, 3)]
     np.testing.assert_array_equal(material.arrays["pan"](), group["pan"].values)
     assert material.unsure.sum() == 1
+
+
+@pytest.mark.real
+def test_bands_of_10_and_20_m_of_a_real_sample_lie_one_fine_pixel_apart_and_are_brought_together() -> None:
+    """Thirty-six clear dates of one square of 640 m side by side: alone each is too small for windows, and all have the same shift."""
+    folder = find_samples() / "worldcereal/00002806639B424A"
+    h5py = pytest.importorskip("h5py")
+    end = "00002806639B424A_32631_2017-08-01_2018-11-30.nc"
+    with h5py.File(folder / f"S2_L2A_10m_{end}") as fine, h5py.File(folder / f"S2_L2A_20m_{end}") as coarse:
+        clear = np.flatnonzero(np.isin(coarse["SCL"][:], (4, 5, 6, 7)).mean(axis=(1, 2)) > 0.98)[:36]
+        series = {"pan": [fine[name][:] for name in ("B04", "B08")], "ms": [coarse[name][:] for name in ("B05", "B8A", "B11")]}
+    scenes = {}
+    for role, bands in series.items():
+        stacked = np.stack([band[clear] for band in bands]).astype(np.uint16)
+        n_bands, _, side, _ = stacked.shape
+        image = stacked.reshape(n_bands, 6, 6, side, side).transpose(0, 1, 3, 2, 4).reshape(n_bands, 6 * side, 6 * side)
+        grid = GeoBox(image.shape[1:], Affine(640 / side, 0, 500_000, 0, -640 / side, 5_000_000), "EPSG:32631")
+        names = tuple(f"b{n}" for n in range(n_bands))
+        scenes[role] = to_scene(image, np.ones(image.shape[1:], bool), bands=names, geobox=grid, provenance=dict(FACTS))
+    laid = lay_guide(scenes, AlignSettings())
+    assert laid.registrations["pan"].verdict == "applied"
+    assert [2 * shift for shift in laid.registrations["pan"].shift_px] == pytest.approx([-0.8, 0], abs=0.1)
+
+    def compare(pan: xr.Dataset) -> float:
+        near_infrared = pan["data"].values[1].astype(float).reshape(192, 2, 192, 2).mean(axis=(1, 3))[4:-4]
+        return float(np.corrcoef(near_infrared.ravel(), scenes["ms"]["data"].values[1, 4:-4].ravel())[0, 1])
+
+    assert compare(laid.scenes["pan"]) > 0.98
+    assert compare(scenes["pan"]) < 0.97
