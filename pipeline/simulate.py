@@ -158,11 +158,11 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
             areas[name], new = _write_gaofen_area(site) if area.satellites in CAMERAS else _write_area(site)
             items += new
             logger.info("simulate: %s, area %d of %d, %.1f s", name, number + 1, len(settings.areas), time.perf_counter() - begin)
-    _check_complete(root, items)  # here so that the fault is named, and below since it may come while files are read
+    _check_complete(root, items, areas)  # here so that the fault is named, and below since it may come while files are read
     files = _hash_files(root, parts)
     _write_catalogue(root, [_state_files(root, item, files) for item in items])
     files |= _hash_files(root, ("items", "catalog.json"))
-    _check_complete(root, items)
+    _check_complete(root, items, areas)
     write_json(output, {"format": FORMAT, "seed": settings.seed, "areas": areas, "files": files})
     logger.info("simulate: %d items, %d files in %.1f s", len(items), len(files), time.perf_counter() - begin)
 
@@ -413,10 +413,11 @@ def _state_files(root: Path, item: dict[str, Any], hashes: Mapping[str, str]) ->
     return stac.with_files(item, facts)
 
 
-def _check_complete(root: Path, items: list[dict[str, Any]]) -> None:
+def _check_complete(root: Path, items: list[dict[str, Any]], areas: Mapping[str, Any]) -> None:
     """Refuse a world that lacks a file: two jobs at once in one folder remove each other's unfinished work."""
     wanted = [root / asset["href"].removeprefix(stac.TO_ROOT) for item in items for asset in item["assets"].values()]
-    missing = [path for path in wanted if not path.is_file()]
+    wanted += [root / scene["path"] for facts in areas.values() for scene in (*facts["optical"], *facts["sar"]) if "path" in scene]
+    missing = [path for path in wanted if not path.exists()]
     if missing:
         raise StoreError(f"{missing[0]} and {len(missing) - 1} more files are gone: is another job writing to {root}? Run again, alone")
 
