@@ -304,18 +304,17 @@ def test_a_product_of_gaofen_shows_the_truth_where_it_says_it_lies(
     fact = next(fact for fact in facts["optical"] if fact["role"] == "cloudy")
     item = next(item for item, _ in list_products(Path("products")).items if item.item == fact["item"])
     grid = GridRecord.model_validate(facts["grid"]).to_geobox()
-    pixel_m = grid.resolution.x
     moved = GeoBox(grid.shape, Affine.translation(*fact["error_m"]) * grid.transform, grid.crs)
     settings = IngestSettings(dem=str(root / f"assets/{area}/{facts['dem']}/dem.tif"), check="none")
     record = SceneRecord(id="s", sensor=item.sensor, time=item.time, items=(item,))
     scene = gaofen6.read_scene(record, moved, settings, Resolver("products")).scene
     cloud, shadow = _read(root / fact["cloud"])
     truth = _read(root / fact["truth"]).astype(float)
-    seen = scene["valid"].values & (cloud < 3) & (shadow < 3)
-    assert seen.sum() > 300
+    seen = scene["valid"].values & (cloud < 10) & (shadow < 10)
+    assert seen.sum() > 200
     error = (scene["data"].values.astype(float) - truth)[:, seen]
-    assert abs(error.mean()) < 15
-    assert error.std() < (120 if pixel_m < 10 else 300)
+    assert abs(error.mean()) < 40  # haze of up to 4 % lies over it
+    assert error.std() < 80
     assert scene["data"].values[:, cloud > 250].mean() > 4000
 
 
