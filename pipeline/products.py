@@ -27,8 +27,9 @@ from scipy.ndimage import map_coordinates
 
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.rpc import crop_rpc, fit_rpc, format_rpb, shift_ground
-from sereno.pipeline.sensors.gaofen3_metadata import ABSENT, CORNERS, DIVISORS, MODES, POLARISATIONS
-from sereno.pipeline.sensors.gaofen6 import ESUN, GAINS, compute_reflectance_factor
+from sereno.pipeline.sensors.gaofen3_metadata import CORNERS, DIVISORS, MODES, POLARISATIONS
+from sereno.pipeline.sensors.gaofen6_calibration import ESUN, compute_reflectance_factor, find_gains
+from sereno.pipeline.sensors.gaofen_xml import ABSENT
 from sereno.pipeline.sun import BEIJING_H, compute_distance, compute_sun
 
 Float = npt.NDArray[np.float64]
@@ -406,8 +407,7 @@ def _see_all(ground: Ground, layers: Layers, view: View) -> Layers:
 
 def _to_counts(reflectance: Layers, instrument: str, zenith_deg: float, time: datetime, *, limit: int = OPTICAL_MAX_DN) -> npt.NDArray[Any]:
     """Digital numbers of reflectance (band, row, column), by the gains of the year; at least 1 where there is ground."""
-    years = GAINS[instrument]
-    gains = years[min(years, key=lambda year: abs(year - time.year))].bands
+    gains = find_gains(instrument, time.year)[1].bands
     factors = [
         compute_reflectance_factor(gain, esun, zenith_deg, compute_distance(time))
         for gain, esun in zip(gains, ESUN[instrument], strict=True)

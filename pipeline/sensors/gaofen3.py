@@ -30,7 +30,6 @@ from sereno.pipeline.scene import Bool2d, Plate
 from sereno.pipeline.sensors.access import Access, read_pixels
 from sereno.pipeline.sensors.assets import LossError
 from sereno.pipeline.sensors.gaofen3_metadata import (
-    ABSENT,
     DIVISORS,
     INCIDENCE,
     META,
@@ -43,6 +42,7 @@ from sereno.pipeline.sensors.gaofen3_metadata import (
     parse_metadata,
     parse_name,
 )
+from sereno.pipeline.sensors.gaofen_xml import ABSENT
 from sereno.pipeline.sensors.orthorectification import (
     Ground,
     Layers,

@@ -22,16 +22,9 @@ from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.plates import place_scene
 from sereno.pipeline.sensors import gaofen6
-from sereno.pipeline.sensors.gaofen6 import (
-    ESUN,
-    GAINS,
-    compute_reflectance_factor,
-    find_calibration,
-    find_flaws,
-    parse_metadata,
-    read_scene,
-    to_item,
-)
+from sereno.pipeline.sensors.gaofen6 import find_flaws, read_scene, to_item
+from sereno.pipeline.sensors.gaofen6_calibration import ESUN, GAINS, compute_reflectance_factor
+from sereno.pipeline.sensors.gaofen6_metadata import parse_metadata
 from sereno.pipeline.shiftfield import make_shift
 from sereno.pipeline.signing import Resolver
 
@@ -98,16 +91,6 @@ def change_image(path: Path, change: Callable[[Any], None]) -> None:
         values = file.read()
         change(values)
         file.write(values)
-
-
-def test_reflectance_gives_the_worked_number() -> None:
-    # DN 1000, gain 0.0675 (WFV B1 of 2020), ESUN 1952.16, zenith 30 degrees, d = 1.
-    assert 1000 * compute_reflectance_factor(GAINS["GF6-WFV"][2020].bands[0], 1952.16, 30.0, 1.0) == pytest.approx(0.12543, abs=1e-5)
-
-
-def test_distance_of_the_sun_counts_squared() -> None:
-    near, far = (compute_reflectance_factor(0.0675, 1952.16, 30.0, distance) for distance in (0.9833, 1.0167))
-    assert far / near == pytest.approx((1.0167 / 0.9833) ** 2)
 
 
 @pytest.mark.parametrize(("sensor", "n_bands"), [("PMS", 4), ("WFV", 8)])
@@ -259,7 +242,7 @@ def test_a_year_that_is_not_known_takes_the_nearest_and_says_so(tmp_path: Path) 
 
 def test_own_gains_replace_the_table(tmp_path: Path) -> None:
     product = write(tmp_path)
-    own = {"GF6-PMS": {"gains": [2 * gain for gain in GAINS["GF6-PMS"][2020].bands], "esun": gaofen6.ESUN["GF6-PMS"]}}
+    own = {"GF6-PMS": {"gains": [2 * gain for gain in GAINS["GF6-PMS"][2020].bands], "esun": ESUN["GF6-PMS"]}}
     table, doubled = read(product).scene, read(product, gaofen={"calibration": own}).scene
     np.testing.assert_allclose(doubled["data"].values, 2.0 * table["data"].values, atol=3)  # both are rounded in plate and scene
     facts = doubled.attrs["provenance"]["items"][0]
@@ -281,22 +264,6 @@ def test_beijing_time_is_told_by_the_sun(tmp_path: Path) -> None:
     spoil_text("*.xml", "<SolarZenith>", "<SolarZenith>7")(product)
     metadata = parse_metadata(next(product.glob("*.xml")).read_text(), where="PRODUCT")
     assert "neither as Beijing's" in metadata.clock.warning
-
-
-@pytest.mark.real
-def test_real_metadata_of_gaofen_1_and_2_are_read() -> None:
-    seen = {}
-    for path in sorted((find_samples() / "gaofen").rglob("GF[12]_*.xml")):
-        found = parse_metadata(path.read_bytes(), where=path.name)
-        seen[path.name.split("_")[0] + found.sensor + str(found.n_bands)] = found
-        assert found.clock.ahead_h == 8
-        assert not found.clock.warning
-        with pytest.raises(DataError, match=f"calibration.{found.satellite}-{found.sensor}"):
-            find_calibration(found, IngestSettings(), where=path.name)
-    assert seen["GF1WFV34"].clock.time == datetime(2020, 5, 23, 5, 3, 8, tzinfo=UTC)
-    assert (seen["GF1WFV34"].size, seen["GF1WFV34"].cloud_pct, seen["GF1WFV34"].sun_zenith_deg) == ((13719, 12000), 38, 13.7242)
-    assert seen["GF2PMS14"].clock.time.day == 10
-    assert seen["GF2PMS11"].gsd_m == 0.81
 
 
 def test_a_sun_below_the_horizon_is_refused(tmp_path: Path) -> None:
