@@ -38,7 +38,7 @@ from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.sensors.access import Access, read_pixels
 from sereno.pipeline.sensors.assets import Asset, LossError
-from sereno.pipeline.sensors.geolocation import DATUM_TAG, SOURCE_TAG, find_datum, horizontal_of
+from sereno.pipeline.sensors.heights import DATUM_TAG, SOURCE_TAG, find_datum, horizontal_of
 from sereno.pipeline.signing import Resolver, check_credentials, find_resolver
 
 logger = logging.getLogger(__name__)

@@ -43,6 +43,7 @@ from sereno.pipeline.sensors.gaofen3_metadata import (
     parse_name,
 )
 from sereno.pipeline.sensors.gaofen_xml import ABSENT
+from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.orthorectification import (
     Ground,
     Layers,
@@ -53,11 +54,11 @@ from sereno.pipeline.sensors.orthorectification import (
     find_positions,
     open_image,
     open_product,
-    read_relief,
     to_footprint,
     to_placement,
+    to_relief,
 )
-from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading, to_stored_power
+from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading, to_stored_power
 from sereno.pipeline.signing import Resolver
 
 Float = npt.NDArray[np.float64]
@@ -223,24 +224,19 @@ def _read_item(
         return incomplete
     place = widen_place(find_place(wanted), settings.margin_px, wanted.shape)
     extra = tuple(name for name in ("incidence", *(f"rpc-{band}" for band in bands)) if name in item.assets)
-    relief = None
+    heights = None if settings.dem is None else read_ellipsoidal_heights(grid[place], settings, where=f"item {item.item}")
     try:
         with open_product(item, (*names, *extra), resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
-            relief = read_relief(grid[place], settings, metadata.height_m, where=f"item {item.item}")
+            relief = to_relief(heights, settings, metadata.height_m)
             ground = Ground(grid, place, 0, relief)  # the grid has its margin already
             layers = [_read_band((item, band), files, metadata, ground, settings) for band in bands]
     except (DataError, MissingError, LossError) as error:
-        if relief is None and settings.dem and settings.dem in str(error):
-            raise  # a fault of the settings, not of the item
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
     plates, n_clamped = _to_plates(layers, ground, settings)
     power, inside = place_plates(plates, bands, source=grid, target=grid[place])
     facts = {
-        "offset": 0,
-        "offset_reason": "backscatter has none",
-        "offset_check": None,
-        "calibration": CALIBRATION,
+        **describe_power(CALIBRATION),
         "mode": metadata.mode,
         "processing_level": metadata.level,
         "saturation_pct": {band: metadata.saturation_pct[band] for band in bands},

@@ -28,6 +28,7 @@ from sereno.pipeline.sensors.access import read_pixels
 from sereno.pipeline.sensors.assets import LossError
 from sereno.pipeline.sensors.gaofen6_calibration import Calibration, find_calibration
 from sereno.pipeline.sensors.gaofen6_metadata import NAME, Metadata, parse_metadata
+from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.orthorectification import (
     Ground,
     Layers,
@@ -37,9 +38,9 @@ from sereno.pipeline.sensors.orthorectification import (
     find_positions,
     open_image,
     open_product,
-    read_relief,
     to_footprint,
     to_placement,
+    to_relief,
 )
 from sereno.pipeline.signing import Resolver
 
@@ -268,7 +269,7 @@ def _read_item(
     if incomplete is not None:
         return incomplete
     place = widen_place(find_place(wanted), settings.margin_px, wanted.shape)
-    relief = None
+    heights = None if settings.dem is None else read_ellipsoidal_heights(grid[place], settings, where=f"item {item.item}")
     try:
         with open_product(item, names, resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
@@ -276,12 +277,10 @@ def _read_item(
             calibrations = [find_calibration(image.metadata, settings, where=f"item {item.item}") for image in plan]
             first = _name_rpc(images[0])
             stated = parse_rpc(files[first].read_bytes(), where=f"item {item.item}, {first}").height_off
-            relief = read_relief(grid[place], settings, float(stated), where=f"item {item.item}")
+            relief = to_relief(heights, settings, float(stated))
             ground = Ground(grid, place, settings.margin_px, relief)
             sheets = [_read_sheet((item, *what), files, ground, settings) for what in zip(plan, calibrations, strict=True)]
     except (DataError, MissingError, LossError) as error:
-        if relief is None and settings.dem and settings.dem in str(error):
-            raise  # a fault of the settings, not of the item
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16, asset=images[0])
     plates = tuple(sheet.plate for sheet in sheets if sheet.plate is not None)
     reflectance, inside = place_plates(plates, bands, source=grid, target=grid[place])

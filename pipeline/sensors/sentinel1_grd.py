@@ -34,7 +34,6 @@ from sereno.pipeline.sensors.geolocation import (
     compute_positions,
     compute_surface,
     locate,
-    read_ellipsoidal_heights,
 )
 from sereno.pipeline.sensors.ground_range import (
     KERNEL_PX,
@@ -51,6 +50,7 @@ from sereno.pipeline.sensors.ground_range import (
     to_asset,
     to_part,
 )
+from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.orthorectification import average_blocks, count_looks
 from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading, to_stored_power
 from sereno.pipeline.signing import Resolver

@@ -27,7 +27,7 @@ from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, Missi
 from sereno.pipeline.ledger import read_ledger
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.sensors import assets
-from sereno.pipeline.sensors.geolocation import describe_surface, read_ellipsoidal_heights
+from sereno.pipeline.sensors.heights import describe_surface, read_ellipsoidal_heights
 from sereno.pipeline.server import running_server
 
 SETTINGS = DemSettings(margin_m=500, pixel_m=30, attempts=2)
