@@ -46,6 +46,7 @@ from sereno.pipeline.scene import to_scene  # noqa: E402
 from sereno.pipeline.sensors import gaofen3, gaofen6  # noqa: E402
 from sereno.pipeline.shiftfield import ShiftField, make_shift  # noqa: E402
 from sereno.pipeline.signing import Resolver  # noqa: E402
+from sereno.pipeline.views import Terrain  # noqa: E402
 
 SIDE: Final = 512
 """Side of two dates, pixels."""
@@ -215,7 +216,7 @@ def write_set(folder: Path, seed: int, hills_m: float) -> list[tuple[Product, xr
     """A clear, a SAR and a cloudy product over one ground, as they are read."""
     rng = np.random.default_rng(seed + 50)
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(0, 1, (GROUND_PX, GROUND_PX)), 40, mode="wrap")
-    relief = products.Ground(make_grid(GROUND_PX), (300 + hills_m * noise / np.abs(noise).max()).astype(np.float32))
+    relief = Terrain(make_grid(GROUND_PX), (300 + hills_m * noise / np.abs(noise).max()).astype(np.float32))
     limits = {"clear": CLEAR_ERROR_M, "cloudy": ERROR_M, "sar": ERROR_M}
     errors = {name: tuple(float(error) for error in rng.uniform(-limit, limit, 2)) for name, limit in limits.items()}
     view, scenes = Ground(seed, GROUND_PX), []
@@ -226,7 +227,7 @@ def write_set(folder: Path, seed: int, hills_m: float) -> list[tuple[Product, xr
     return scenes
 
 
-def write_product(folder: Path, relief: products.Ground, view: Ground, product: Product) -> Path:
+def write_product(folder: Path, relief: Terrain, view: Ground, product: Product) -> Path:
     """The folder of one product."""
     flight = products.Pass(datetime(2020, 6, 3, 3, 10, tzinfo=UTC), 1000, product.error_m)
     if product.name == "sar":
@@ -236,7 +237,7 @@ def write_product(folder: Path, relief: products.Ground, view: Ground, product: 
     return products.write_gaofen6_pms(folder, relief, image, flight, has_pan=False)
 
 
-def read_product(product: Path, relief: products.Ground) -> xr.Dataset:
+def read_product(product: Path, relief: Terrain) -> xr.Dataset:
     """The scene of a product, terrain corrected."""
     dem = product.parent / "dem.tif"
     shape: dict[str, Any] = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": GROUND_PX, "width": GROUND_PX}

@@ -37,7 +37,6 @@ from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make
 from sereno.pipeline.overlay import Overlay
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.products import (
-    HEADING_DEG,
     OPTICAL_GSD_M,
     Pass,
     Radar,
@@ -46,10 +45,10 @@ from sereno.pipeline.products import (
     write_gaofen6_pms,
     write_gaofen6_wfv,
 )
-from sereno.pipeline.products import Ground as Terrain
 from sereno.pipeline.radar import add_speckle, compute_backscatter, displace_image, draw_displacement, make_swath
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE
 from sereno.pipeline.store import staged, write_json
+from sereno.pipeline.views import HEADING_DEG, Terrain
 from sereno.pipeline.world import (
     MARGIN_PX,
     SAR_MARGIN_PX,
@@ -330,11 +329,12 @@ def _write_gaofen6(site: _Site, visit: Visit, number: int, grid: GeoBox) -> dict
     scenery = make_scenery(site.ground, camera, flight.time, stac.to_middle(site.grid))
     seen = cover_scenery(rng, scenery, draw_sky(rng, visit.role, site.area.size_px))
     cover = round(100 * float((seen.cloud >= CLOUDY_FROM).mean()), 1)
+    flight = flight._replace(cloud_pct=cover)
     if camera == "WFV":
-        product = write_gaofen6_wfv(site.products, site.terrain, seen.image, flight, cloud_pct=cover)
+        product = write_gaofen6_wfv(site.products, site.terrain, seen.image, flight)
     else:
         has_pan = site.area.size_px <= PAN_MAX_PX
-        product = write_gaofen6_pms(site.products, site.terrain, seen.image, flight, has_pan=has_pan, cloud_pct=cover)
+        product = write_gaofen6_pms(site.products, site.terrain, seen.image, flight, has_pan=has_pan)
     fact = _describe_product(site, product, flight) | {"role": visit.role, "cloud_cover_pct": cover}
     truth = _write_gaofen_truth(site, product.name, (scenery, seen), grid) if visit.role == "cloudy" else {"truth": None, "cloud": None}
     return fact | truth

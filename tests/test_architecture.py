@@ -41,7 +41,7 @@ PIPELINE_LANES = (
         "speckle",
     },
     {"catalogue", "detectors", "mosaic", "estimate", "probes", "plates"},
-    {"ground", "atmosphere", "elevation"},
+    {"ground", "atmosphere", "elevation", "views"},
     {"radar", "stac", "world", "overlay", "skies", "overflights"},
     {"sensors"},
     {"cover", "products"},

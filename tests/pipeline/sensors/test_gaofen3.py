@@ -26,6 +26,7 @@ from sereno.pipeline.sensors import gaofen3
 from sereno.pipeline.sensors.gaofen3 import read_scene, to_item
 from sereno.pipeline.shiftfield import make_shift
 from sereno.pipeline.signing import Resolver
+from sereno.pipeline.views import Terrain
 
 SIZE = 240
 BOX = GeoBox((SIZE, SIZE), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
@@ -36,9 +37,9 @@ FLIGHT = products.Pass(datetime(2020, 6, 3, 22, 10, tzinfo=UTC), 4266581)
 HILLS_M = 100.0
 
 
-def make_ground(relief_m: float = HILLS_M) -> products.Ground:
+def make_ground(relief_m: float = HILLS_M) -> Terrain:
     y, x = np.mgrid[:SIZE, :SIZE]
-    return products.Ground(BOX, (300 + relief_m * np.sin(x / 27) * np.cos(y / 31)).astype(np.float32))
+    return Terrain(BOX, (300 + relief_m * np.sin(x / 27) * np.cos(y / 31)).astype(np.float32))
 
 
 def make_power(*bands: str) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def make_power(*bands: str) -> dict[str, Any]:
     return {band: (0.1 + 0.05 * np.sin(x / 9 + number) * np.cos(y / 11)).astype(np.float32) for number, band in enumerate(bands)}
 
 
-def write_dem(path: Path, ground: products.Ground) -> str:
+def write_dem(path: Path, ground: Terrain) -> str:
     profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": SIZE, "width": SIZE}
     with rasterio.open(path, "w", **profile, crs=str(BOX.crs), transform=BOX.transform) as file:
         file.write(ground.heights_m, 1)
@@ -63,7 +64,7 @@ def read(product: Path, **settings: Any) -> Reading:
     return read_scene(record, AREA, IngestSettings(**{"margin_px": MARGIN, "attempts": 1} | settings), Resolver(str(product.parent)))
 
 
-def write(folder: Path, *bands: str, level: str = "L1A", ground: products.Ground | None = None) -> Path:
+def write(folder: Path, *bands: str, level: str = "L1A", ground: Terrain | None = None) -> Path:
     return products.write_gaofen3(
         folder, ground or make_ground(), make_power(*(bands or ("HH", "HV"))), FLIGHT, radar=products.Radar(level=level)
     )
@@ -322,7 +323,7 @@ def test_ground_without_a_height_is_not_used_and_said(tmp_path: Path) -> None:
 
 def test_a_geoid_is_added_to_heights_above_the_sea(tmp_path: Path) -> None:
     ground, geoid = make_ground(), make_ground(0)
-    over_sea = products.Ground(BOX, ground.heights_m - 300)
+    over_sea = Terrain(BOX, ground.heights_m - 300)
     dem, undulation = write_dem(tmp_path / "dem.tif", over_sea), write_dem(tmp_path / "geoid.tif", geoid)
     scene = read(write(tmp_path, ground=ground), dem=dem, geoid=undulation).scene
     assert np.abs(scene["data"].values[0] / 100 - 10 * np.log10(make_power("HH")["HH"][INNER])).max() < 0.1

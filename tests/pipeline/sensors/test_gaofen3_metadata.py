@@ -20,12 +20,13 @@ from sereno.pipeline.sensors.gaofen3_metadata import (
     parse_metadata,
     parse_name,
 )
+from sereno.pipeline.views import Terrain
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
     """The metadata of a simulated product of HH and HV."""
-    ground = products.Ground(GeoBox((40, 40), Affine(10, 0, 5e5, 0, -10, 45e5), "EPSG:32650"), np.full((40, 40), 120, np.float32))
+    ground = Terrain(GeoBox((40, 40), Affine(10, 0, 5e5, 0, -10, 45e5), "EPSG:32650"), np.full((40, 40), 120, np.float32))
     power = {band: np.full((40, 40), 0.1, np.float32) for band in ("HH", "HV")}
     flight = products.Pass(datetime(2021, 1, 7, 9, 54, 53, tzinfo=UTC), 5379609)
     product = products.write_gaofen3(tmp_path, ground, power, flight, radar=products.Radar())

@@ -22,10 +22,11 @@ from sereno.pipeline.sensors.gaofen3_metadata import parse_metadata
 from sereno.pipeline.sensors.gaofen6_calibration import ESUN, GAINS, compute_reflectance_factor
 from sereno.pipeline.signing import Resolver
 from sereno.pipeline.sun import compute_distance
+from sereno.pipeline.views import Terrain
 
 SIZE = 160
 BOX = GeoBox((SIZE, SIZE), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
-GROUND = products.Ground(BOX, np.full((SIZE, SIZE), 300, np.float32))
+GROUND = Terrain(BOX, np.full((SIZE, SIZE), 300, np.float32))
 CORNER = BOX[20:60, 90:140]
 """In the upper right of the images, whose columns there are far from their rows."""
 FLIGHT = products.Pass(datetime(2020, 6, 3, 22, 10, tzinfo=UTC), 4266581)
