@@ -229,7 +229,7 @@ class QuerySettings(Settings):
     """Tracks of the SAR scenes; empty means all."""
     cover_from: Literal["scl", "catalogue"] = "scl"
     """`scl`: cloud cover is measured over the area in a small overview of SCL, before anything else is read. `catalogue`: its word for the
-    whole tile is taken."""
+    whole tile is taken. Products of Gaofen have no SCL: what they state of the whole image is taken in any case."""
     cover_pixel_m: Annotated[float, Field(gt=0)] = 160.0
     """Largest pixel of that overview."""
     cloudy_cover_pct: tuple[float, float] = (10.0, 95.0)
@@ -247,8 +247,8 @@ class QuerySettings(Settings):
     exclude: tuple[str, ...] = ()
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     table: Path | None = None
-    """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair; none pairs
-    them by overlap, time and cloud cover. Unless `inputs` is `found`, `cloudy` may be empty."""
+    """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair. None:
+    they are paired by overlap, time and cloud cover. Unless `inputs` is `found`, `cloudy` may be empty."""
     inputs: Inputs = "found"
     """`found`: real cloudy scenes. `simulated`: every clear scene is target and input in one, and `align` lays clouds over the input.
     `either`: as found where an area has a real pair, else simulated; with a `table`, row by row: simulated where `cloudy` is empty."""
@@ -414,13 +414,13 @@ class AlignSettings(Settings):
     """How SAR, and where needed the cloudy image, is laid onto the clear one."""
 
     search_m: Annotated[float, Field(gt=0)] = 100.0
-    """How far SAR may lie from where it belongs, metres; fields that use more than 80 % of it are refused. RPC without control points err
+    """How far an image may lie from the clear one, metres; fields that use more than 80 % of it are refused. RPC without control points err
     by tens of metres: 300 for Gaofen. Beyond 12 pixels the search goes from coarse to fine. Where `ingest.margin_px` reaches less far, a
     strip along the edge may be lost."""
     field: FieldDegree = "affine"
     """The most a shift may change over the scene; a simpler field is taken where it explains the windows as well."""
     descriptor: DescriptorName = "self-similarity"
-    """What is compared. Half the error of `orientations` on made-up ground, level with it on real (benchmarks/results/registration.md)."""
+    """What is compared. Half the error of `orientations` on simulated ground, level on real (benchmarks/results/registration.md)."""
     window_px: Annotated[int, Field(ge=32)] = 128
     """Side of a matching window; made smaller for scenes too small for it."""
     step_px: Annotated[int, Field(ge=8)] = 96
@@ -565,7 +565,7 @@ class PipelineSettings(Settings):
     ingest: IngestSettings = IngestSettings()
     """Read and calibrate scenes."""
     align: AlignSettings = AlignSettings()
-    """Lay SAR onto optical."""
+    """Lay SAR, and where needed the cloudy image, onto the clear one."""
     mask: MaskSettings = MaskSettings()
     """Find clouds and shadows."""
     patch: PatchSettings = PatchSettings()

@@ -39,6 +39,7 @@ from sereno.pipeline.clouds import (
 )
 from sereno.pipeline.config import CloudMethod, MaskSettings
 from sereno.pipeline.errors import CatalogueError, DataError, MissingError
+from sereno.pipeline.pairs import is_gaofen
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.scene import Bool2d, bands_of, geobox_of
 
@@ -353,7 +354,7 @@ def _facts_of(image: Image) -> Mapping[str, Any]:
 
 
 def _is_gaofen(image: Image) -> bool:
-    return str(_facts_of(image).get("sensor")).startswith("gaofen")
+    return is_gaofen(str(_facts_of(image).get("sensor")))
 
 
 def _sun_of(image: Image) -> Sun | None:

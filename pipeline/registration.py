@@ -86,7 +86,7 @@ class Layer(NamedTuple):
     """Which of the two `values` are. SAR taken for optical has no structure and is refused."""
 
 
-Mover = Callable[[ShiftField], Layer]
+Placer = Callable[[ShiftField], Layer]
 """Gives an image with a field taken out, interpolated from what the sensor saw."""
 
 
@@ -116,7 +116,7 @@ class Registration:
     field: ShiftField
     """Content at (row, col) of the fixed image appears at (row + dy, col + dx) of the moved one. Zero if refused."""
     verdict: Literal["applied", "refused"]
-    """`refused` means: leave the moved image where its geocoding puts it."""
+    """`refused` means: nothing tells how far the moved image lies from where its geocoding puts it."""
     status: Status
     """Why, in one word."""
     reason: str
@@ -249,7 +249,7 @@ def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: fl
     return _judge(matches, layout, start, settings)
 
 
-def settle_field(fixed: Layer, place: Mover, settings: AlignSettings, *, pixel_m: float) -> Registration:
+def settle_field(fixed: Layer, place: Placer, settings: AlignSettings, *, pixel_m: float) -> Registration:
     """The field of an image whose relief falls into place only as the field is taken out; otherwise as `estimate_field`.
 
     Hills bend an image that is placed 100 m off, and windows disagree, however smooth the error that put it there. So a fitted field, even

@@ -18,11 +18,12 @@ from pyproj import Transformer
 
 from sereno.pipeline.atmosphere import SkySettings, Sun, compute_sun
 from sereno.pipeline.bands import GAOFEN_BANDS, SENTINEL2_BANDS
-from sereno.pipeline.clouds import CLOUDY, FULL
+from sereno.pipeline.clouds import CLOUDY, FULL, SCL_NODATA, SCL_SHADOW
 from sereno.pipeline.config import OverlaySettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.noise import Image
 from sereno.pipeline.overlay import Overlay, draw_clouds, lay_clouds
+from sereno.pipeline.pairs import is_gaofen
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, geobox_of
 
@@ -44,8 +45,6 @@ SEEN_SHADOW: Final = 0.3
 """From this loss of direct sunlight on a pixel counts as shadow: NIR is a fourth darker there."""
 SCL_CLASSES: Final = ((SEEN_CLOUD, 8), (0.7, 9))
 """Loss of the ground's picture from which the classification says cloud of medium, and of high probability."""
-SCL_SHADE: Final = 3
-"""Class of cloud shadow."""
 TRUTHS: Final = ("cloud_truth", "shadow_truth")
 """Variables (y, x) of a pair with a simulated sky, uint8 x 255: loss of the ground's picture at 660 nm, and of direct sunlight."""
 
@@ -147,8 +146,8 @@ def find_wavelengths(bands: tuple[str, ...], sensor: str) -> tuple[float, ...]:
     Raises:
         DataError: a band is not known.
     """
-    table = GAOFEN_BANDS if sensor.startswith("gaofen") else SENTINEL2_BANDS
-    known = {band.name: band.wavelength_nm for band in table} | ({"PAN": PAN_NM} if sensor.startswith("gaofen") else {})
+    known = {band.name: band.wavelength_nm for band in (GAOFEN_BANDS if is_gaofen(sensor) else SENTINEL2_BANDS)}
+    known |= {"PAN": PAN_NM} if is_gaofen(sensor) else {}
     unknown = [name for name in bands if name not in known]
     if unknown:
         raise DataError(f"bands {unknown} of {sensor} have no known wavelength, so no colour under clouds; known are {', '.join(known)}")
@@ -172,11 +171,11 @@ def _to_bytes(share: Image, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint
 
 
 def classify_cover(scl: npt.NDArray[np.uint8], overlay: Overlay) -> npt.NDArray[np.uint8]:
-    """The scene classes (y, x) of a clear image once it lies under clouds: `scl` with cloud and shadow, 0 stays 0."""
-    classes = scl.copy()
-    classes[(overlay.shadow >= SEEN_SHADOW) & (scl != 0)] = SCL_SHADE
+    """The scene classes (y, x) of a clear image once it lies under clouds: `scl` with cloud and shadow, SCL_NODATA where it says that."""
+    classes, known = scl.copy(), scl != SCL_NODATA
+    classes[(overlay.shadow >= SEEN_SHADOW) & known] = SCL_SHADOW[0]
     for loss, name in SCL_CLASSES:
-        classes[(overlay.cloud >= loss) & (scl != 0)] = name
+        classes[(overlay.cloud >= loss) & known] = name
     return classes
 
 
