@@ -134,9 +134,9 @@ def test_images_of_the_sentinels_are_not_registered_to_the_clear_one(tmp_path: P
 
 @pytest.mark.parametrize("asked", [None, True])
 def test_an_input_that_is_made_of_the_target_is_never_registered_to_it(asked: bool | None) -> None:
-    settings, made_up = AlignSettings(register_cloudy=asked), PAIR.model_copy(update={"sky": 1, "cloudy": "t"})
+    settings, simulated = AlignSettings(register_cloudy=asked), PAIR.model_copy(update={"sky": 1, "cloudy": "t"})
     assert is_cloudy_wanted(make_gaofen(), PAIR, settings)
-    assert not is_cloudy_wanted(make_gaofen(), made_up, settings)
+    assert not is_cloudy_wanted(make_gaofen(), simulated, settings)
 
 
 def test_registering_can_be_asked_for_and_classes_move_with_the_image(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Made-up clouds over clear images: nothing where there is none, what two streams of light say of thick ones, and the truth of it."""
+"""Simulated clouds over clear images: nothing where there is none, what two streams of light say of thick ones, and the truth of it."""
 
 from typing import Any
 
