@@ -176,6 +176,17 @@ def _to_facts(name: Name, metadata: Metadata, faults: dict[str, str]) -> dict[st
     return {key: value for key, value in facts.items() if value}
 
 
+class Product(NamedTuple):
+    """A product while it is read."""
+
+    item: ItemRecord
+    """What the lock says of it."""
+    files: dict[str, Path]
+    """Its files by the name of the asset."""
+    metadata: Metadata
+    """What it says of itself."""
+
+
 class Band(NamedTuple):
     """One polarisation in the geometry of its image."""
 
@@ -195,6 +206,32 @@ class Band(NamedTuple):
     """Tiles that cannot be read."""
     entry: Entry
     """Its line of the ledger."""
+
+
+class Averaged(NamedTuple):
+    """The part of an image under the area after its looks were averaged."""
+
+    placement: Placement
+    """How ground is found in it."""
+    shape: tuple[int, int]
+    """Its rows and columns."""
+    window: Window
+    """Rows and columns of the file before."""
+    looks: tuple[int, int]
+    """Rows and columns of the file in one of its pixels."""
+    width: int
+    """Columns of the whole file."""
+
+
+class Incidence(NamedTuple):
+    """Angles between the line of sight and the normal of the ellipsoid."""
+
+    angles_deg: Float
+    """Of a shape that broadcasts to (row, col) of the averaged part."""
+    source: str
+    """Where they come from, for the provenance."""
+    warnings: tuple[str, ...]
+    """What a user should know."""
 
 
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
@@ -230,7 +267,7 @@ def _read_item(
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
             relief = to_relief(heights, settings, metadata.height_m)
             ground = Ground(grid, place, 0, relief)  # the grid has its margin already
-            layers = [_read_band((item, band), files, metadata, ground, settings) for band in bands]
+            layers = [_read_band(Product(item, files, metadata), band, ground, settings) for band in bands]
     except (DataError, MissingError, LossError) as error:
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
     plates, n_clamped = _to_plates(layers, ground, settings)
@@ -270,14 +307,14 @@ def _lie_together(one: Band, other: Band) -> bool:
     return one.placement == other.placement and one.power.shape == other.power.shape
 
 
-def _read_band(what: tuple[ItemRecord, str], files: dict[str, Path], metadata: Metadata, ground: Ground, settings: IngestSettings) -> Band:
+def _read_band(product: Product, band: str, ground: Ground, settings: IngestSettings) -> Band:
     """One polarisation: the part of its image under the area, averaged as power and calibrated.
 
     Raises:
         DataError: it cannot be calibrated or placed.
         LossError: it cannot be read.
     """
-    (item, band), relief = what, ground.relief
+    (item, files, metadata), relief = product, ground.relief
     where = f"item {item.item}, {band}"
     coefficients = None
     if metadata.level != "L2" and f"rpc-{band}" in files:
@@ -296,12 +333,18 @@ def _read_band(what: tuple[ItemRecord, str], files: dict[str, Path], metadata: M
         power, lost = read_power(access, cut.window, looks)
         entry = access.to_entry("partly", f"{len(lost)} tiles cannot be read") if lost else access.to_entry("used")
     part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
-    angles, source, notes = _find_incidence(files, metadata, (part, power.shape, size[1]), (cut.window, looks), where)
+    rows, columns = power.shape
+    incidence = _find_incidence(product, Averaged(part, (rows, columns), cut.window, looks, size[1]), where)
+    angles = incidence.angles_deg
     gamma: Layers = np.asarray(power * scale / np.cos(np.radians(angles)), np.float32)
     ratio = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
-    facts |= {"looks": list(looks), "incidence_deg": [round(float(a), 3) for a in (angles.min(), angles.max())], "incidence_from": source}
+    facts |= {
+        "looks": list(looks),
+        "incidence_deg": [round(float(a), 3) for a in (angles.min(), angles.max())],
+        "incidence_from": incidence.source,
+    }
     relief_notes = relief.warnings if coefficients is not None else ()
-    return Band(band, gamma, part, ratio, facts, (*relief_notes, *notes, *_warn_of_level(metadata, item)), lost, entry)
+    return Band(band, gamma, part, ratio, facts, (*relief_notes, *incidence.warnings, *_warn_of_level(metadata, item)), lost, entry)
 
 
 def _describe(placement: Placement, relief: Relief, metadata: Metadata, divisor: tuple[float, str]) -> dict[str, Any]:
@@ -383,14 +426,8 @@ def _square(values: npt.NDArray[Any]) -> Layers:
     return squared
 
 
-def _find_incidence(
-    files: dict[str, Path],
-    metadata: Metadata,
-    part: tuple[Placement, tuple[int, ...], int],
-    cut: tuple[Window, tuple[int, int]],
-    where: str,
-) -> tuple[Float, str, tuple[str, ...]]:
-    """Incidence angles of the averaged part of an image, degrees, of a shape that broadcasts to it; where they come from; what to know.
+def _find_incidence(product: Product, part: Averaged, where: str) -> Incidence:
+    """Incidence of the averaged part of an image.
 
     Level 1 has a table with one angle per column. Level 2 has none: there it is the plane through the angles at near and far range,
     which lie on the sides of the swath that the direction of flight and of looking tell.
@@ -398,29 +435,33 @@ def _find_incidence(
     Raises:
         DataError: the table is damaged, or there is neither a table nor angles in the metadata.
     """
-    (placement, shape, width), (window, looks) = part, cut
-    if "incidence" in files and placement.rpc is not None:
+    files, metadata = product.files, product.metadata
+    if "incidence" in files and part.placement.rpc is not None:
         angles = parse_incidence(files["incidence"].read_bytes(), where=f"{where}, incidence")
-        if angles.size != width:
-            raise DataError(f"{where}: the table of incidence has {angles.size} angles for {width} columns; fetch the product again")
-        used = angles[int(window.col_off) :][: shape[1] * looks[1]]
-        return used.reshape(shape[1], looks[1]).mean(axis=1)[None], "incidence.xml, one angle per column", ()
+        if angles.size != part.width:
+            raise DataError(f"{where}: the table of incidence has {angles.size} angles for {part.width} columns; fetch the product again")
+        used = angles[int(part.window.col_off) :][: part.shape[1] * part.looks[1]]
+        return Incidence(used.reshape(part.shape[1], part.looks[1]).mean(axis=1)[None], "incidence.xml, one angle per column", ())
     if metadata.incidence_deg is None:
         raise DataError(f"{where}: neither incidence.xml nor incidence angles in the metadata, so gamma0 cannot be made; fetch it again")
     near, far = metadata.incidence_deg
-    if placement.rpc is not None:
-        columns = int(window.col_off) + (np.arange(shape[1]) + 0.5) * looks[1]
-        words = f"{where}: has no incidence.xml, its incidence is taken as linear between {near:.2f} and {far:.2f} degrees"
-        return (near + (far - near) * columns / width)[None], "linear in columns between near and far range", (words,)
-    corners = np.array(metadata.corners)
-    x, y = (np.array(axis) for axis in transform("EPSG:4326", placement.crs, corners[:, 0], corners[:, 1]))
+    if part.placement.rpc is None:
+        return Incidence(_fit_plane(metadata, (near, far), part), "plane through near and far range at the corners of the swath", ())
+    columns = int(part.window.col_off) + (np.arange(part.shape[1]) + 0.5) * part.looks[1]
+    words = f"{where}: has no incidence.xml, its incidence is taken as linear between {near:.2f} and {far:.2f} degrees"
+    return Incidence((near + (far - near) * columns / part.width)[None], "linear in columns between near and far range", (words,))
+
+
+def _fit_plane(metadata: Metadata, incidence_deg: tuple[float, float], part: Averaged) -> Float:
+    """Angles (row, col) of the plane through those at near and far range, at the corners of the swath."""
+    corners, affine, (near, far) = np.array(metadata.corners), part.placement.transform, incidence_deg
+    x, y = (np.array(axis) for axis in transform("EPSG:4326", part.placement.crs, corners[:, 0], corners[:, 1]))
     is_left = (metadata.direction == "descending") == (metadata.look == "L")  # then near range lies on the left of the image
     stated = np.array([near, far, far, near] if is_left else [far, near, near, far])
     terms = np.stack([np.ones(4), x - x.mean(), y - y.mean()], axis=1)
     plane = np.linalg.lstsq(terms, stated, rcond=None)[0]
-    rows, columns = np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij")
-    affine = placement.transform
+    rows, columns = np.meshgrid(*(np.arange(n) + 0.5 for n in part.shape), indexing="ij")
     east = affine.a * columns + affine.b * rows + affine.c - x.mean()
     north = affine.d * columns + affine.e * rows + affine.f - y.mean()
-    angles = np.clip(plane[0] + plane[1] * east + plane[2] * north, min(near, far), max(near, far))
-    return angles, "plane through near and far range at the corners of the swath", ()
+    angles: Float = np.clip(plane[0] + plane[1] * east + plane[2] * north, min(near, far), max(near, far))
+    return angles

@@ -235,8 +235,12 @@ class Sheet(NamedTuple):
     """Of the asset."""
     plate: Plate | None
     """What it shows of the wanted bands under the area; None if it does not reach there."""
-    flaws: tuple[int, int, int]
-    """Rows dropped, pixels saturated, pixels known."""
+    n_dropped: int
+    """Rows under the area that were dropped or repeated, in any band."""
+    n_saturated: int
+    """Pixels under the area with a saturated band."""
+    n_known: int
+    """Pixels under the area that were measured."""
     n_clamped: int
     """Values of the plate that had to be clamped."""
     lost: tuple[str, ...]
@@ -246,7 +250,7 @@ class Sheet(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is wanted of one image."""
+    """What is wanted of one image, and how it is calibrated."""
 
     name: str
     """Of the asset."""
@@ -258,6 +262,8 @@ class Wanted(NamedTuple):
     """Which tile it is."""
     metadata: Metadata
     """Of the image: for the panchromatic one those of the product with its instrument and its one band."""
+    calibration: Calibration
+    """From its digital numbers to reflectance."""
 
 
 def _read_item(
@@ -273,15 +279,15 @@ def _read_item(
     try:
         with open_product(item, names, resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
-            plan = [_plan_image(item, name, bands, metadata) for name in images]
-            calibrations = [find_calibration(image.metadata, settings, where=f"item {item.item}") for image in plan]
+            plan = [_plan_image(item, name, bands, metadata, settings) for name in images]
             first = _name_rpc(images[0])
             stated = parse_rpc(files[first].read_bytes(), where=f"item {item.item}, {first}").height_off
             relief = to_relief(heights, settings, float(stated))
             ground = Ground(grid, place, settings.margin_px, relief)
-            sheets = [_read_sheet((item, *what), files, ground, settings) for what in zip(plan, calibrations, strict=True)]
+            sheets = [_read_sheet(item, image, files, ground, settings) for image in plan]
     except (DataError, MissingError, LossError) as error:
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16, asset=images[0])
+    calibrations = [image.calibration for image in plan]
     plates = tuple(sheet.plate for sheet in sheets if sheet.plate is not None)
     reflectance, inside = place_plates(plates, bands, source=grid, target=grid[place])
     data = np.rint(reflectance * REFLECTANCE_SCALE).astype(np.uint16)
@@ -305,23 +311,26 @@ def _name_rpc(image: str) -> str:
     return f"rpc-{PAN}" if image == PAN else image.replace("image", "rpc")
 
 
-def _plan_image(item: ItemRecord, name: str, bands: tuple[str, ...], metadata: Metadata) -> Wanted:
+def _plan_image(item: ItemRecord, name: str, bands: tuple[str, ...], metadata: Metadata, settings: IngestSettings) -> Wanted:
     if name == PAN:
-        return Wanted(name, (PAN,), (0,), 0, metadata._replace(sensor=f"{metadata.sensor}-{PAN}", n_bands=1))
+        metadata = metadata._replace(sensor=f"{metadata.sensor}-{PAN}", n_bands=1)
+    calibration = find_calibration(metadata, settings, where=f"item {item.item}")
+    if name == PAN:
+        return Wanted(name, (PAN,), (0,), 0, metadata, calibration)
     all_bands = list_bands(SceneRecord(id=item.item, sensor=item.sensor, time=item.time, items=(item,)))
     chosen = tuple(band for band in bands if band != PAN)
-    return Wanted(name, chosen, tuple(all_bands.index(band) for band in chosen), int(name.removeprefix("image-")) - 1, metadata)
+    indices = tuple(all_bands.index(band) for band in chosen)
+    return Wanted(name, chosen, indices, int(name.removeprefix("image-")) - 1, metadata, calibration)
 
 
-def _read_sheet(what: tuple[ItemRecord, Wanted, Calibration], files: dict[str, Path], ground: Ground, settings: IngestSettings) -> Sheet:
+def _read_sheet(item: ItemRecord, wanted: Wanted, files: dict[str, Path], ground: Ground, settings: IngestSettings) -> Sheet:
     """The part of one image or tile under the area, calibrated.
 
     Raises:
         DataError: it has not the bands that the metadata state, or cannot be placed.
         LossError: it cannot be read.
     """
-    (item, wanted, calibration), name = what, what[1].name
-    where, metadata = f"item {item.item}, {name}", wanted.metadata
+    name, metadata, where = wanted.name, wanted.metadata, f"item {item.item}, {wanted.name}"
     coefficients = parse_rpc(files[_name_rpc(name)].read_bytes(), where=f"{where}, coefficients")
     with open_image(item, name, files[name], settings) as access:
         if access.source.count != metadata.n_bands:
@@ -329,18 +338,18 @@ def _read_sheet(what: tuple[ItemRecord, Wanted, Calibration], files: dict[str, P
         placement = to_placement(access, coefficients, where=where)
         cut = find_cut(placement, (access.source.height, access.source.width), ground)
         if cut is None:
-            return Sheet(name, None, (0, 0, 0), 0, (), access.to_entry("used", "the image does not reach the area"))
+            return Sheet(name, None, 0, 0, 0, 0, (), access.to_entry("used", "the image does not reach the area"))
         pixels = read_pixels(access, cut.window, tuple(access.source.indexes))
         entry = access.to_entry("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else access.to_entry("used")
     flaws = find_flaws(pixels.values, None if metadata.bits is None else 2**metadata.bits - 1)
     looks = count_looks(cut.steps)
     dn, valid = average_blocks(pixels.values[list(wanted.indices)], flaws.known & pixels.readable, looks)
-    values, n_clamped = _to_stored(dn, valid, calibration, wanted.indices)
+    values, n_clamped = _to_stored(dn, valid, wanted.calibration, wanted.indices)
     part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
     ratio = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
     plate = Plate(wanted.bands, values, valid, *find_positions(part, ground), ratio, wanted.layer)
-    counts = (flaws.n_dropped, int(np.count_nonzero(flaws.saturated)), int(np.count_nonzero(flaws.known)))
-    return Sheet(name, plate, counts, n_clamped, pixels.lost, entry)
+    n_saturated, n_known = (int(np.count_nonzero(layer)) for layer in (flaws.saturated, flaws.known))
+    return Sheet(name, plate, flaws.n_dropped, n_saturated, n_known, n_clamped, pixels.lost, entry)
 
 
 def _to_stored(dn: Layers, valid: Bool2d, calibration: Calibration, indices: tuple[int, ...]) -> tuple[npt.NDArray[np.uint16], int]:
@@ -372,16 +381,17 @@ def _describe(metadata: Metadata, calibration: Calibration, sheets: list[Sheet])
         "clock_ahead_h": metadata.clock.ahead_h,
         "clock_difference_deg": None if metadata.clock.difference_deg is None else round(metadata.clock.difference_deg, 3),
         "n_clamped": sum(sheet.n_clamped for sheet in sheets),
-        "n_saturated": sum(sheet.flaws[1] for sheet in sheets),
-        "n_dropped_rows": sum(sheet.flaws[0] for sheet in sheets),
+        "n_saturated": sum(sheet.n_saturated for sheet in sheets),
+        "n_dropped_rows": sum(sheet.n_dropped for sheet in sheets),
     }
 
 
 def _warn_of_flaws(item: ItemRecord, sheets: list[Sheet]) -> list[str]:
-    dropped, saturated, looked = (sum(sheet.flaws[index] for sheet in sheets) for index in range(3))
+    n_dropped = sum(sheet.n_dropped for sheet in sheets)
+    saturated = sum(sheet.n_saturated for sheet in sheets) / max(1, sum(sheet.n_known for sheet in sheets))
     words = []
-    if dropped:
-        words.append(f"item {item.item}: {dropped} rows of its bands were dropped or repeated by the receiver, their pixels are not used")
-    if looked and saturated / looked > SATURATED_SHARE:
-        words.append(f"item {item.item}: {saturated / looked:.1%} of its pixels are saturated, their reflectance is a lower bound")
+    if n_dropped:
+        words.append(f"item {item.item}: {n_dropped} rows of its bands were dropped or repeated by the receiver, their pixels are not used")
+    if saturated > SATURATED_SHARE:
+        words.append(f"item {item.item}: {saturated:.1%} of its pixels are saturated, their reflectance is a lower bound")
     return words
