@@ -32,7 +32,7 @@ from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import PIXEL_M, Ground, compute_shading, compute_spectra, make_ground
-from sereno.pipeline.noise import Image, average_blocks, blur_image
+from sereno.pipeline.noise import Image, average_blocks, blur_image, draw_sensor_noise
 from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make_scenery, sample_layers
 from sereno.pipeline.overlay import Overlay
 from sereno.pipeline.pairs import GridRecord
@@ -65,8 +65,6 @@ from sereno.pipeline.world import (
 logger = logging.getLogger(__name__)
 
 FORMAT: Final = "sereno-world/1"
-SENSOR_NOISE: Final = (0.0012, 0.004)
-"""Standard deviation of the optical noise: reflectance, and share of the signal (signal-to-noise of MSI: Drusch et al. 2012)."""
 TRUTH_NODATA: Final = 65535
 OVERVIEWS: Final = 3
 """Smaller copies in each file, each with half the pixels along a side of the one before: classes of 20 m are there at 160 m too."""
@@ -245,7 +243,7 @@ def _write_band(view: _View, band: int, folder: Path) -> Image:
     factor = facts.gsd_m // 10
     seen = average_blocks(apply_sky(clear, view.sky, band=band, wavelength_nm=facts.wavelength_nm), factor)
     rng = site.rng(view.product.item, facts.name)
-    seen += (SENSOR_NOISE[0] + SENSOR_NOISE[1] * seen) * rng.standard_normal(seen.shape, dtype=np.float32)
+    seen += draw_sensor_noise(rng, seen)
     offset = stac.BOA_OFFSET if stac.has_offset(view.visit.baseline) else 0
     number = np.clip(np.rint(seen * REFLECTANCE_SCALE) + offset, 1, MAX_REFLECTANCE).astype(np.uint16)
     number[average_blocks(view.valid, factor) < 1] = 0

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.archives import Contents
-from sereno.pipeline.bands import GAOFEN_BANDS
+from sereno.pipeline.bands import PAN, select_gaofen_bands
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
@@ -60,15 +60,13 @@ MIN_JUDGED_PX: Final = 16
 """From so few pixels nothing is said about a row."""
 DROPPED_SHARE: Final = 0.5
 """A row of which more than this share holds no value, inside the image, was dropped."""
-PAN: Final = "PAN"
-"""Name of the panchromatic band, as a band and as an asset."""
 
 
 def find_metadata(names: list[str]) -> str | None:
     """The metadata of the multispectral image among the files of a product; None if it is no optical product of Gaofen."""
     for path in sorted(names):
         found = NAME.match(PurePosixPath(path).name)
-        if found and found["suffix"].lower() == ".xml" and not (found["part"] or "").upper().startswith("PAN"):
+        if found and found["suffix"].lower() == ".xml" and not (found["part"] or "").upper().startswith(PAN):
             return path
     return None
 
@@ -109,9 +107,9 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
                 what = f"image {name}".strip() if kind == "image" else f"coefficients (.rpb) of image {name}".strip()
                 raise DataError(f"{product} has no {what}: its copy may be unfinished, fetch it again")
             assets[key] = AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path])
-    pan = next((name for name, kind in files if name.startswith("PAN") and kind == "image"), None)
+    pan = next((name for name, kind in files if name.startswith(PAN) and kind == "image"), None)
     if pan is not None and (pan, "rpc") in files:
-        paths = {"PAN": files[pan, "image"], "rpc-PAN": files[pan, "rpc"]}
+        paths = {PAN: files[pan, "image"], _name_rpc(PAN): files[pan, "rpc"]}
         assets |= {key: AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path]) for key, path in paths.items()}
     return _to_record(product, metadata, assets, is_wfv=is_wfv), to_footprint(metadata.corners)[1]
 
@@ -210,7 +208,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
         DataError: that DEM has no height in the area.
         StoreError: there is no room to unpack an archive.
     """
-    known = list_bands(record)
+    known = select_gaofen_bands(record.sensor)
     bands = settings.bands or known
     unknown = [band for band in bands if band not in (*known, *((PAN,) if record.sensor == "gaofen-pms" else ()))]
     if unknown:
@@ -221,11 +219,6 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
         raise MissingError(f"{record.item}: holds no panchromatic image with coefficients (.rpb); take {PAN} out of pipeline.ingest.bands")
     mosaic = lay_items(record.items, geobox, partial(_read_item, bands=bands, settings=settings, resolver=resolver))
     return to_reading(record, mosaic, geobox, bands=bands, settings=settings)
-
-
-def list_bands(record: SceneRecord) -> tuple[str, ...]:
-    """Bands of the multispectral images of a scene, in the order of the file: eight for WFV of Gaofen-6, else four."""
-    return tuple(band.name for band in GAOFEN_BANDS[: 8 if record.sensor == "gaofen-wfv" else 4])
 
 
 class Sheet(NamedTuple):
@@ -317,7 +310,7 @@ def _plan_image(item: ItemRecord, name: str, bands: tuple[str, ...], metadata: M
     calibration = find_calibration(metadata, settings, where=f"item {item.item}")
     if name == PAN:
         return Wanted(name, (PAN,), (0,), 0, metadata, calibration)
-    all_bands = list_bands(SceneRecord(id=item.item, sensor=item.sensor, time=item.time, items=(item,)))
+    all_bands = select_gaofen_bands(item.sensor)
     chosen = tuple(band for band in bands if band != PAN)
     indices = tuple(all_bands.index(band) for band in chosen)
     return Wanted(name, chosen, indices, int(name.removeprefix("image-")) - 1, metadata, calibration)

@@ -122,11 +122,16 @@ def test_a_planted_target_lands_where_its_coefficients_say(tmp_path: Path, senso
 def test_tiles_of_wfv_are_laid_side_by_side_without_a_seam(tmp_path: Path) -> None:
     product = write(tmp_path, "WFV", relief_m=0)
     assert len(list(product.glob("*-[123].tiff"))) == 3
-    whole = read(product).scene
+    assert read(product).scene["valid"].values.all()
+
+
+def test_a_damaged_tile_of_wfv_loses_the_product_by_name(tmp_path: Path) -> None:
+    product = write(tmp_path, "WFV", relief_m=0)
     next(product.glob("*-2.tiff")).write_bytes(b"damaged")
-    facts = read(product, check="none").scene
-    assert whole["valid"].values.all()
-    assert "image-2" in str(facts.attrs["provenance"]["lost"]) or facts.attrs["provenance"]["refused"]
+    scene = read(product, check="none").scene
+    assert not scene["valid"].values.any()
+    (lost,) = scene.attrs["provenance"]["lost"]
+    assert (lost["item"], "-2.tiff" in lost["reason"]) == (product.name, True), lost
 
 
 @pytest.mark.parametrize("sensor", ["PMS", "WFV"])
