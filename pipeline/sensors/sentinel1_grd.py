@@ -157,7 +157,7 @@ def warn_of_relief(geolocation: Geolocation) -> str:
     )
 
 
-class Lie(NamedTuple):
+class Geocoding(NamedTuple):
     """Where the ground of a scene lies in an image, in lines and pixels of its annotation."""
 
     lattice: Float
@@ -175,7 +175,7 @@ class Lie(NamedTuple):
 
 def read_sheets(
     assets: Sequence[Asset], tables: Sequence[Tables], location: Location, terrain: Terrain, settings: IngestSettings
-) -> tuple[list[Sheet], Lie]:
+) -> tuple[list[Sheet], Geocoding]:
     """Each polarisation under the ground of `terrain`, and where that lies in it.
 
     Squares follow each other, the polarisations of one are read at the same time by the readers of the settings.
@@ -184,21 +184,21 @@ def read_sheets(
         NamedLossError: a file is lost.
         CatalogueError: a file cannot be read now.
     """
-    lie = _find_lie(location.geolocation, terrain)
+    geocoding = _find_geocoding(location.geolocation, terrain)
     ground, pieces = terrain.grid[terrain.place], []
     for square in split_grid((ground.shape.y, ground.shape.x)):
         heights = None if terrain.heights_m is None else terrain.heights_m[square]
         positions = compute_positions(location.geolocation, ground[square], heights)
-        _note_relief(lie, positions, (terrain.place[0].start + square[0].start, terrain.place[1].start + square[1].start))
+        _note_relief(geocoding, positions, (terrain.place[0].start + square[0].start, terrain.place[1].start + square[1].start))
         tasks = [
-            partial(_read_square, asset, table, positions, location.shape, steps=lie.steps)
+            partial(_read_square, asset, table, positions, location.shape, steps=geocoding.steps)
             for asset, table in zip(assets, tables, strict=True)
         ]
         pieces.append(run_tasks(tasks, settings.scheduler, settings.readers))
-    return [_join_pieces([square[index] for square in pieces]) for index in range(len(assets))], lie
+    return [_join_pieces([square[index] for square in pieces]) for index in range(len(assets))], geocoding
 
 
-def _find_lie(geolocation: Geolocation, terrain: Terrain) -> Lie:
+def _find_geocoding(geolocation: Geolocation, terrain: Terrain) -> Geocoding:
     """The lattice on the surface through the control points; relief is not known yet, and there is none without heights."""
     affine = terrain.grid.transform
 
@@ -209,17 +209,17 @@ def _find_lie(geolocation: Geolocation, terrain: Terrain) -> Lie:
         return lines.reshape(rows.shape), pixels.reshape(rows.shape)
 
     shape = tuple(terrain.grid.shape)
-    return Lie(make_lattice(locate_centres, shape), None if terrain.heights_m is None else np.full((2, *shape), np.nan, np.float32))
+    return Geocoding(make_lattice(locate_centres, shape), None if terrain.heights_m is None else np.full((2, *shape), np.nan, np.float32))
 
 
-def _note_relief(lie: Lie, positions: Positions, first: tuple[int, int]) -> None:
-    """Write how far relief moves the pixels of a square, which begins at row and column `first` of the grid, into `lie`."""
-    if lie.relief is None:
+def _note_relief(geocoding: Geocoding, positions: Positions, first: tuple[int, int]) -> None:
+    """Write how far relief moves the pixels of a square, which begins at row and column `first` of the grid, into `geocoding`."""
+    if geocoding.relief is None:
         return
     square = tuple(slice(start, start + size) for start, size in zip(first, positions.lines.shape, strict=True))
     places = Places(*np.meshgrid(*(np.arange(axis.start, axis.stop, dtype=float) for axis in square), indexing="ij"))
-    flat = compose_positions(Places(*lie.lattice), places, step_px=LATTICE_STEP_PX, first_px=-LATTICE_STEP_PX)
-    for layer, raised, level in zip(lie.relief, positions, flat, strict=True):
+    flat = compose_positions(Places(*geocoding.lattice), places, step_px=LATTICE_STEP_PX, first_px=-LATTICE_STEP_PX)
+    for layer, raised, level in zip(geocoding.relief, positions, flat, strict=True):
         layer[square] = raised - level
 
 
@@ -266,7 +266,7 @@ def _add_costs(bands: Sequence[Backscatter]) -> Backscatter:
     return bands[0]._replace(n_floored=sum(band.n_floored for band in bands), lost=lost, entry=entry)
 
 
-def _to_plates(sheets: dict[str, Sheet], lie: Lie, settings: IngestSettings) -> tuple[tuple[Plate, ...], int]:
+def _to_plates(sheets: dict[str, Sheet], geocoding: Geocoding, settings: IngestSettings) -> tuple[tuple[Plate, ...], int]:
     """The polarisations as stored plates, those that lie on each other together, and how many values were clamped."""
     alike: dict[tuple[Corner, tuple[int, ...]], list[str]] = {}
     for name, sheet in sheets.items():
@@ -279,9 +279,9 @@ def _to_plates(sheets: dict[str, Sheet], lie: Lie, settings: IngestSettings) -> 
         stored, n_clamped = to_stored_power(power, valid, settings.speckle)
         total += n_clamped
         per_row = np.array(corner.scale) * np.array(corner.looks)
-        lattice = (lie.lattice + 0.5) / per_row[:, None, None] - 0.5 - np.array(corner.first)[:, None, None]
-        relief = None if lie.relief is None else (lie.relief / per_row[:, None, None]).astype(np.float32)
-        down, across = (float(step / n) for step, n in zip(lie.steps, per_row, strict=True))
+        lattice = (geocoding.lattice + 0.5) / per_row[:, None, None] - 0.5 - np.array(corner.first)[:, None, None]
+        relief = None if geocoding.relief is None else (geocoding.relief / per_row[:, None, None]).astype(np.float32)
+        down, across = (float(step / n) for step, n in zip(geocoding.steps, per_row, strict=True))
         plates.append(Plate(tuple(names), stored, valid, lattice, relief, (down, across)))
     return tuple(plates), total
 
