@@ -76,7 +76,7 @@ SHIFT_COLUMNS: Final = (
 """Headings of the table of shifts."""
 TRUTH_COLUMNS: Final = ("true dy, px", "true dx, px", "off before, m", "off after, m", "off after, px")
 """Further headings where the world is simulated."""
-IMAGE_WORDS: Final = {"SAR": "SAR", "cloudy": "The cloudy image"}
+ROLE_WORDS: Final = {"sar": "SAR", "cloudy": "The cloudy image"}
 """What is registered to the clear scene, in a sentence."""
 SETTING_WORDS: Final = {
     "min_valid": "too little valid in SAR, input and target",
@@ -470,7 +470,7 @@ def _describe_shifts(results: Results, keys: Sequence[Key]) -> list[Block]:
         for field, error in zip(fields, errors, strict=True)
     ]
     note = "A shift is where the content of an image lay before it was moved, against that of the clear one: rows down, columns right. "
-    note += "Scatter is the standard deviation of the agreeing windows around the field. "
+    note += "Scatter is the root mean square distance of the agreeing windows from the field. "
     note += (
         "Off before and after: how far an image truly lay from the clear one where its geocoding put it, and how far it lies from it now, "
         "both in the middle of the scene."
@@ -483,7 +483,7 @@ def _describe_shifts(results: Results, keys: Sequence[Key]) -> list[Block]:
 
 def find_errors(results: Results, field: Measured) -> Errors | None:
     """How far an image of a simulated world lay off before it was moved, and lies off after; None where that is not known."""
-    true = find_true_shift(results, field.key, "sar" if field.image == "SAR" else "cloudy")
+    true = find_true_shift(results, field.key, field.role)
     if true is None:
         return None
     record = field.record
@@ -509,8 +509,8 @@ def _show_errors(errors: Errors | None) -> list[str]:
 def _sum_up_errors(fields: Sequence[Measured], errors: Sequence[Errors | None]) -> list[Block]:
     """One sentence per kind of image: how far it lay off before and lies off after; nothing where that is not known."""
     blocks: list[Block] = []
-    for image, words in IMAGE_WORDS.items():
-        found = [error for field, error in zip(fields, errors, strict=True) if field.image == image and error is not None]
+    for role, words in ROLE_WORDS.items():
+        found = [error for field, error in zip(fields, errors, strict=True) if field.role == role and error is not None]
         if found:
             before, after = (
                 f"{min(ends):.1f} to {max(ends):.1f} m" for ends in zip(*((e.before_m, e.after_m) for e in found), strict=True)
@@ -599,7 +599,7 @@ def _list_refused_shifts(results: Results) -> list[Block]:
     measured = list_fields(results)
     refused = [field for field in measured if field.record["verdict"] == "refused"]
     if not refused:
-        return [*blocks, Text(f"None of {len(measured)}." if results.aligned else "No pair was aligned: run `sereno align`.")]
+        return [*blocks, Text(f"None of {len(measured)} fields." if results.aligned else "No pair was aligned: run `sereno align`.")]
     rows = [[Cell(f"{field.key[0]} {field.key[1]}"), Cell(field.image), Cell(field.record["reason"])] for field in refused]
     return [
         *blocks,
