@@ -2,7 +2,7 @@
 
 python benchmarks/registration_dates.py --scenes 3 --products 5 --samples FOLDER
 
-Made-up ground gives the truth; products of Gaofen are written with a known error and read by their readers. Prints the tables of
+Simulated ground gives the truth; products of Gaofen are written with a known error and read by their readers. Prints the tables of
 benchmarks/results/registration.md. One thread: set OMP_NUM_THREADS=1.
 """
 
@@ -284,7 +284,7 @@ def read_tile(folder: Path) -> Array:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=3, help="made-up grounds seen at two dates")
+    parser.add_argument("--scenes", type=int, default=3, help="simulated grounds seen at two dates")
     parser.add_argument("--products", type=int, default=5, help="sets of Gaofen products per kind of ground; at least 3")
     parser.add_argument("--samples", type=Path, help="folder of real files")
     chosen = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Two views of one made-up ground: what registration is tested and timed on, with the truth known everywhere.
+"""Two views of one simulated ground: what registration is tested and timed on, with the truth known everywhere.
 
 Parcels, roads, a river and villages are continuous functions of place, so a view can be drawn under any field of shifts without being
 interpolated. Reflectance and backscatter of a parcel are drawn independently of each other: contrasts agree only by chance. There are no
@@ -55,7 +55,7 @@ HOUSE: Final = Kind((0.18, 0.20, 0.24), (-3, -10))
 
 
 class Ground:
-    """A square of made-up ground."""
+    """A square of simulated ground."""
 
     def __init__(self, seed: int, side: int) -> None:
         """Draw ground of `side` pixels."""

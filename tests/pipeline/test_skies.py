@@ -1,6 +1,5 @@
 """The input made of its target: the truth is kept, equal pairs get equal skies and others others, and what cannot be covered is refused."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import rasterio
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from real_files import find_samples
 
 from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS
 from sereno.pipeline.config import OverlaySettings
@@ -18,7 +18,6 @@ from sereno.pipeline.scene import with_grid
 from sereno.pipeline.skies import SEEN_CLOUD, SEEN_SHADOW, THICK, TRUTHS, cover_pair, find_sun, find_wavelengths, read_truth
 from sereno.pipeline.store import open_dataset, save_dataset
 
-SAMPLES = os.environ.get("SERENO_SAMPLES")
 SIDE = 120
 GRID = GeoBox((SIDE, SIDE), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
 SETTINGS = OverlaySettings(cover=(0.3, 0.4), cloud_m=(150, 200), base_m=(300, 500))
@@ -163,12 +162,11 @@ def test_a_covered_pair_is_stored_and_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_simulated_cloud_over_a_real_image_has_the_colours_of_real_cloud() -> None:
     """Clouds equally bright in red: every band but those that the other season of the ground or vapour rules is within a seventh."""
     images = []
     for kind in ("s2_cloudy", "s2_cloudfree"):
-        with rasterio.open(Path(str(SAMPLES), f"sen12mscr/glfcr/{kind}/ROIs1970_fall_139_p839.tif")) as source:
+        with rasterio.open(find_samples() / f"sen12mscr/glfcr/{kind}/ROIs1970_fall_139_p839.tif") as source:
             images.append(source.read()[:, :SIDE, :SIDE])
     pair = make_pair()
     pair["clear"][:] = images[1]

@@ -1,4 +1,4 @@
-"""From a Gaofen product with made-up clouds to its mask: the product is written, read, and its clouds are found where they were put."""
+"""From a Gaofen product with simulated clouds to its mask: the product is written, read, and its clouds are found where they were put."""
 
 from datetime import UTC, datetime
 from pathlib import Path
