@@ -145,7 +145,7 @@ checkpoint query_area:
     message:
         "search scenes and pair them: {wildcards.area}"
     shell:
-        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} {params.dem_margin} "
+        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} {params.dem_margin:q} "
         "--max-requests {resources.max_requests} --tries {resources.tries} 2> {log:q}"
 
 
