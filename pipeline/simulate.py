@@ -255,11 +255,18 @@ def _write_band(view: _View, band: int, folder: Path) -> Image:
 def _write_truth(view: _View, clear: dict[str, Image]) -> dict[str, str]:
     """Write what lies under the clouds and where they are, on the grid of the area; the names of the files."""
     inner = (slice(MARGIN_PX, -MARGIN_PX),) * 2
-    values = np.stack([np.clip(np.rint(clear[name][inner] * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE) for name in L2A_BANDS])
-    item, grid = view.product.item, view.site.grid
-    _write_cog(view.site.truth / f"{item}.tif", values.astype(np.uint16), grid, nodata=TRUTH_NODATA, names=L2A_BANDS)
-    masks = np.stack([np.rint(np.clip(part[inner], 0, 1) * 255) for part in (view.sky.cloud, view.sky.shadow)]).astype(np.uint8)
-    _write_cog(view.site.truth / f"{item}_cloud.tif", masks, grid, nodata=None, names=("cloud", "shadow"))
+    reflectance = np.stack([clear[name][inner] for name in L2A_BANDS])
+    covers = np.stack([part[inner] for part in (view.sky.cloud, view.sky.shadow)])
+    return _write_truth_images(view.site, view.product.item, (reflectance, covers), view.site.grid, L2A_BANDS)
+
+
+def _write_truth_images(site: _Site, item: str, images: tuple[Image, Image], grid: GeoBox, names: tuple[str, ...]) -> dict[str, str]:
+    """Write reflectance (band, y, x), and the shares 0..1 that clouds and shadows hide (2, y, x), on `grid`; the names of the files."""
+    reflectance, covers = images
+    values = np.clip(np.rint(reflectance * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE).astype(np.uint16)
+    _write_cog(site.truth / f"{item}.tif", values, grid, nodata=TRUTH_NODATA, names=names)
+    masks = np.rint(np.clip(covers, 0, 1) * 255).astype(np.uint8)
+    _write_cog(site.truth / f"{item}_cloud.tif", masks, grid, nodata=None, names=("cloud", "shadow"))
     return {"truth": f"truth/{item}.tif", "cloud": f"truth/{item}_cloud.tif"}
 
 
@@ -348,12 +355,8 @@ def _describe_product(site: _Site, product: Path, flight: Pass) -> dict[str, Any
 def _write_gaofen_truth(site: _Site, item: str, images: tuple[Scenery, Overlay], grid: GeoBox) -> dict[str, str]:
     """Write what lies under the clouds and where they are, on `grid`, where it truly is; the names of the files."""
     (scenery, seen), source = images, site.terrain.geobox
-    values = np.rint(sample_layers(scenery.reflectance, source, grid) * REFLECTANCE_SCALE).clip(0, MAX_REFLECTANCE).astype(np.uint16)
-    names = tuple(band.name for band in scenery.bands)
-    _write_cog(site.truth / f"{item}.tif", values, grid, nodata=TRUTH_NODATA, names=names)
-    masks = np.rint(sample_layers(np.stack([seen.cloud, seen.shadow]), source, grid).clip(0, 1) * 255).astype(np.uint8)
-    _write_cog(site.truth / f"{item}_cloud.tif", masks, grid, nodata=None, names=("cloud", "shadow"))
-    return {"truth": f"truth/{item}.tif", "cloud": f"truth/{item}_cloud.tif"}
+    sampled = tuple(sample_layers(layers, source, grid) for layers in (scenery.reflectance, np.stack([seen.cloud, seen.shadow])))
+    return _write_truth_images(site, item, (sampled[0], sampled[1]), grid, tuple(band.name for band in scenery.bands))
 
 
 def _write_gaofen3(site: _Site, flight: Flight, number: int, power: Image) -> dict[str, Any]:

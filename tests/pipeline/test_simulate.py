@@ -285,11 +285,14 @@ def test_a_world_of_gaofen_lists_every_file_and_is_the_same_each_time(gaofen: tu
 
 
 def test_areas_of_gaofen_change_no_byte_of_those_of_sentinel(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    both = SETTINGS.model_copy(update={"areas": {**AREAS, "zulu": GAOFEN.areas["pms"]}})
+    first = min(AREAS)  # areas are made in the order of their names, and each is told by its number which baselines it has
+    both = SETTINGS.model_copy(update={"areas": {first: AREAS[first], "zulu": GAOFEN.areas["wfv"]}})
     simulate_world(tmp_path / "world.json", both)
     content, expected = json.loads((tmp_path / "world.json").read_text()), world[1]
-    assert {name: content["areas"][name] for name in AREAS} == expected["areas"]
-    shared = {name: digest for name, digest in expected["files"].items() if name.startswith(("assets/", "truth/"))}
+    assert content["areas"][first] == expected["areas"][first]
+    truths = tuple(f"truth/{fact['item']}" for fact in expected["areas"][first]["optical"])
+    shared = {name: digest for name, digest in expected["files"].items() if name.startswith((f"assets/{first}/", *truths))}
+    assert len(shared) > 20
     assert shared == {name: content["files"][name] for name in shared}
 
 
