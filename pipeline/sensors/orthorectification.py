@@ -48,6 +48,8 @@ STRIP_ROWS: Final = 256
 """Rows of a grid, or of an averaged image, that are computed at a time."""
 RELIEF_STEP_PX: Final = 2.0**-10
 """What relief adds to positions is rounded to this, so that it takes half the room on disk."""
+LOOKS_SLACK: Final = 1e-3
+"""Rows and columns per pixel that miss a whole number by less count as that number: they are medians of computed positions."""
 REACH: Final = 1.5
 """Coefficients describe ground within this multiple of their own scales around their offsets: cubic polynomials may lead ground far beside
 an image back into it."""
@@ -208,7 +210,7 @@ def _is_described(coefficients: RPC, longitudes: Float, latitudes: Float) -> npt
 
 def count_looks(steps: tuple[float, float]) -> tuple[int, int]:
     """How many rows and columns of an image to average so that what is left is not coarser than a pixel of the grid."""
-    return max(1, math.floor(steps[0] + 1e-3)), max(1, math.floor(steps[1] + 1e-3))
+    return max(1, math.floor(steps[0] + LOOKS_SLACK)), max(1, math.floor(steps[1] + LOOKS_SLACK))
 
 
 def average_blocks(values: npt.NDArray[Any], known: npt.NDArray[np.bool_], looks: tuple[int, int]) -> tuple[Layers, npt.NDArray[np.bool_]]:

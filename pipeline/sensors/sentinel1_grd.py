@@ -61,7 +61,7 @@ SQUARE_PX: Final = 2048
 """Side of the squares in which an area is read: pixels of the grid."""
 
 
-class Terrain(NamedTuple):
+class Ground(NamedTuple):
     """The ground that is read."""
 
     grid: GeoBox
@@ -124,14 +124,14 @@ def read_item(
         return lost_part
     place, files = widen_place(find_place(wanted), settings.margin_px, wanted.shape), ItemFiles(item, settings, resolver)
     heights = None if settings.dem is None else read_ellipsoidal_heights(grid[place], settings, where=f"item {item.item}")
-    terrain = Terrain(grid, place, None if heights is None else heights.values_m)
+    ground = Ground(grid, place, None if heights is None else heights.values_m)
     try:
         tables = [read_tables(files, band) for band in bands]
         location = read_location(files, bands[0], str(grid.crs))
-        sheets, positions = read_sheets([to_asset(files, band) for band in bands], tables, location, terrain, settings)
+        sheets, geocoding = read_sheets([to_asset(files, band) for band in bands], tables, location, ground, settings)
     except NamedLossError as loss:
         return lose_part(files, loss, len(bands))
-    plates, n_clamped = _to_plates(dict(zip(bands, sheets, strict=True)), positions, settings)
+    plates, n_clamped = _to_plates(dict(zip(bands, sheets, strict=True)), geocoding, settings)
     power, inside = place_plates(plates, bands, source=grid, target=grid[place])
     layers = {band: sheets[index].band._replace(power=power[index], valid=inside) for index, band in enumerate(bands)}
     part = to_part(layers, tables, place, wanted[place])
@@ -174,9 +174,9 @@ class Geocoding(NamedTuple):
 
 
 def read_sheets(
-    assets: Sequence[Asset], tables: Sequence[Tables], location: Location, terrain: Terrain, settings: IngestSettings
+    assets: Sequence[Asset], tables: Sequence[Tables], location: Location, ground: Ground, settings: IngestSettings
 ) -> tuple[list[Sheet], Geocoding]:
-    """Each polarisation under the ground of `terrain`, and where that lies in it.
+    """Each polarisation under `ground`, and where that lies in it.
 
     Squares follow each other, the polarisations of one are read at the same time by the readers of the settings.
 
@@ -184,12 +184,12 @@ def read_sheets(
         NamedLossError: a file is lost.
         CatalogueError: a file cannot be read now.
     """
-    geocoding = _find_geocoding(location.geolocation, terrain)
-    ground, pieces = terrain.grid[terrain.place], []
-    for square in split_grid((ground.shape.y, ground.shape.x)):
-        heights = None if terrain.heights_m is None else terrain.heights_m[square]
-        positions = compute_positions(location.geolocation, ground[square], heights)
-        _note_relief(geocoding, positions, (terrain.place[0].start + square[0].start, terrain.place[1].start + square[1].start))
+    geocoding = _find_geocoding(location.geolocation, ground)
+    area, pieces = ground.grid[ground.place], []
+    for square in split_grid((area.shape.y, area.shape.x)):
+        heights = None if ground.heights_m is None else ground.heights_m[square]
+        positions = compute_positions(location.geolocation, area[square], heights)
+        _note_relief(geocoding, positions, (ground.place[0].start + square[0].start, ground.place[1].start + square[1].start))
         tasks = [
             partial(_read_square, asset, table, positions, location.shape, steps=geocoding.steps)
             for asset, table in zip(assets, tables, strict=True)
@@ -198,9 +198,9 @@ def read_sheets(
     return [_join_pieces([square[index] for square in pieces]) for index in range(len(assets))], geocoding
 
 
-def _find_geocoding(geolocation: Geolocation, terrain: Terrain) -> Geocoding:
+def _find_geocoding(geolocation: Geolocation, ground: Ground) -> Geocoding:
     """The lattice on the surface through the control points; relief is not known yet, and there is none without heights."""
-    affine = terrain.grid.transform
+    affine = ground.grid.transform
 
     def locate_centres(rows: Float, columns: Float) -> tuple[Float, Float]:
         x, y = columns.ravel() + 0.5, rows.ravel() + 0.5
@@ -208,8 +208,8 @@ def _find_geocoding(geolocation: Geolocation, terrain: Terrain) -> Geocoding:
         lines, pixels = locate(geolocation, places, compute_surface(geolocation, places))
         return lines.reshape(rows.shape), pixels.reshape(rows.shape)
 
-    shape = tuple(terrain.grid.shape)
-    return Geocoding(make_lattice(locate_centres, shape), None if terrain.heights_m is None else np.full((2, *shape), np.nan, np.float32))
+    shape = tuple(ground.grid.shape)
+    return Geocoding(make_lattice(locate_centres, shape), None if ground.heights_m is None else np.full((2, *shape), np.nan, np.float32))
 
 
 def _note_relief(geocoding: Geocoding, positions: Positions, first: tuple[int, int]) -> None:
