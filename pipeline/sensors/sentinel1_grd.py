@@ -226,7 +226,7 @@ def _note_relief(geocoding: Geocoding, positions: Positions, first: tuple[int, i
 def _read_square(asset: Asset, tables: Tables, positions: Positions, shape: tuple[int, int] | None, *, steps: tuple[float, float]) -> Sheet:
     """One polarisation under `positions`; `shape` is that of the image which they count in, `steps` what of it goes into a pixel."""
     with name_losses(asset.name):
-        band, frame, _, _ = read_image(asset, tables, positions, shape, margin_px=KERNEL_PX + math.ceil(max(steps)))
+        band, frame = read_image(asset, tables, positions, shape, margin_px=KERNEL_PX + math.ceil(max(steps)))
     if frame is None:
         return Sheet(band, None)
     down, across = (step / scale for step, scale in zip(steps, frame.scale, strict=True))
