@@ -221,20 +221,17 @@ def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: fl
     """The field on one grid, near what a coarser one says if there is one, else within the whole search."""
     rows, cols = fixed.valid.shape
     search_px, factor = settings.search_m / pixel_m, 1 if coarse is None else round(coarse.pixel_m / pixel_m)
-    start = start_registration((rows, cols), "nothing was measured", pixel_m=pixel_m)
     start = dataclasses.replace(
-        start,
+        start_registration((rows, cols), "nothing was measured", pixel_m=pixel_m),
         search_px=search_px,
         coarse_factor=factor,
         descriptor=settings.descriptor,
         valid_share=float((fixed.valid & moved.valid).mean()),
     )
+    if coarse is not None and coarse.verdict == "refused":
+        return _refuse_as(coarse, start)
     radius, guess = math.ceil(search_px), start.field
     if coarse is not None:
-        if coarse.verdict == "refused":
-            fitted = None if coarse.fitted is None else refine_field(coarse.fitted, factor)
-            reason = f"on pixels of {coarse.pixel_m:g} m: {coarse.reason}"
-            return dataclasses.replace(start, status=coarse.status, reason=reason, fitted=fitted)
         radius, guess = max(FINE_RADIUS_PX, 2 * factor), refine_field(coarse.field, factor)
         start = dataclasses.replace(start, fitted=guess)
     layout = lay_windows(fixed.valid.shape, radius, settings)
@@ -247,6 +244,13 @@ def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: fl
         layout = lay_windows(fixed.valid.shape, radius, settings.model_copy(update={"step_px": layout.side // 4})) or layout
         matches = match_windows(*features, layout, guess)
     return _judge(matches, layout, start, settings)
+
+
+def _refuse_as(coarse: Registration, start: Registration) -> Registration:
+    """The refusal of a coarser grid as that of the finer one, with the field that was fitted there, if one was."""
+    fitted = None if coarse.fitted is None else refine_field(coarse.fitted, start.coarse_factor)
+    reason = f"on pixels of {coarse.pixel_m:g} m: {coarse.reason}"
+    return dataclasses.replace(start, status=coarse.status, reason=reason, fitted=fitted)
 
 
 def settle_field(fixed: Layer, place: Placer, settings: AlignSettings, *, pixel_m: float) -> Registration:

@@ -82,13 +82,7 @@ def cover_pair(pair: xr.Dataset, settings: OverlaySettings) -> xr.Dataset:
     lengths = find_wavelengths(bands_of(pair), str(facts["sensor"]))
     clear = to_reflectance(pair["clear"].values)
     overlay = lay_clouds(clear, clouds, wavelengths_nm=lengths, sun=None if facts["sensor"] == SURFACE else sun, pixel_m=pixel_m)
-    valid = pair["valid_clear"].values
-    stored = _to_stored(rng, clear, overlay, valid)
-    truths = (_to_bytes(part, valid) for part in (overlay.cloud, overlay.shadow))
-    added = {name: (("y", "x"), truth) for name, truth in zip(TRUTHS, truths, strict=True)}
-    covered = pair.assign({"cloudy": (("band", "y", "x"), stored, {"units": OPTICAL_UNITS}), "valid_cloudy": (("y", "x"), valid), **added})
-    if "scl_clear" in pair:
-        covered = covered.assign({"scl_cloudy": (("y", "x"), classify_cover(pair["scl_clear"].values, overlay))})
+    covered = pair.assign(_to_variables(pair, overlay, _to_stored(rng, clear, overlay, pair["valid_clear"].values)))
     record = {"seed": settings.seed, "sky": sky, **{name: round(value, 6) for name, value in drawn.items()}}
     record |= {"sun_azimuth_deg": sun.azimuth_deg, "sun_elevation_deg": sun.elevation_deg, "sun": origin}
     covered.attrs["provenance"] = {**provenance, "overlay": record}
@@ -96,6 +90,17 @@ def cover_pair(pair: xr.Dataset, settings: OverlaySettings) -> xr.Dataset:
         if {"y", "x"} <= set(variable.dims):
             variable.attrs["grid_mapping"] = "spatial_ref"
     return covered
+
+
+def _to_variables(pair: xr.Dataset, overlay: Overlay, stored: npt.NDArray[np.uint16]) -> dict[str, Any]:
+    """What of `pair` the sky changes or adds: the `stored` input and where it is valid, the truth, and classes if the target has some."""
+    valid = pair["valid_clear"].values
+    variables: dict[str, Any] = {"cloudy": (("band", "y", "x"), stored, {"units": OPTICAL_UNITS}), "valid_cloudy": (("y", "x"), valid)}
+    for name, part in zip(TRUTHS, (overlay.cloud, overlay.shadow), strict=True):
+        variables[name] = (("y", "x"), _to_bytes(part, valid))
+    if "scl_clear" in pair:
+        variables["scl_cloudy"] = (("y", "x"), classify_cover(pair["scl_clear"].values, overlay))
+    return variables
 
 
 def make_rng(settings: OverlaySettings, area: str, pair: str) -> np.random.Generator:
@@ -117,6 +122,7 @@ def draw_settings(rng: np.random.Generator, settings: OverlaySettings) -> dict[s
 
 
 def _to_pixels(drawn: dict[str, float], pixel_m: float) -> SkySettings:
+    """The numbers drawn for a sky over pixels of `pixel_m` metres."""
     return SkySettings(drawn["cover"], drawn["cloud_m"] / pixel_m, drawn["haze"], drawn["cirrus"], drawn["base_m"])
 
 
