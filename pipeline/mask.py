@@ -91,14 +91,14 @@ def _judge_image(dataset: xr.Dataset, role: str, settings: MaskSettings, *, wher
 def _describe_images(judged: Mapping[str, Judged], settings: MaskSettings) -> dict[str, Any]:
     """Which methods of which version were asked, how far they agree, and why of an image nothing is known."""
     facts: dict[str, Any] = {**settings.model_dump(mode="json", exclude={"weights"}), **_describe_method("", None), "unknown": {}}
+    agreement = {}
     for role, image in judged.items():
         facts |= _describe_method("", image.first) if image.first else {}
         facts["unknown"][role] = image.first.unknown if image.first and not image.known.any() else None
         if settings.second is not None:
             facts |= _describe_method("second_", image.second) if image.second else {}
-            agreement = _compare(image.first, image.second, image.known, settings)
-            facts["agreement"] = {**facts.get("agreement", {}), role: agreement}
-    return facts
+            agreement[role] = _compare(image.first, image.second, image.known, settings)
+    return facts | ({"agreement": agreement} if agreement else {})
 
 
 def _score_methods(truth: Truth, image: Judged, settings: MaskSettings) -> dict[str, Any]:

@@ -499,8 +499,9 @@ def _describe_failure(area: str, search: Search, listed: Mapping[Kind, Listed], 
         example += _tell_places(search, listed)
     is_clear_left = search.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
     way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
-    remedy = "write the names of the products into pipeline.query.table as they were delivered"
-    advice = remedy if search.settings.table is not None and cause is Cause.UNUSED else cause.value
+    advice = cause.value
+    if search.settings.table is not None and cause is Cause.UNUSED:
+        advice = "write the names of the products into pipeline.query.table as they were delivered"
     return f"{found}; {causes[cause]} refused for one cause, for example {example}; {advice}{way_out}"
 
 

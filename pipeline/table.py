@@ -48,11 +48,11 @@ def parse_table(text: str, *, where: str, inputs: Inputs = "found") -> tuple[Row
         )
     rows = [Row(*(strip_suffix((line.get(name) or "").strip()) for name in Row._fields)) for line in reader]
     rows = [row._replace(cloudy="") for row in rows] if inputs == "simulated" else rows
-    faulty = [number for number, row in enumerate(rows, 2) if not all(getattr(row, name) for name in needed)]
-    if faulty or not rows:
-        is_whole = faulty and rows[faulty[0] - 2].sar and rows[faulty[0] - 2].clear
-        fault = f"line {faulty[0]} lacks a product{remedy if is_whole else ''}" if faulty else "the table has no rows"
-        raise ConfigError(f"{where}: {fault}")
+    if not rows:
+        raise ConfigError(f"{where}: the table has no rows")
+    for number, row in enumerate(rows, 2):
+        if not all(getattr(row, name) for name in needed):
+            raise ConfigError(f"{where}: line {number} lacks a product{remedy if row.sar and row.clear else ''}")
     return tuple(rows)
 
 
