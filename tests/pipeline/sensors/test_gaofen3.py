@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasters import write_raster
 from scipy.ndimage import center_of_mass, gaussian_filter, map_coordinates
 
 from sereno.pipeline import products
@@ -48,10 +49,7 @@ def make_power(*bands: str) -> dict[str, Any]:
 
 
 def write_dem(path: Path, ground: Terrain) -> str:
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": SIZE, "width": SIZE}
-    with rasterio.open(path, "w", **profile, crs=str(BOX.crs), transform=BOX.transform) as file:
-        file.write(ground.heights_m, 1)
-    return str(path)
+    return str(write_raster(path, ground.heights_m, BOX))
 
 
 def make_item(product: Path) -> ItemRecord:
@@ -284,11 +282,8 @@ def test_products_that_cannot_be_used_are_refused_by_name(tmp_path: Path, spoil:
 
 
 def test_a_dem_beside_the_area_is_refused_with_the_product_and_what_helps(tmp_path: Path) -> None:
-    far = BOX.pad(0)
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": 9, "width": 9}
-    path = tmp_path / "far.tif"
-    with rasterio.open(path, "w", **profile, crs=str(far.crs), transform=far.transform * Affine.translation(9000, 0)) as file:
-        file.write(np.zeros((1, 9, 9), np.float32))
+    far = GeoBox((9, 9), BOX.transform * Affine.translation(9000, 0), BOX.crs)
+    path = write_raster(tmp_path / "far.tif", np.zeros((9, 9), np.float32), far)
     with pytest.raises(
         DataError, match=r"item GF3_\S+: pipeline\.ingest\.dem \S+far\.tif holds no height in the area: give one that covers it"
     ):
@@ -309,9 +304,7 @@ def test_ground_without_a_height_is_not_used_and_said(tmp_path: Path) -> None:
     ground = make_ground()
     heights = ground.heights_m.copy()
     heights[:, :100] = -9999
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": SIZE, "width": SIZE, "nodata": -9999}
-    with rasterio.open(tmp_path / "dem.tif", "w", **profile, crs=str(BOX.crs), transform=BOX.transform) as file:
-        file.write(heights, 1)
+    write_raster(tmp_path / "dem.tif", heights, BOX, nodata=-9999)
     scene = read(write(tmp_path, ground=ground), dem=str(tmp_path / "dem.tif")).scene
     valid = scene["valid"].values
     assert not valid[:, :42].any()

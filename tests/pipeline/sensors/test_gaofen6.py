@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from PIL import Image
+from rasters import write_raster
 from real_files import find_samples
 from scipy.ndimage import center_of_mass, gaussian_filter
 
@@ -57,10 +58,7 @@ def write(
 
 
 def write_dem(path: Path) -> str:
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": SIZE, "width": SIZE}
-    with rasterio.open(path, "w", **profile, crs=str(BOX.crs), transform=BOX.transform) as file:
-        file.write(make_ground().heights_m, 1)
-    return str(path)
+    return str(write_raster(path, make_ground().heights_m, BOX))
 
 
 def make_item(product: Path) -> ItemRecord:

@@ -12,6 +12,7 @@ import safe_product
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
+from rasters import write_raster
 from safe_product import EPSG, Image, place_of
 
 from sereno.pipeline import safe
@@ -109,14 +110,6 @@ def test_the_surface_goes_through_the_points_and_stays_within_their_heights() ->
     assert heights.max() <= 1000 + 1e-6
 
 
-def write_dem(path: Path, values: Any, grid: GeoBox, crs: str = "") -> Path:
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": grid.shape.x, "height": grid.shape.y}
-    nodata = -9999 if (values == -9999).any() else None
-    with rasterio.open(path, "w", **profile, nodata=nodata, crs=crs or str(grid.crs), transform=grid.transform) as file:
-        file.write(values.astype(np.float32), 1)
-    return path
-
-
 def real_annotations() -> list[tuple[str, safe.Annotation]]:
     folder = Path(str(SAMPLES)) / "s1"
     roots = [str(next((folder / "sarsen_rome").glob("*.SAFE")))]
@@ -174,7 +167,7 @@ def test_the_fit_agrees_with_sarsens_orbit_within_a_fifth_of_a_pixel(tmp_path: P
     grid = GeoBox((200, 200), Affine(10, 0, round(x) - 1000, 0, -10, round(y) + 1000), crs)
     heights = read_heights(dem, grid)
     positions = compute_positions(fit_geolocation(annotation.grid, annotation.ground_range, crs), grid, heights)
-    write_dem(tmp_path / "dem.tif", heights, grid)
+    write_raster(tmp_path / "dem.tif", heights, grid)
     for axis, expected in enumerate(positions):
         product = write_coordinates(tmp_path / str(axis), folder, annotation.shape, axis, positions)
         with warnings.catch_warnings():

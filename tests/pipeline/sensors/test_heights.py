@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasters import write_raster
 from safe_product import EPSG
 
 from sereno.pipeline.config import IngestSettings
@@ -18,11 +18,7 @@ GRID = GeoBox((100, 90), Affine(10, 0, 300_000, 0, -10, 4_650_000), EPSG)
 
 
 def write_dem(path: Path, values: Any, grid: GeoBox, crs: str = "") -> Path:
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": grid.shape.x, "height": grid.shape.y}
-    nodata = -9999 if (values == -9999).any() else None
-    with rasterio.open(path, "w", **profile, nodata=nodata, crs=crs or str(grid.crs), transform=grid.transform) as file:
-        file.write(values.astype(np.float32), 1)
-    return path
+    return write_raster(path, values.astype(np.float32), GeoBox(grid.shape, grid.transform, crs or grid.crs), nodata=-9999)
 
 
 def test_heights_are_interpolated_and_holes_stay_holes(tmp_path: Path) -> None:
