@@ -121,7 +121,7 @@ checkpoint query_area:
     input:
         world=flow.world,
         frozen=lambda wildcards: flow.frozen_lock(**wildcards),
-        outline=lambda wildcards: flow.outline_files(**wildcards),
+        named=lambda wildcards: flow.query_files(**wildcards),
     output:
         lock="<results>/query/{area}.json",
         ledger="<results>/query/{area}.ledger.csv",

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,8 @@ def test_frozen_locks_bring_their_elevation_models_unless_a_file_is_named(tmp_pa
     write_lock(tmp_path, "west", dem={"id": "dem", "items": [item], **facts})
     query = {"source": "lock", "catalogue": str(tmp_path / "query")}
     flow = Flow({"pipeline": {"query": query}}, results=str(tmp_path / "r"))
-    named = Flow({"pipeline": {"query": query, "ingest": {"dem": "dem.tif"}}}, results=str(tmp_path / "r"))
+    (tmp_path / "dem.tif").touch()
+    named = Flow({"pipeline": {"query": query, "ingest": {"dem": str(tmp_path / "dem.tif")}}}, results=str(tmp_path / "r"))
     write_lock(tmp_path / "r", "west", dem={"id": "dem", "items": [item], **facts})
     checkpoints = Checkpoints(tmp_path / "r")
     assert (len(flow.all_dems(checkpoints)), flow.dem_margin) == (1, [])
@@ -140,12 +142,29 @@ def test_a_folder_without_locks_and_one_that_would_be_written_over_are_refused(t
         _ = with_query(str(tmp_path), source="lock", catalogue=str(tmp_path / "query")).areas
 
 
-def test_the_files_of_an_area_and_of_heights_are_known() -> None:
-    query = {"areas": {"a": {"file": "ground.geojson"}, "b": {"bbox": [1, 2, 3, 4]}}}
+def test_the_files_of_an_area_a_table_and_heights_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ground.geojson").touch()
+    (tmp_path / "pairs.csv").touch()
+    query: dict[str, Any] = {"areas": {"a": {"file": "ground.geojson"}, "b": {"bbox": [1, 2, 3, 4]}}}
     flow = Flow({"pipeline": {"query": query, "ingest": {"dem": "r/dem.tif"}}}, results="r")
-    assert (flow.outline_files("a"), flow.outline_files("b"), flow.dem_files) == (["ground.geojson"], [], ["r/dem.tif"])
+    assert (flow.query_files("a"), flow.query_files("b"), flow.dem_files) == (["ground.geojson"], [], ["r/dem.tif"])
+    paired = Flow({"pipeline": {"query": query | {"source": "gaofen", "table": "pairs.csv"}}}, results="r")
+    assert (paired.query_files("a"), paired.query_files("b")) == (["ground.geojson", "pairs.csv"], ["pairs.csv"])
     remote = {"query": query, "ingest": {"dem": "/vsicurl/https://x/dem.tif"}}
     assert Flow({"pipeline": remote}, results="r").dem_files == []
+
+
+@pytest.mark.parametrize("key", ["query.areas.a.file", "query.table", "ingest.dem", "ingest.geoid", "pack.split.file"])
+def test_a_file_that_is_named_and_not_there_is_refused_by_the_key_that_names_it(key: str) -> None:
+    values: dict[str, Any] = {"query": {"source": "gaofen", "areas": {"a": {} if "areas" in key else {"bbox": [1, 2, 3, 4]}}}}
+    *path, last = key.split(".")
+    place = values
+    for part in path:
+        place = place.setdefault(part, {})
+    place |= {last: "lost/file"} | ({"method": "list"} if "split" in key else {})
+    with pytest.raises(MissingError, match=rf"pipeline\.{key}: there is no file lost/file: correct its path"):
+        Flow({"pipeline": values}, results="r")
 
 
 def test_how_a_step_runs_is_in_no_job_and_what_it_writes_is() -> None:
