@@ -495,7 +495,7 @@ def _describe_failure(area: str, search: Search, listed: Mapping[Kind, Listed], 
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
     cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
     example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
-    if cause is Cause.OVERLAP:
+    if cause in (Cause.OVERLAP, Cause.ELSEWHERE):
         example += _tell_places(search, listed)
     is_clear_left = search.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
     way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""

@@ -102,7 +102,7 @@ CASES = {
     "no coefficients of an image": (drop("GF6*02/*.rpb"), rf"{CLOUDY}: has no coefficients \(.rpb\) of image MUX.*fetch it again"),
     "no calibration": (edit("GF3*/*.meta.xml", ">997.1<", ">NULL<"), f"{SAR}: has no HH, needed HH, HV.*QualifyValue/HH is NULL"),
     "another mode": (rename_mode, f"{SAR}.*: mode XYZ is not known, expected one of SL, .*take the product out"),
-    "SAR elsewhere": (move_sar, f"{SAR}: covers none of the area .*optical: .*117.*sar: .*118.*make the area smaller"),
+    "SAR elsewhere": (move_sar, f"{SAR}: covers none of the area .*optical: .*117.*sar: .*118.*; correct the area in .* or the folder"),
     "another level": (edit("GF6*02/*.xml", "LEVEL1A", "LEVEL2A"), f"{CLOUDY}: is of LEVEL2A, only LEVEL1A can be read: order it"),
     "a number that is none": (edit("GF3*/*.meta.xml", "<orbitID>1", "<orbitID>x"), f"{SAR}.meta.xml: orbitID is 'x', expected a number"),
     "damaged metadata": (edit("GF6*02/*.xml", "</Product.*", ""), f"{CLOUDY}.*: not valid XML"),

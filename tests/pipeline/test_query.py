@@ -595,6 +595,8 @@ def test_gaofen_products_that_do_not_overlap_the_area_are_refused_with_their_nam
     with pytest.raises(MissingError, match="covers none of the area") as caught:
         query_gaofen(tmp_path / "products", tmp_path / "west.json", areas=far)
     assert any(name in str(caught.value) for name in names.values())
+    assert "correct the area" in str(caught.value)
+    assert "min_overlap" not in str(caught.value), "no limit would let in what lies elsewhere"
 
 
 def test_sar_products_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
