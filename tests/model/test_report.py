@@ -339,6 +339,20 @@ def test_shifts_are_shown_beside_the_true_ones(page: str) -> None:
     assert "SAR lay 22.7 to 22.7 m from the clear image before registration and lies 1.0 to 22.7 m from it after." in said
 
 
+def read_table(page: str, heading: str) -> list[dict[str, str]]:
+    """Rows of the first table that has that heading, by their headings."""
+    table = next(table for table in re.findall(r"<table.*?</table>", page, re.DOTALL) if f">{heading}<" in table)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+def test_each_error_stands_under_its_heading(page: str) -> None:
+    first, second = read_table(section(page, "pairs"), "off before, m")
+    assert (first["off before, m"], first["off after, m"], first["off after, px"]) == ("22.7", "1.0", "0.100")
+    assert (second["off before, m"], second["off after, m"], second["off after, px"]) == ("22.7", "22.7", "2.274")
+    assert (first["true dy, px"], first["true dx, px"]) == ("+1.25", "-1.90")
+
+
 def err(folder: Path) -> None:
     """Products that all err, as those of Gaofen do, and a cloudy image that was registered too."""
 

@@ -176,6 +176,12 @@ def test_sar_of_sentinel_1_over_gaofen_is_given_up_too_for_then_the_ground_is_mi
     assert summary["refused"].endswith(f"SAR: {summary['registration']['reason']}")
 
 
+def test_sar_of_sentinel_1_over_gaofen_is_given_up_too_where_the_cloudy_image_is_not_found(tmp_path: Path) -> None:
+    summary = read_manifest(align(tmp_path, make_sar(), make_gaofen("C", seed=9), make_gaofen()))["summary"]
+    assert summary["registration"]["verdict"] == "applied"
+    assert summary["refused"].endswith(f"the cloudy scene: {summary['registration_cloudy']['reason']}")
+
+
 def test_who_asks_for_no_field_of_the_cloudy_image_loses_no_pair_for_want_of_it(tmp_path: Path) -> None:
     scenes = make_sar(sensor="gaofen3"), make_gaofen("C", seed=9), make_gaofen()
     summary = read_manifest(align(tmp_path, *scenes, settings=AlignSettings(register_cloudy=False)))["summary"]

@@ -262,6 +262,16 @@ def test_a_simulated_input_is_masked_by_its_truth_ungrown_and_by_what_lies_under
     np.testing.assert_array_equal(masks["known_cloudy"], open_dataset(pair)["valid_cloudy"])
 
 
+def test_what_lies_under_a_simulated_sky_is_not_known_where_the_clear_image_is_not(tmp_path: Path) -> None:
+    lost = (slice(0, 10), slice(0, 50))
+    pair = lose_classes(save_simulated(tmp_path, L2A_BANDS, with_scl=True), "clear", lost)
+    mask_pair(pair, tmp_path / "mask.json", MaskSettings())
+    masks, expected = open_dataset(tmp_path / "mask.json", kind="mask"), open_dataset(pair)["valid_cloudy"].values.copy()
+    assert expected[lost].any()
+    expected[lost] = False
+    np.testing.assert_array_equal(masks["known_cloudy"], expected)
+
+
 def test_how_much_of_the_truth_a_method_finds_is_stated_but_not_of_classes_made_of_it(tmp_path: Path) -> None:
     pair = save_simulated(tmp_path, L1C_BANDS, with_scl=True)
     mask_pair(pair, tmp_path / "mask.json", MaskSettings(method="threshold", second="scl"))

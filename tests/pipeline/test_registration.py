@@ -328,6 +328,22 @@ def test_an_image_of_hills_is_placed_again_until_its_relief_lies_right() -> None
     assert np.abs(np.median(at_windows, axis=0)).max() <= 0.15
 
 
+def test_every_placing_goes_on_from_all_that_was_found_before() -> None:
+    fixed, true, placed = Layer(optical_of(), np.ones((SIDE, SIDE), bool)), (19.0, -12.0), []
+    place = place_bent(true, bend=0.9)
+
+    def count(field: ShiftField) -> Layer:
+        placed.append(field)
+        return place(field)
+
+    settled = settle_field(fixed, count, AlignSettings(search_m=300.0), pixel_m=10.0)
+    assert len(placed) >= 3, "a bend that one more placing takes out tests nothing"
+    assert settled.verdict == "applied"
+    assert measure_error(settled.field, make_shift((SIDE, SIDE), *true), SIDE) <= 0.15
+    errors = [measure_error(field, make_shift((SIDE, SIDE), *true), SIDE) for field in placed]
+    assert errors == sorted(errors, reverse=True)
+
+
 def test_placing_again_believes_no_more_than_measuring_once() -> None:
     fixed = Layer(optical_of(), np.ones((SIDE, SIDE), bool))
     for wrong in (np.s_[:, ::-1], np.s_[:, :, ::-1]):

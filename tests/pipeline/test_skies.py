@@ -15,7 +15,18 @@ from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS
 from sereno.pipeline.config import OverlaySettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.scene import with_grid
-from sereno.pipeline.skies import SEEN_CLOUD, SEEN_SHADOW, THICK, TRUTHS, cover_pair, find_sun, find_wavelengths, read_truth
+from sereno.pipeline.skies import (
+    SEEN_CLOUD,
+    SEEN_SHADOW,
+    THICK,
+    TRUTHS,
+    _to_pixels,
+    cover_pair,
+    draw_settings,
+    find_sun,
+    find_wavelengths,
+    read_truth,
+)
 from sereno.pipeline.store import open_dataset, save_dataset
 
 SIDE = 120
@@ -69,6 +80,13 @@ def test_every_number_drawn_stands_in_the_provenance_and_within_its_range() -> N
     for name in ("cover", "cloud_m", "haze", "cirrus", "base_m"):
         low, high = getattr(SETTINGS, name)
         assert low <= record[name] <= high, name
+
+
+def test_clouds_are_as_large_on_the_ground_whatever_the_pixel() -> None:
+    drawn = draw_settings(np.random.default_rng(0), SETTINGS)
+    for pixel_m in (8.0, 16.0):
+        assert _to_pixels(drawn, pixel_m).blob_px == drawn["cloud_m"] / pixel_m
+    assert _to_pixels(drawn, 16).base_m == drawn["base_m"]
 
 
 def test_a_pair_gets_the_same_sky_again_and_another_pair_seed_or_area_another() -> None:

@@ -22,6 +22,7 @@ from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.plates import place_scene
+from sereno.pipeline.scene import plates_of
 from sereno.pipeline.sensors import gaofen6
 from sereno.pipeline.sensors.gaofen6 import find_flaws, read_scene, to_item
 from sereno.pipeline.sensors.gaofen6_calibration import ESUN, GAINS
@@ -161,6 +162,8 @@ def test_pan_is_a_band_where_it_is_asked_for(tmp_path: Path) -> None:
     assert scene["valid"].values.all()
     np.testing.assert_allclose(scene["data"].values[1] / 1e4, expected, rtol=0.02)
     facts = scene.attrs["provenance"]["items"][0]
+    colour, pan = (plate.values.shape for plate in plates_of(scene))
+    assert pan[2] <= 1.5 * colour[2], "four times as fine, it is averaged to about the grid before it is kept"
     assert (facts["pan"]["gains"], facts["pan"]["calib_year"], len(facts["gains"])) == ([0.0537], 2020, 4)
     assert "two of three" in facts["pan"]["calib_source"]
 
