@@ -159,6 +159,8 @@ class SimulatedArea(Settings):
     satellites: Literal["sentinel", "gaofen-pms", "gaofen-wfv"] = "sentinel"
     """`sentinel`: Sentinel-2 and 1 in the catalogue. Else products of Gaofen-6 with that camera and of Gaofen-3, in the folder `products`;
     the catalogue then holds the elevation model alone."""
+    relief: Annotated[float, Field(ge=0, le=2)] = 1
+    """Heights of the ground are multiplied by this; 0 makes it level, 1 gives hills of some hundred metres."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -184,6 +186,9 @@ class SimulateSettings(Settings):
     """Equivalent number of looks of the speckle (Sentinel-1 IW GRDH: about 4.4); Gaofen-3 has one."""
     rpc_error_m: tuple[float, float] = (20.0, 120.0)
     """Least and largest distance by which the coefficients of a Gaofen product place everything off, in any direction, metres."""
+    radar_level: Literal["L1A", "L1B", "L2"] = "L1A"
+    """Processing level of the products of Gaofen-3, one for all areas since a dataset holds one: I and Q with coefficients, amplitudes with
+    coefficients, or amplitudes in a projection of the provider, who knows one height, so that hills lean and stay leaning."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

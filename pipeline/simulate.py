@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -171,6 +171,7 @@ def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings,
     margin = max(SAR_MARGIN_PX) + math.ceil(settings.max_shift_px) + 2
     shape = (size + 2 * margin, size + 2 * margin)
     ground = make_ground(make_rng(settings.seed, name, "ground"), shape)
+    ground = replace(ground, height_m=ground.height_m * np.float32(square.relief))
     grid, products = GeoBox((size, size), corner, f"EPSG:{square.epsg}"), folders.get("products", folders["assets"])
     return _Site(name, number, square, settings, ground, grid, margin, folders["assets"], folders["truth"], products)
 
@@ -360,11 +361,12 @@ def _write_gaofen_truth(site: _Site, item: str, images: tuple[Scenery, Overlay],
 
 
 def _write_gaofen3(site: _Site, flight: Flight, number: int, power: Image) -> dict[str, Any]:
-    """Write one product of Gaofen-3, level 1A; what `world.json` says of it. Its HH and HV are the ground's VV and VH."""
+    """Write one product of Gaofen-3; what `world.json` says of it. Its HH and HV are the ground's VV and VH."""
     over = _plan_pass(site, flight.time, SAR_SERIAL + number)
+    radar = Radar(level=site.settings.radar_level)
     speckle = site.rng("gaofen speckle", number)
     gamma0 = {"HH": power[0], "HV": power[1]}
-    product = write_gaofen3(site.products, site.terrain, gamma0, over, radar=Radar(), speckle=speckle)
+    product = write_gaofen3(site.products, site.terrain, gamma0, over, radar=radar, speckle=speckle)
     return _describe_product(site, product, over) | {"partner": flight.partner}
 
 
