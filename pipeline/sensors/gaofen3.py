@@ -72,6 +72,11 @@ CALIBRATION: Final = (
 """What the stored values mean."""
 STRIP_ROWS: Final = 1024
 """About so many rows of an image are read at a time."""
+FILLED_PX: Final = 3
+"""Least side of a square of zeros that is no measurement: where I and Q scatter by one digit both round to 0 on one pixel in seven, and on
+a whole square once in thirty million."""
+FILLING_PX: Final = FILLED_PX - 1
+"""How far around a pixel its square may reach."""
 KNOWN_SHARE: Final = 0.5
 """An averaged pixel is known if more than this share of what is averaged is."""
 
@@ -294,7 +299,7 @@ def _to_plates(layers: list[Band], ground: Ground, settings: IngestSettings) -> 
         first, like = rest[0], [layer for layer in rest if _lie_together(layer, rest[0])]
         rest = [layer for layer in rest if not _lie_together(layer, first)]
         power = np.stack([layer.power for layer in like])
-        valid: Bool2d = np.asarray((np.isfinite(power) & (power > 0)).all(axis=0))
+        valid: Bool2d = np.asarray(np.isfinite(power).all(axis=0))
         stored, n_clamped = to_stored_power(power, valid, settings.speckle)
         total += n_clamped
         positions = find_positions(first.placement, ground)
@@ -391,31 +396,63 @@ def _kind_of(access: Access) -> str:
 def read_power(access: Access, window: Window, looks: tuple[int, int]) -> tuple[Layers, tuple[str, ...]]:
     """Mean squared digital number of blocks of `looks` rows and columns of `window`, float32, and what cannot be read.
 
-    NaN where half of a block or more is not known: it is 0, the file's nodata value, or unreadable. Rows and columns that fill no block are
-    left out. Read strip by strip, so that an image of I and Q never stands in memory.
+    NaN where half of a block or more is not known: it is what `find_filling` says, the file's nodata value, or unreadable; other zeros are
+    a power that was measured as nothing. Rows and columns that fill no block are left out. Read strip by strip, so that an image of I and Q
+    never stands in memory.
 
     Raises:
         CatalogueError: it cannot be read now.
     """
-    (rows, columns), lost = (int(window.height) // looks[0], int(window.width) // looks[1]), []
+    rows, columns = int(window.height) // looks[0], int(window.width) // looks[1]
+    lost: list[str] = []
     power = np.full((rows, columns), np.nan, np.float32)
     step = max(1, STRIP_ROWS // looks[0])
     for first in range(0, rows, step):
         last = min(first + step, rows)
         top = int(window.row_off) + first * looks[0]
         strip = Window(int(window.col_off), top, columns * looks[1], (last - first) * looks[0])
-        pixels = read_pixels(access, strip, tuple(access.source.indexes))
-        lost += list(pixels.lost)
-        squared = _square(pixels.values)
-        known = pixels.readable & (squared > 0)
-        nodata = access.source.nodata
-        if nodata is not None and nodata != 0:
-            known &= ~(pixels.values == nodata).all(axis=0)
+        squared, known, unreadable = _read_strip(access, strip)
+        lost += unreadable
         blocks = (last - first, looks[0], columns, looks[1])
         share = known.reshape(blocks).mean(axis=(1, 3), dtype=np.float32)
         total = np.where(known, squared, 0).reshape(blocks).mean(axis=(1, 3), dtype=np.float32)
         np.divide(total, share, out=power[first:last], where=share > KNOWN_SHARE)
-    return power, tuple(lost)
+    return power, tuple(dict.fromkeys(lost))  # strips overlap
+
+
+def _read_strip(access: Access, strip: Window) -> tuple[Layers, Bool2d, tuple[str, ...]]:
+    """Squared digital numbers of the rows and columns of `strip`, which of them are known, and what cannot be read."""
+    size, wanted = (access.source.height, access.source.width), strip.toslices()
+    spans = [(max(0, part.start - FILLING_PX), min(n_px, part.stop + FILLING_PX)) for part, n_px in zip(wanted, size, strict=True)]
+    pixels = read_pixels(access, Window.from_slices(*spans), tuple(access.source.indexes))
+    squared = _square(pixels.values)
+    known = pixels.readable & np.isfinite(squared)
+    nodata = access.source.nodata
+    if nodata is not None and nodata != 0:
+        known &= ~(pixels.values == nodata).all(axis=0)
+    here = tuple(slice(part.start - first, part.stop - first) for part, (first, _) in zip(wanted, spans, strict=True))
+    # Nothing lies beyond the image, so that squares there are of zeros.
+    beyond = [(first - part.start + FILLING_PX, part.stop + FILLING_PX - last) for part, (first, last) in zip(wanted, spans, strict=True)]
+    filling = find_filling(np.pad(squared == 0, beyond, constant_values=True))
+    return squared[here], known[here] & ~filling, pixels.lost
+
+
+def find_filling(is_zero: Bool2d) -> Bool2d:
+    """Which zeros of an image fill it where nothing was seen: those in a square of FILLED_PX zeros a side, FILLING_PX off the edges.
+
+    A lone zero is a measurement: I and Q of weak backscatter are small whole numbers, and now and then both are 0. Borders stay as they are
+    to the pixel, whatever their slope, since squares fit into every step of one.
+    """
+    core = _slide(is_zero, np.logical_and)
+    return _slide(core, np.logical_or)
+
+
+def _slide(image: Bool2d, join: np.ufunc) -> Bool2d:
+    """The pixels of all squares of FILLED_PX a side, joined: (y, x) -> (y - FILLED_PX + 1, x - FILLED_PX + 1)."""
+    for axis in (0, 1):
+        length = image.shape[axis] - FILLED_PX + 1
+        image = join.reduce([image[(slice(None),) * axis + (slice(first, first + length),)] for first in range(FILLED_PX)])
+    return image
 
 
 def _square(values: npt.NDArray[Any]) -> Layers:

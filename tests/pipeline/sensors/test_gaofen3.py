@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.windows import Window
 from rasters import write_raster
 from scipy.ndimage import center_of_mass, gaussian_filter, map_coordinates
 
@@ -25,6 +27,7 @@ from sereno.pipeline.rpc import crop_rpc, format_rpb, parse_rpc
 from sereno.pipeline.scene import geobox_of, plates_of
 from sereno.pipeline.sensors import gaofen3
 from sereno.pipeline.sensors.gaofen3 import read_scene, to_item
+from sereno.pipeline.sensors.orthorectification import open_image
 from sereno.pipeline.shiftfield import make_shift
 from sereno.pipeline.signing import Resolver
 from sereno.pipeline.views import Terrain
@@ -125,6 +128,62 @@ def test_speckle_of_one_look_is_averaged_as_power(tmp_path: Path) -> None:
     assert linear.mean() == pytest.approx(0.2, rel=0.01)
     assert scene.attrs["provenance"]["items"][0]["looks"] == [2, 2]
     assert 4 < linear.mean() ** 2 / linear.var() < 16  # four looks, and what the interpolation averages
+
+
+def plant_zeros(product: Path, is_zero: npt.NDArray[np.bool_]) -> None:
+    for path in product.glob("*.tiff"):
+        with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+            file = rasterio.open(path, "r+")
+        with file:
+            rows, columns = is_zero.shape
+            values = np.maximum(file.read()[:, :rows, :columns], 1)
+            file.write(np.where(is_zero, 0, values).astype(values.dtype), window=Window(0, 0, columns, rows))
+
+
+def make_zeros(shape: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """A border of zeros whose edge runs aslant, below rows and columns that a file may be filled with; and few zeros together within."""
+    rows, columns = np.indices(shape)
+    border = (columns < 6 + rows // 4) | (rows < 2) | (columns >= shape[1] - 9 - rows // 3)
+    few = np.zeros(shape, bool)
+    few[5::11, 40:150:7] = True
+    few[5::33, 41:150:7] = few[6::33, 40:150:7] = True  # four together, and on an edge of strips
+    few[6::33, 41:150:7] = True
+    few &= ~border
+    few[20, 6 + 20 // 4] = True  # at the border itself
+    return border, few
+
+
+@pytest.mark.parametrize("level", ["L1A", "L1B"])
+def test_zeros_together_are_no_data_to_the_pixel_and_few_are_no_power(tmp_path: Path, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = write(tmp_path, "HH", level=level)
+    border, few = make_zeros((120, 200))
+    plant_zeros(product, border | few)
+    item = make_item(product)
+    path = tmp_path / item.assets["HH"].href
+    for strip_rows in (1024, 13):
+        monkeypatch.setattr(gaofen3, "STRIP_ROWS", strip_rows)
+        with open_image(item, "HH", path, IngestSettings(attempts=1, check="none")) as access:
+            power, lost = gaofen3.read_power(access, Window(0, 0, 200, 120), (1, 1))
+            part, _ = gaofen3.read_power(access, Window(31, 17, 90, 80), (1, 1))
+        assert lost == ()
+        np.testing.assert_array_equal(np.isnan(power), border)
+        np.testing.assert_array_equal(power == 0, few)
+        np.testing.assert_array_equal(part, power[17:97, 31:121])
+
+
+def test_lone_zeros_leave_no_holes_in_a_scene_and_count_in_its_mean(tmp_path: Path) -> None:
+    product = write(tmp_path, "HH", ground=make_ground(0))
+    whole = read(product).scene
+    size = whole.attrs["provenance"]["items"][0]["looks"]
+    assert size == [2, 2]
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(next(product.glob("*.tiff"))) as file:
+        is_zero = np.zeros(file.shape, bool)
+    is_zero[::2, ::2] = True  # one of the four looks
+    plant_zeros(product, is_zero)
+    scene = read(product, check="none").scene
+    assert scene["valid"].values.all()
+    difference = (scene["data"].values[0].astype(int) - whole["data"].values[0]) / 100
+    assert np.median(difference) == pytest.approx(10 * np.log10(3 / 4), abs=0.1)
 
 
 def test_a_scene_placed_without_a_field_is_its_data_and_one_of_level_2_too(tmp_path: Path) -> None:
