@@ -30,7 +30,16 @@ from sereno.pipeline.geometry import displace_pixels, to_metres
 from sereno.pipeline.pairs import Lock, Pair, is_gaofen
 from sereno.pipeline.plates import place_scene
 from sereno.pipeline.radiometry import power_to_centi_db, to_reflectance
-from sereno.pipeline.registration import Bool, Layer, Placer, Registration, estimate_field, settle_field, start_registration
+from sereno.pipeline.registration import (
+    Bool,
+    Layer,
+    Placer,
+    Registration,
+    check_search,
+    estimate_field,
+    settle_field,
+    start_registration,
+)
 from sereno.pipeline.scene import (
     CENTI_DB,
     MAX_REFLECTANCE,
@@ -82,12 +91,14 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     one that `find_misplaced` refuses.
 
     Raises:
+        ConfigError: the search is too narrow for the pixels of the grid.
         MissingError: lock, pair or scene is not there, or no band is left that shows structure.
         DataError: a scene is not the one that the lock names, lies on another grid, or cloudy and clear do not belong together.
     """
     started = time.monotonic()
     lock, pair_id = Lock.read(lock_and_pair[0]), lock_and_pair[1]
     pair, grid = lock.pair(pair_id), lock.grid.to_geobox()
+    check_search(settings, pixel_m=measure_pixel(grid))
     logger.info("align: %s/%s", lock.area, pair.id)
     opened = Scenes(*(open_dataset(manifest, kind="scene") for manifest in scenes))
     check_scenes(opened, lock, pair, scenes)

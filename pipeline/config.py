@@ -420,8 +420,8 @@ class AlignSettings(Settings):
 
     search_m: Annotated[float, Field(gt=0)] = 100.0
     """How far an image may lie from the clear one, metres; fields that use more than 80 % of it are refused. RPC without control points err
-    by tens of metres: 300 for Gaofen. Beyond 12 pixels the search goes from coarse to fine. Where `ingest.margin_px` reaches less far, a
-    strip along the edge may be lost."""
+    by tens of metres: 300 for Gaofen. At least 5 pixels; beyond 12 the search goes from coarse to fine. Where `ingest.margin_px` reaches
+    less far, a strip along the edge may be lost."""
     field: FieldDegree = "affine"
     """The most a shift may change over the scene; a simpler field is taken where it explains the windows as well."""
     descriptor: DescriptorName = "self-similarity"

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from sereno.pipeline.config import AlignSettings, FieldDegree
 from sereno.pipeline.descriptors import DESCRIPTORS, Features
+from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.matching import (
+    MIN_RADIUS_PX,
     MIN_WINDOW_PX,
     MIN_WINDOW_VALID,
     Layout,
@@ -188,6 +190,19 @@ def _round(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return round(value, 4) if abs(value) >= 1e-3 or value == 0 else float(f"{value:.4g}")
+
+
+def check_search(settings: AlignSettings, *, pixel_m: float) -> None:
+    """Whether a search so wide can find anything on pixels of `pixel_m` metres.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if settings.search_m < MIN_RADIUS_PX * pixel_m:
+        raise ConfigError(
+            f"pipeline.align.search_m is {settings.search_m:g}, {settings.search_m / pixel_m:.1f} pixels of {pixel_m:g} m, where no match "
+            f"stands out from what lies around it: set it to {MIN_RADIUS_PX * pixel_m:g} or more"
+        )
 
 
 def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: float) -> Registration:

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from sereno.pipeline.align import align_pair, find_cloud, is_cloudy_wanted
 from sereno.pipeline.config import AlignSettings
-from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
 from sereno.pipeline.scene import geobox_of, to_scene
 from sereno.pipeline.shiftfield import ShiftField
@@ -318,3 +318,11 @@ def test_scenes_without_a_band_that_shows_structure_are_refused(tmp_path: Path) 
     blue = ("B01", "B02")
     with pytest.raises(MissingError, match=r"pipeline\.ingest\.bands"):
         align(tmp_path, make_sar(), make_optical("C", bands=blue), make_optical(bands=blue))
+
+
+def test_a_search_too_narrow_for_the_pixels_is_refused_with_the_least_that_works(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pipeline\.align\.search_m is 20, 2\.0 pixels of 10 m, .*: set it to 50 or more"):
+        align(tmp_path, make_sar(), settings=AlignSettings(search_m=20))
+    assert not (tmp_path / "pair.json").exists()
+    least = read_manifest(align(tmp_path, make_sar(), settings=AlignSettings(search_m=50)))["summary"]
+    assert least["registration"]["verdict"] == "applied"

@@ -13,8 +13,18 @@ from registration_scenes import Ground, draw_clouds, draw_field, measure_error, 
 from scipy import ndimage
 
 from sereno.pipeline.config import AlignSettings
+from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.geometry import Positions, displace_pixels, sample_power
-from sereno.pipeline.registration import Layer, Registration, choose_factor, estimate_field, refine_field, settle_field, shrink_layer
+from sereno.pipeline.registration import (
+    Layer,
+    Registration,
+    check_search,
+    choose_factor,
+    estimate_field,
+    refine_field,
+    settle_field,
+    shrink_layer,
+)
 from sereno.pipeline.shiftfield import ShiftField, make_shift
 
 SIDE, SMALL = 512, 192
@@ -118,6 +128,15 @@ def test_none_of_twenty_pairs_with_nothing_in_common_is_accepted() -> None:
         found = estimate(optical, np.ascontiguousarray(sar), field="quadratic")
         assert (found.verdict, found.field.is_zero, bool(found.reason)) == ("refused", True, True), (name, found.reason)
         assert found.status != "ok"
+
+
+def test_the_least_search_is_the_narrowest_that_finds_equal_ground() -> None:
+    fixed = Layer(optical_of(side=SMALL), np.ones((SMALL, SMALL), bool))
+    for search_m, verdict in ((40.0, "refused"), (50.0, "applied")):
+        assert estimate_field(fixed, fixed, AlignSettings(search_m=search_m), pixel_m=10.0).verdict == verdict
+    check_search(AlignSettings(search_m=50.0), pixel_m=10.0)
+    with pytest.raises(ConfigError, match="set it to 50 or more"):
+        check_search(AlignSettings(search_m=49.0), pixel_m=10.0)
 
 
 @pytest.mark.parametrize("shift", [(14.0, 0.0), (0.0, -9.5), (30.0, 30.0)])
