@@ -69,12 +69,15 @@ def describe_fields(results: Results, stretch: Stretch) -> list[Block]:
 
 
 def list_fields(results: Results) -> list[Measured]:
-    """Every field that was measured, those of pairs among them that were given up because it was refused."""
+    """Every field that was asked for, those of pairs among them that were given up because it was refused.
+
+    Of a pair with a scene that was refused nothing was measured: `align` says so by giving the field the reason of the whole pair.
+    """
     return [
         Measured(key, role, record)
         for key, summary in results.aligned.items()
         for role, name in RECORDS.items()
-        if (record := summary.get(name)) is not None and (record["n_laid"] or not results.refusal(key))
+        if (record := summary.get(name)) is not None and record["reason"] != results.refusal(key)
     ]
 
 
