@@ -457,10 +457,11 @@ pixel classifier for L1C (extra `s2cloudless`, share-alike licence). `omnicloudm
 class MaskSettings(Settings):
     """How clouds and shadows are found."""
 
-    method: CloudMethod = "scl"
-    """Decides."""
+    method: CloudMethod | Literal["auto"] = "scl"
+    """Decides. `auto`: the best that a pair and the machine have, without a download: `scl` where both images have a classification, else
+    `omnicloudmask` where its package and weights are there, else `haze` on Gaofen, else `threshold` where its bands are there."""
     second: CloudMethod | None = None
-    """A second method whose agreement with the first is reported; it decides nothing."""
+    """A second method whose agreement with the first is reported; it decides nothing. Not asked where `auto` takes it as the first."""
     weights: Path | None = None
     """Folder with the weights of `omnicloudmask`, for machines without network; none means its own cache or a download."""
     dilate_px: Annotated[int, Field(ge=0)] = 3

@@ -14,7 +14,7 @@ import xarray as xr
 
 from sereno.pipeline.clouds import CLOUDY, FULL, CloudShadow, compare_masks, compare_with_truth, describe_cover, grow_probability
 from sereno.pipeline.config import MaskSettings
-from sereno.pipeline.detectors import Detection, Image, detect_clouds
+from sereno.pipeline.detectors import Detection, Image, choose_method, detect_clouds
 from sereno.pipeline.scene import Bool2d, geobox_of, with_grid
 from sereno.pipeline.skies import Truth, read_truth
 from sereno.pipeline.store import open_dataset, save_dataset
@@ -45,9 +45,9 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
 
     Variables `cloud_cloudy`, `shadow_cloudy`, `cloud_clear`, `shadow_clear` (y, x) are uint8 probability x 255, 0 where the image is not
     valid; `known_cloudy`, `known_clear` (y, x) are True where it is valid and the method could decide. An image without a valid pixel is
-    not looked at. Summary and provenance say which method of which version with which weights made them, with `settings.second` how far
-    the other agrees, and under `unknown` why of an image nothing is known, None if something is; the summary also holds the shares of
-    the valid pixels that are known, and of the known ones that are probably covered.
+    not looked at. Summary and provenance say which method of which version with which weights made them, under `asked` and `why` how
+    `auto` came to it, with `settings.second` how far the other agrees, and under `unknown` why of an image nothing is known, None if
+    something is; the summary also holds the shares of the valid pixels that are known, and of the known ones that are probably covered.
 
     Where the input lies under a simulated sky its masks are the truth, not grown, joined with what the method finds in the clear image
     that is under it; `simulated` is then `known`, and `truth` holds how much of it each method finds in the input. The classification of
@@ -61,9 +61,10 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     """
     started = time.monotonic()
     dataset = open_dataset(pair, kind="pair")
-    logger.info("mask %s: finding clouds by %s", pair.stem, settings.method)
+    settings, asked = resolve_method(dataset, settings, where=str(pair))
+    logger.info("mask %s: finding clouds by %s%s", pair.stem, settings.method, f" ({asked['why']})" if asked else "")
     judged = {role: _judge_image(dataset, role, settings, where=str(pair)) for role in IMAGES}
-    facts, truth = _describe_images(judged, settings), read_truth(dataset)
+    facts, truth = asked | _describe_images(judged, settings), read_truth(dataset)
     if truth is not None:
         facts |= {"simulated": "known", "truth": _score_methods(truth, judged["cloudy"], settings)}
         judged["cloudy"] = _join_truth(truth, judged, dataset["valid_cloudy"].values)
@@ -79,6 +80,22 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     masks = xr.Dataset(variables, attrs={"provenance": {**dataset.attrs["provenance"], "masks": facts}})
     save_dataset(with_grid(masks, geobox_of(dataset)), output, kind="mask", summary={**facts, **shares})
     _log_end(pair.stem, shares, facts, time.monotonic() - started)
+
+
+def resolve_method(dataset: xr.Dataset, settings: MaskSettings, *, where: str) -> tuple[MaskSettings, dict[str, Any]]:
+    """Settings with a method in place of `auto`, the best for all images with a valid pixel, and under `asked` and `why` how it came about.
+
+    Settings that name a method stay as they are, and so do those of a pair without a valid pixel: there is nothing to find.
+
+    Raises:
+        DataError: no method can mask the pair.
+    """
+    images = [Image(dataset, role, where) for role in IMAGES if dataset[f"valid_{role}"].values.any()]
+    if settings.method != "auto" or not images:
+        return settings, {}
+    method, why = choose_method(images, settings)
+    second = None if settings.second == method else settings.second
+    return settings.model_copy(update={"method": method, "second": second}), {"asked": "auto", "why": why}
 
 
 def _judge_image(dataset: xr.Dataset, role: str, settings: MaskSettings, *, where: str) -> Judged:
@@ -125,6 +142,7 @@ def _join_truth(truth: Truth, judged: Mapping[str, Judged], valid: Bool2d) -> Ju
 
 def _find_clouds(dataset: xr.Dataset, role: str, settings: MaskSettings, *, where: str) -> tuple[Detection, Detection | None]:
     """What the method that decides says of one image, and what the second one says, if there is one."""
+    assert settings.method != "auto"  # it has been resolved
     first = detect_clouds(Image(dataset, role, where), settings.method, settings)
     if settings.second is None:
         return first, None
