@@ -109,7 +109,11 @@ def refuse_item(record: ItemRecord, reason: str, cause: Cause, *, clear_cover_pc
 
 def to_refusals(refused: Iterable[Refused]) -> tuple[Refusal, ...]:
     """The refusals as the lock lists them: one per item, in order of role, item and reason."""
-    lines = [Refusal(item=item, role=one.role, reason=one.reason, status=one.status) for one in refused for item in one.items]
+    lines = [
+        Refusal(item=item, role=one.role, reason=one.reason, status=one.status, cause=one.cause.name.lower())
+        for one in refused
+        for item in one.items
+    ]
     return tuple(sorted(lines, key=lambda line: (line.role, line.item, line.reason)))
 
 

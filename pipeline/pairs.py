@@ -191,6 +191,8 @@ class Refusal(Settings):
     """Words with the value seen and the limit."""
     status: Status = "refused"
     """`duplicate` for another processing of a used acquisition, `missing` if it lacks an asset, `unreadable` if one cannot be read."""
+    cause: str | None = None
+    """In one word, the name of a `Cause` of `acquisitions` in small letters; None if not stated, as in older locks."""
 
 
 class Lock(Settings):

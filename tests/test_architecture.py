@@ -21,7 +21,7 @@ PIPELINE_LANES = (
     {"presets", "signing", "areas", "polygons", "mgrs", "items", "scheduler"},
     {"scene"},
     {"store"},
-    {"ledger", "comparison", "safe", "archives", "rpc", "sun"},
+    {"ledger", "outcomes", "comparison", "safe", "archives", "rpc", "sun"},
     {
         "radiometry",
         "offset",
