@@ -47,10 +47,14 @@ onstart:
 
 onsuccess:
     from sereno.pipeline.ledger import describe_losses, find_ledgers, read_ledgers
+    from sereno.pipeline.outcomes import describe_outcome, read_outcome
 
+    results = Path(flow.results)
     try:
-        entries = read_ledgers(find_ledgers(Path(flow.results)))
-        for line in describe_losses(entries, Path(flow.results)):
+        for line in (
+            *describe_losses(read_ledgers(find_ledgers(results)), results),
+            *describe_outcome(read_outcome(results), results),
+        ):
             print(line)
     except SerenoError as error:
         print(error)
@@ -341,7 +345,7 @@ rule patch:
         lambda _: flow.all_pairs(checkpoints, "patch"),
 
 
-rule pack_patches:
+checkpoint pack_patches:
     input:
         patches=lambda _: flow.all_pairs(checkpoints, "patch"),
         splits=flow.config.pipeline.pack.split.file or [],
@@ -474,6 +478,7 @@ rule predict_pair:
 rule predict:
     input:
         flow.locks,
+        "<results>/pack/dataset.json",  # so that the choice of pairs is made again after it is packed again
         lambda _: flow.all_predictions(checkpoints),
 
 

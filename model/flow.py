@@ -235,10 +235,25 @@ class Flow:
         return [f"{self.results}/{step}/{run}/{name}" for run in self.runs]
 
     def all_predictions(self, checkpoints: Any) -> list[str]:
-        """The cleared scenes that are asked for."""
+        """The cleared scenes that are asked for: of each area the first pairs that were not given up.
+
+        Which those are is known once every pair is aligned; the dataset is packed after that and before any network is trained, so
+        waiting for it costs no time.
+        """
         limit = self.config.model.predict.pairs_per_area
-        chosen = [(area, pair.id) for area in self.areas for pair in self.lock(checkpoints, area).pairs[:limit]]
+        if limit == 0:
+            return []
+        checkpoints.pack_patches.get()
+        usable = {
+            area: [pair for pair in self.lock(checkpoints, area).pairs if not self._is_given_up(area, pair.id)] for area in self.areas
+        }
+        chosen = [(area, pair.id) for area in self.areas for pair in usable[area][:limit]]
         return [f"{self.results}/predict/{run}/{area}/{pair}.tif" for run in self.runs for area, pair in chosen]
+
+    def _is_given_up(self, area: str, pair: str) -> bool:
+        """Whether `align` found that nothing of a pair can be used; a pair that it has not written is not given up."""
+        path = Path(f"{self.results}/align/{area}/{pair}.json")
+        return path.is_file() and _read_refusal(path, path.stat().st_mtime_ns) is not None
 
 
 def is_on_disk(path: str) -> bool:
@@ -268,6 +283,17 @@ def _place_of(lock: Lock) -> str:
 @functools.lru_cache(maxsize=4096)
 def _read_lock(path: Path, _modified_ns: int) -> Lock:
     return Lock.read(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_refusal(path: Path, _modified_ns: int) -> str | None:
+    """Why a pair was given up, by its manifest; None of a damaged one, which the job that needs it will name."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return None
+    summary = content.get("summary") if isinstance(content, dict) else None
+    return summary.get("refused") if isinstance(summary, dict) else None
 
 
 def hold_folder(folder: Path) -> IO[str]:

@@ -49,9 +49,14 @@ class Checkpoints:
     """What Snakemake gives the input functions, for locks that are there."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.query_area = folder, self
+        self.folder, self.query_area, self.packed = folder, self, 0
 
-    def get(self, area: str) -> SimpleNamespace:
+    @property
+    def pack_patches(self) -> "Checkpoints":
+        self.packed += 1
+        return self
+
+    def get(self, area: str = "") -> SimpleNamespace:
         return SimpleNamespace(output=SimpleNamespace(lock=str(self.folder / f"query/{area}.json")))
 
 
@@ -119,6 +124,31 @@ def test_frozen_locks_bring_their_elevation_models_unless_a_file_is_named(tmp_pa
     checkpoints = Checkpoints(tmp_path / "r")
     assert (len(flow.all_dems(checkpoints)), flow.dem_margin) == (1, [])
     assert named.all_dems(checkpoints) == []
+
+
+def test_the_first_pairs_that_were_not_given_up_are_cleared_once_all_are_aligned(tmp_path: Path) -> None:
+    flow, checkpoints = Flow(VALUES, results=str(tmp_path)), Checkpoints(tmp_path)
+    pair = {"sar": "s", "cloudy": "s", "clear": "s", "sar_gap_days": 0, "clear_gap_days": 0, "sky": 1}
+    for area, refusals in (("a", ["SAR: only 3 windows", None, None]), ("b", ["the clear scene: ...", "the clear scene: ..."])):
+        write_lock(tmp_path, area, pairs=[pair | {"id": f"p{number}"} for number in range(len(refusals))])
+        (tmp_path / "align" / area).mkdir(parents=True)
+        for number, why in enumerate(refusals):
+            (tmp_path / f"align/{area}/p{number}.json").write_text(json.dumps({"summary": {"refused": why}}))
+    assert flow.all_predictions(checkpoints) == [f"{tmp_path}/predict/{run}/a/p1.tif" for run in ("full", "optical-only")]
+    assert checkpoints.packed == 1
+    every = Flow({**VALUES, "model": {"predict": {"pairs_per_area": None}}}, results=str(tmp_path))
+    assert [Path(path).stem for path in every.all_predictions(checkpoints)] == ["p1", "p2"]
+    none, waited = Flow({**VALUES, "model": {"predict": {"pairs_per_area": 0}}}, results=str(tmp_path)), checkpoints.packed
+    assert (none.all_predictions(checkpoints), checkpoints.packed) == ([], waited), "no scene is asked for, so nothing is waited for"
+
+
+def test_a_damaged_pair_is_left_to_the_job_that_names_it(tmp_path: Path) -> None:
+    for area, text in (("a", "{"), ("b", "[]")):
+        write_lock(tmp_path, area)
+        (tmp_path / "align" / area).mkdir(parents=True)
+        (tmp_path / f"align/{area}/p.json").write_text(text)
+    flow = Flow({**VALUES, "model": {"runs": {"only": {}}}}, results=str(tmp_path))
+    assert flow.all_predictions(Checkpoints(tmp_path)) == [f"{tmp_path}/predict/only/{area}/p.tif" for area in "ab"]
 
 
 def with_query(results: str = "r", **query: object) -> Flow:
