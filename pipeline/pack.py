@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -30,9 +31,18 @@ from rich.console import Console
 from rich.progress import track
 
 from sereno.pipeline.config import PackSettings, SplitSettings, load_settings
+from sereno.pipeline.datacard import (
+    DIMS,
+    STORED_UNITS,
+    count_registrations,
+    count_skies,
+    count_things,
+    describe_dataset,
+    list_calibrations,
+)
 from sereno.pipeline.errors import DataError, StoreError
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS, PATCH_ARRAYS, SPLITS, PatchRecord, Split
-from sereno.pipeline.scene import CENTI_DB, OPTICAL_UNITS, REFLECTANCE_SCALE, SAR_UNITS
+from sereno.pipeline.scene import CENTI_DB, REFLECTANCE_SCALE
 from sereno.pipeline.splits import Leakage, assign_splits, check_leakage, group_blocks
 from sereno.pipeline.store import codec_for, open_dataset, read_manifest, staged, store_of, write_manifest, write_text
 
@@ -43,14 +53,14 @@ SHARED_FACTS: Final = ("bands", "sar_bands", "size_px", "resolution_m", "layout"
 """What all patch stores must agree in."""
 HISTOGRAM_BINS: Final = 10
 """Bins of the cloud cover of inputs, from 0 to 1."""
-DIMS: Final = {"sar": "sar_band", "cloudy": "band", "clear": "band", "mask": "mask_channel"}
-"""Name of the second dim of each array; the others are patch, row, col."""
-STORED_UNITS: Final = {"sar": SAR_UNITS, "cloudy": OPTICAL_UNITS, "clear": OPTICAL_UNITS, "mask": "probability or validity x 255"}
-"""Units of the integers at rest."""
 SCALES: Final = {"sar": 1 / CENTI_DB, "cloudy": 1 / REFLECTANCE_SCALE, "clear": 1 / REFLECTANCE_SCALE, "mask": 1 / 255}
 """Integer times this is decibel, reflectance, or probability and validity."""
 SCALED_UNITS: Final = {"sar": "dB", "cloudy": "1", "clear": "1", "mask": "1"}
 """Units after scaling; CF writes `1` for a number without unit."""
+QUOTED_REASONS: Final = 3
+"""So many different reasons are quoted where no pair is left."""
+REASON_CHARS: Final = 200
+"""A quoted reason is cut to so many characters."""
 
 SURFACE: Final = "reflectance of the surface"
 TOP: Final = "reflectance at the top of the atmosphere"
@@ -154,7 +164,7 @@ def _read_sources(manifests: Sequence[Path]) -> list[Source]:
                     "a dataset needs one; pack them apart, or patch both with the same settings"
                 )
     if not any(source.records for source in sources):
-        raise DataError(f"not one patch was kept in {len(sources)} patch stores: {_explain_nothing(sources)}")
+        raise DataError(f"not one patch was kept in {count_things(len(sources), 'patch store')}: {_explain_nothing(sources)}")
     for roles in (("cloudy", "clear"), ("sar",)):
         _check_levels([source for source in sources if source.records], roles)
     return sources
@@ -189,12 +199,21 @@ def describe_level(scene: Mapping[str, Any]) -> str:
 
 
 def _explain_nothing(sources: Sequence[Source]) -> str:
-    """Why no source has a patch: the most frequent reason, and the remedy."""
-    refused = [source.summary["pair_refused"] for source in sources if source.summary.get("pair_refused")]
-    if 2 * len(refused) >= len(sources):
-        return f"{len(refused)} pairs are not to be used, most often for {Counter(refused).most_common(1)[0][0]}; see `sereno ledger`"
-    causes = ", ".join(f"{count} windows by patch.{name}" for name, count in _count_refusals(sources).most_common())
-    return f"{causes or 'no window fits a grid'}: loosen the limits of `patch`"
+    """Why no source has a patch: reasons of pairs and of windows, those most frequent first, and the remedy."""
+    refused = Counter(source.summary["pair_refused"] for source in sources if source.summary.get("pair_refused"))
+    parts = []
+    if refused:
+        reasons = [f"{count} x {shorten(reason, REASON_CHARS)}" for reason, count in refused.most_common(QUOTED_REASONS)]
+        further = len(refused) - len(reasons)
+        more = f"; and {count_things(further, 'other reason')}" if further else ""
+        parts.append(
+            f"{count_things(refused.total(), 'pair')} not to be used: {'; '.join(reasons)}{more} (manifests of `align` give them in full)"
+        )
+    rest = [source for source in sources if not source.summary.get("pair_refused")]
+    if rest:
+        causes = ", ".join(f"{count_things(count, 'window')} by patch.{name}" for name, count in _count_refusals(rest).most_common())
+        parts.append(f"{causes or 'no window fits a grid'}: loosen the limits of `patch`")
+    return "; ".join(parts)
 
 
 def _read_source(manifest: Path) -> Source:
@@ -368,6 +387,9 @@ def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settin
         "leakage": leakage._asdict(),
         "areas": _summarise_areas(used),
         "scenes": _summarise_scenes(used),
+        "skies": count_skies([source.provenance for source in used]),
+        "registration": count_registrations([source.provenance for source in used]),
+        "gaofen": list_calibrations([source.provenance for source in used]),
         "left_out": [_explain_absence(source) for source in sources if not source.records],
         "refused": dict(sorted(_count_refusals(sources).items())),
         "cloud_share": {"edges": [round(float(edge), 3) for edge in edges]}
@@ -427,129 +449,3 @@ def _summarise_scenes(sources: Sequence[Source]) -> dict[str, dict[str, list[str
         | {"levels": sorted({describe_level(source.provenance[role]) or "-" for source in sources})}
         for role in ("sar", "cloudy", "clear")
     }
-
-
-def describe_dataset(name: str, summary: Mapping[str, Any]) -> str:
-    """The data card in Markdown, from the name of the store and the manifest's summary."""
-    counts, areas = summary["counts"], summary["areas"]
-    times = sorted(time for area in areas.values() for time in (area["first"], area["last"]))
-    sections = [
-        f"# {name}",
-        f"{sum(counts.values())} co-registered SAR, cloudy and clear patches of {summary['size_px']} x {summary['size_px']} pixels of "
-        f"{summary['resolution_m']:g} m, from {sum(len(area['pairs']) for area in areas.values())} scene pairs of {len(areas)} areas, "
-        f"{times[0]} to {times[-1]}.",
-        "## Splits\n\n" + _describe_splits(summary),
-        "## Where and when\n\n" + _describe_areas(areas),
-        "## Sensors\n\n" + _describe_scenes(summary["scenes"]),
-        "## Arrays\n\n" + _describe_arrays(summary),
-        "## Reflectance of training targets\n\n" + _describe_bands(summary),
-        "## Cloud cover of the inputs\n\n" + _describe_cover(summary["cloud_share"]),
-        "## Processing\n\n" + PROCESSING,
-        "## Windows that were refused\n\n" + _describe_refusals(summary["refused"]),
-        "## Pairs without a patch\n\n" + _describe_absences(summary["left_out"]),
-        "## Licence of the data\n\n" + _describe_licence(summary["scenes"], times),
-        "## Known limits\n\n" + KNOWN_LIMITS,
-        "## Open it\n\n" + _describe_opening(name),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-PROCESSING: Final = """\
-Offsets of the products are removed; negative reflectance is set to 0 and counted. SAR is backscatter in hundredths of a decibel on the
-optical grid, moved by the measured shift where that was certain. Scene ids, offsets, shifts with their verdict, and mask settings of every
-pair are in `provenance.json` in the store."""
-KNOWN_LIMITS: Final = """\
-- Clear targets were taken on other days than the inputs: what changed between them is change of the ground, not cloud.
-- Cloud and shadow masks are estimates; thin cloud in a target may go unnoticed.
-- SAR and input were taken on other days too; `sar_gap_days` and `clear_gap_days` in `patches.csv` say how many.
-- SEN12MS-CR states no times: what stands for them is the season of the ROI, and its gaps of 0 days mean nothing.
-- Patches of one ground block on different dates show the same ground: they always share a split, but are not independent samples."""
-
-
-def _describe_splits(summary: Mapping[str, Any]) -> str:
-    how, leakage, counts = summary["splits"], summary["leakage"], summary["counts"]
-    rows = [(split, counts[split], how["blocks"][split]) for split in SPLITS]
-    drawn = {
-        "blocks": f"Whole ground blocks were drawn at random (seed {how.get('seed')}).",
-        "list": f"Areas are assigned by the list `{how.get('file')}`, compared exactly.",
-        "none": "Everything is for training: scores on this dataset show memory, not skill.",
-    }[how["method"]]
-    if leakage["min_distance_m"] is None:
-        proof = "There is only one split, so nothing can leak between splits."
-    else:
-        proof = (
-            f"Measured over {leakage['footprints']} footprints: no ground is shared; the nearest patches of different splits are "
-            f"{leakage['min_distance_m']:.1f} m apart ({leakage['required_m']:.1f} m required), "
-            f"and {leakage['shared_blocks']} blocks are in two splits."
-        )
-    return "\n\n".join([_to_table(("split", "patches", "blocks"), rows), drawn, proof])
-
-
-def _describe_areas(areas: Mapping[str, Any]) -> str:
-    rows = [
-        (name, area["patches"], len(area["pairs"]), " ".join(area["crs"]), area["bbox"], area["first"], area["last"])
-        for name, area in areas.items()
-    ]
-    return _to_table(("area", "patches", "pairs", "CRS", "west, south, east, north (degrees)", "first input", "last input"), rows)
-
-
-def _describe_scenes(scenes: Mapping[str, Any]) -> str:
-    rows = [(role, *(", ".join(values) for values in facts.values())) for role, facts in scenes.items()]
-    return _to_table(("role", "sensor", "collection", "processing baseline", "offset removed (stored units)", "level"), rows)
-
-
-def _describe_arrays(summary: Mapping[str, Any]) -> str:
-    channels = {"sar": summary["sar_bands"], "cloudy": summary["bands"], "clear": summary["bands"], "mask": summary["mask_channels"]}
-    rows = [(name, f"patch, {DIMS[name]}, row, col", STORED_UNITS[name], ", ".join(channels[name])) for name in PATCH_ARRAYS]
-    return _to_table(("array", "dims", "stored as", "channels"), rows) + (
-        "\n\nIn the mask 255 is certain cloud or shadow, and usable where it says valid. Pixels that are not valid hold 0. "
-        "`patches.csv` in the store lists every patch in stored order: place, time gaps, shares."
-    )
-
-
-def _describe_bands(summary: Mapping[str, Any]) -> str:
-    rows = [
-        (band, f"{mean:.4f}", f"{std:.4f}")
-        for band, mean, std in zip(summary["bands"], summary["training_mean"], summary["training_std"], strict=True)
-    ]
-    return "Over valid, unclouded pixels.\n\n" + _to_table(("band", "mean", "standard deviation"), rows)
-
-
-def _describe_cover(cover: Mapping[str, Any]) -> str:
-    bins = zip(cover["edges"], cover["edges"][1:], *(cover[split] for split in SPLITS), strict=False)
-    return _to_table(("share of cloud and shadow", *SPLITS), [(f"{low:.1f} to {high:.1f}", *numbers) for low, high, *numbers in bins])
-
-
-def _describe_refusals(refused: Mapping[str, int]) -> str:
-    if not refused:
-        return "None."
-    return _to_table(("refused by", "windows"), [(f"`patch.{name}`", count) for name, count in refused.items()])
-
-
-def _describe_absences(left_out: Sequence[Mapping[str, str]]) -> str:
-    if not left_out:
-        return "None."
-    return _to_table(("area", "pair", "reason"), [(entry["area"], entry["pair"], entry["reason"]) for entry in left_out])
-
-
-def _describe_licence(scenes: Mapping[str, Any], times: Sequence[str]) -> str:
-    sensors = {sensor for facts in scenes.values() for sensor in facts["sensors"]}
-    if not all(sensor.startswith(("sentinel", "sen12mscr")) for sensor in sensors):
-        return f"That of the products it was made from: {', '.join(sorted(sensors))}."
-    years = f"{times[0][:4]}" if times[0][:4] == times[-1][:4] else f"{times[0][:4]}-{times[-1][:4]}"
-    return f"Contains modified Copernicus Sentinel data {years}, unless the catalogue it was made from is a simulated world."
-
-
-def _describe_opening(name: str) -> str:
-    return f"""\
-```python
-import xarray as xr, zarr
-train = xr.open_zarr("{name}", group="train", consolidated=False)  # reflectance and decibel, scaled
-picture = train["clear"][0].values  # (band, row, col)
-stored = zarr.open_group("{name}", mode="r")["train"]["cloudy"][0]  # the integers at rest
-```"""
-
-
-def _to_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

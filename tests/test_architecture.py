@@ -32,6 +32,7 @@ PIPELINE_LANES = (
         "registration",
         "clouds",
         "splits",
+        "datacard",
         "acquisitions",
         "pairing",
         "table",
