@@ -59,7 +59,7 @@ SCALED_UNITS: Final = {"sar": "dB", "cloudy": "1", "clear": "1", "mask": "1"}
 """Units after scaling; CF writes `1` for a number without unit."""
 QUOTED_REASONS: Final = 3
 """So many different reasons are quoted where no pair is left."""
-REASON_CHARS: Final = 200
+REASON_CHARS: Final = 280
 """A quoted reason is cut to so many characters."""
 
 SURFACE: Final = "reflectance of the surface"
