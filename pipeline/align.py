@@ -157,11 +157,17 @@ def find_misplaced(aligned: Aligned) -> str | None:
     placed = {role for role, scene in aligned.scenes._asdict().items() if is_placed_by_coefficients(scene)}
     faults = []
     if aligned.sar.verdict == "refused" and placed & {"sar", "clear"}:
-        faults.append(f"SAR: {aligned.sar.reason}")
+        remedy = ", but high ground leans at level 2: use level 1 with a DEM" if is_projected(aligned.scenes.sar) else ""
+        faults.append(f"SAR: {aligned.sar.reason}{remedy}")
     if aligned.cloudy is not None and aligned.cloudy.verdict == "refused" and placed & {"cloudy", "clear"}:
         faults.append(f"the cloudy scene: {aligned.cloudy.reason}")
-    words = "placed by coefficients that err by up to some hundred metres, and where it lies on the clear scene cannot be told"
+    words = "placed by coefficients or its provider, up to some hundred metres off, and where it lies on the clear scene cannot be told"
     return f"{words}: {'; '.join(faults)}" if faults else None
+
+
+def is_projected(scene: xr.Dataset) -> bool:
+    """Whether its provider projected the scene at one height, so that no DEM brings relief right: level 2 of Gaofen-3."""
+    return str(scene.attrs["provenance"].get("properties", {}).get("processing_level")) == "L2"
 
 
 def is_placed_by_coefficients(scene: xr.Dataset) -> bool:
