@@ -13,7 +13,7 @@ import zarr
 
 from sereno.pipeline.clouds import FULL
 from sereno.pipeline.config import PackSettings
-from sereno.pipeline.pack import create_arrays, measure_targets, to_csv
+from sereno.pipeline.pack import create_arrays, measure_training, to_csv
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS, SPLITS, PatchRecord, Split
 from sereno.pipeline.splits import check_leakage
 from sereno.pipeline.store import staged, store_of, write_manifest
@@ -70,13 +70,14 @@ def save_samples(
     settings = PackSettings()
     counts = {split: len(arranged[split]) for split in SPLITS}
     with staged(store_of(output)) as partial:
-        create_arrays(partial, counts, facts._asdict(), settings)
+        packed = facts._asdict() | {"task": "cloud-removal", "ratio": 1, "mask_channels": list(MASK_CHANNELS)}
+        create_arrays(partial, counts, packed, settings)
         for split in SPLITS:
             for name in PATCH_ARRAYS if arranged[split] else ():
                 values = np.stack([getattr(sample, name) for sample in arranged[split]])
                 zarr.open_array(partial, path=f"{split}/{name}", mode="r+")[:] = values
         (partial / "patches.csv").write_text(to_csv(records))
-        mean, std = measure_targets(partial, settings.shard_patches)
+        clear = measure_training(partial, "cloud-removal", settings.shard_patches)["clear"]
         output.unlink(missing_ok=True)
     edges = np.linspace(0, 1, 11)
     cover = {split: np.histogram([s.record.cloud_input_share for s in arranged[split]], edges)[0].tolist() for split in SPLITS}
@@ -85,8 +86,8 @@ def save_samples(
         "counts": counts,
         "leakage": leakage._asdict() | {"compared": list(apart)},
         "cloud_share": {"edges": edges.round(3).tolist()} | cover,
-        "training_mean": mean,
-        "training_std": std,
+        "training_mean": clear.mean,
+        "training_std": clear.std,
     }
     write_manifest(output, kind="dataset", summary=summary | dict(notes))
     logger.info("%s: %s", output, ", ".join(f"{count} {split}" for split, count in counts.items()))

@@ -140,6 +140,15 @@ class Sample(NamedTuple):
         return self.weight[:, 0] > 0
 
 
+class Prepared(NamedTuple):
+    """What a network is given where it is used."""
+
+    inputs: tuple[Tensor, ...]
+    """What it is called with, each (B, ...)."""
+    usable: Tensor
+    """(B, H, W) bool where its answer is worth something: what it depends on was observed, and is clear where that matters."""
+
+
 AnyBatch = Batch | Sample
 """What a task's maker gives."""
 
@@ -221,6 +230,12 @@ def read_sharpening(stored: Stored) -> Sharpening:
     return Sharpening(ms * valid, pan * fine, valid * _trust(torch.maximum(cloud, shadow)), valid)
 
 
+def prepare_sharpening(stored: Stored, _signature: Signature, _settings: TrainSettings) -> Prepared:
+    """Both images as they were taken; clouds may be sharpened like ground."""
+    ms, pan, _, valid = read_sharpening(stored)
+    return Prepared((ms, pan), F.interpolate(valid, size=pan.shape[-2:])[:, 0] > 0)
+
+
 def find_gains(bands: Sequence[str]) -> list[float]:
     """Contrast that each multispectral band keeps at its Nyquist frequency: the sensor's own where it is known."""
     return [SENTINEL2_GAINS.get(band, TYPICAL_MS_GAIN) for band in bands]
@@ -242,6 +257,19 @@ def make_fusion_batch(stored: Stored, _signature: Signature, _settings: TrainSet
     fine = fine * valid
     outer = torch.stack([fine[:, 0], fine[:, 2]], dim=1)
     return Sample((coarse, outer), fine[:, 1], clear, outer.mean(dim=1))
+
+
+def prepare_fusion(stored: Stored, signature: Signature, settings: TrainSettings) -> Prepared:
+    """Coarse images of all dates and fine ones of the outer ones, usable where these are clear; nothing of the middle fine one is asked."""
+    cloud, shadow, valid = _read_mask(stored["mask"], "spatiotemporal-fusion")
+    clear = (valid * _trust(torch.maximum(cloud, shadow)))[:, ::2] > 0
+    return Prepared(make_fusion_batch(stored, signature, settings).inputs, clear.all(dim=1)[:, 0])
+
+
+def prepare_snapshot(stored: Stored, signature: Signature, settings: TrainSettings) -> Prepared:
+    """The estimate from a picture of the cube, and the aperture."""
+    batch = make_snapshot_batch(stored, signature, settings)
+    return Prepared(batch.inputs, batch.weight[:, 0] > 0)
 
 
 def make_snapshot_batch(stored: Stored, signature: Signature, settings: TrainSettings) -> Sample:

@@ -11,10 +11,10 @@ import logging
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,13 @@ from rich.progress import track
 from torch import Tensor
 
 from sereno.model.batches import to_batch
-from sereno.model.checkpoint import Loaded, check_bands, choose_device, hash_file, load_checkpoint
+from sereno.model.checkpoint import Loaded, check_bands, check_question, choose_device, hash_file, load_checkpoint
 from sereno.model.config import PredictSettings, needs_sar
-from sereno.pipeline.errors import DataError, StoreError, TrainingError
+from sereno.model.strips import describe_group, read_rows
+from sereno.model.tasks import CLOUD_REMOVAL, TASKS
+from sereno.pipeline.errors import ConfigError, DataError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS
+from sereno.pipeline.samples import SAMPLES
 from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, find_unknown, geobox_of
 from sereno.pipeline.store import open_dataset, remove, staged, write_json
 
@@ -47,6 +50,8 @@ NODATA: Final = 65_535
 """Stored value of pixels without an answer."""
 NOTHING, OBSERVED, RECONSTRUCTED = 0, 1, 2
 """Values of the provenance band."""
+PAIR_ROLES: Final = ("sar", "cloudy", "clear")
+"""Scenes of a pair."""
 CLEAR_BELOW: Final = 0.05
 """Up to this cloud or shadow probability a pixel is kept as observed."""
 CLOUDY_FROM: Final = 0.5
@@ -183,34 +188,40 @@ def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: P
     clear surroundings than the 128 of training; set `tile_px` to the crop size to rule the effect out.
 
     Raises:
-        DataError: bands of pair and checkpoint differ, or the masks are those of another pair or grid.
+        DataError: the checkpoint is for another task, bands of pair and checkpoint differ, or the masks are those of another pair or grid.
         MissingError: an input is not there.
         TrainingError: the checkpoint is unusable or gives values that are no numbers.
         StoreError: an input is damaged, or the image cannot be written or does not read back.
     """
     logger.info("predict: clearing %s with %s", pair_and_masks[0], checkpoint)
     loaded = load_checkpoint(checkpoint, choose_device(settings.device))
-    scene = open_scene(*pair_and_masks)
-    check_bands(loaded, bands_of(scene.pair), bands_of(scene.pair, "sar_band"), where=pair_and_masks[0])
+    scene = open_scene(*pair_and_masks, kind="pair" if loaded.meta.task == CLOUD_REMOVAL.name else "group")
+    walk = Clearing if loaded.meta.task == CLOUD_REMOVAL.name else Making
+    if walk is Making:
+        check_question(loaded, describe_group(scene.pair), where=pair_and_masks[0])
+    else:
+        check_bands(loaded, bands_of(scene.pair), bands_of(scene.pair, "sar_band"), where=pair_and_masks[0])
     if refused := scene.pair.attrs["provenance"].get("refused"):
         logger.warning("predict: %s holds no valid pixel, so nothing is cleared: %s", pair_and_masks[0], refused)
-    clearing = Clearing(scene, loaded, settings)
+    clearing = walk(scene, loaded, settings)
     with staged(output) as partial:
         write_cog(clearing, partial, tags=describe_image(clearing, checkpoint))
         write_json(output.with_suffix(".json"), describe_scene(clearing, checkpoint, partial))
     logger.info("predict: wrote %s: %s", output, ", ".join(f"{count} {name}" for name, count in sorted(clearing.tally.items())))
 
 
-def open_scene(pair: Path, masks: Path) -> Scene:
-    """The pair and its masks.
+def open_scene(pair: Path, masks: Path, *, kind: Literal["pair", "group"] = "pair") -> Scene:
+    """The pair, or for other tasks the group, and its masks.
 
     Raises:
         MissingError, StoreError: one of them is not there or damaged.
         DataError: the masks are those of another pair or grid.
     """
-    opened, opened_masks = open_dataset(pair, kind="pair"), open_dataset(masks, kind="mask")
+    opened, opened_masks = open_dataset(pair, kind=kind), open_dataset(masks, kind="mask")
     geobox, made_of, made_for = geobox_of(opened), opened.attrs["provenance"], opened_masks.attrs["provenance"]
-    if geobox_of(opened_masks) != geobox or any(made_for[key] != made_of[key] for key in ("area", "pair")):
+    grid = geobox_of(opened_masks)
+    is_same = grid == geobox if kind == "pair" else grid.boundingbox == geobox.boundingbox  # those of coarse images are coarse
+    if not is_same or any(made_for[key] != made_of[key] for key in ("area", "pair")):
         raise DataError(f"{masks} was not made from {pair}: run `sereno mask` on this pair")
     return Scene(opened, opened_masks, geobox)
 
@@ -310,7 +321,89 @@ class Clearing:
         return np.concatenate([np.where(there, stored, NODATA), provenance[None]]).astype(np.uint16)
 
 
-def write_cog(clearing: Clearing, path: Path, *, tags: dict[str, str]) -> None:
+class Making:
+    """One walk over a group of another task than cloud removal: every pixel is the network's; nothing is kept as it was observed."""
+
+    def __init__(self, scene: Scene, loaded: Loaded, settings: PredictSettings) -> None:
+        """Checks that tiles begin and end with coarse pixels.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        self.scene, self.loaded, self.settings = scene, loaded, settings
+        self.signature, self.tally = loaded.meta.signature, Counter[str]()
+        rows, columns = scene.geobox.shape.y, scene.geobox.shape.x
+        self.rows = Axis(rows, settings.tile_px, settings.overlap_px)
+        self.columns = Axis(columns, settings.tile_px, settings.overlap_px)
+        ratio = self.signature.ratio
+        if settings.tile_px % ratio or settings.overlap_px % ratio:
+            raise ConfigError(f"'predict.tile_px' and 'overlap_px' must be multiples of {ratio}, the fine pixels along a coarse one")
+
+    @torch.inference_mode()
+    def walk(self) -> Iterator[ClearedRows]:
+        """The image from top to bottom.
+
+        Raises:
+            TrainingError: the network gives values that are no numbers.
+        """
+        self.tally.clear()
+        blender = RowBlender(len(self.loaded.bands), self.rows, self.columns, self.loaded.training_mean.device)
+        for row in range(self.rows.n_tiles):
+            first = row * self.rows.stride
+            stop = min(first + self.rows.tile, self.rows.extent)
+            stored = self._pad(read_rows(self.scene.pair, self.scene.masks, first, stop), stop - first)
+            usable = np.zeros((self.rows.tile, self.columns.padded), bool)
+            for column in range(self.columns.n_tiles):
+                tile, worth = self._run_tile(stored, column)
+                blender.add(tile, row, column)
+                left = column * self.columns.stride
+                usable[:, left : left + self.columns.tile] = worth
+            restored = blender.take(row)
+            yield ClearedRows(first, self._compose(restored, usable[: restored.shape[1], : self.columns.extent]))
+
+    def _pad(self, stored: dict[str, Array], height: int) -> dict[str, Array]:
+        """Rows as high as a tile, as wide as all tiles; what lacks is mirrored with the edge pixels, so that grids stay on each other."""
+        padded = {}
+        for spec in SAMPLES[self.signature.task]:
+            ratio, array = self.signature.ratio if spec.is_coarse else 1, stored[spec.name]
+            down, across = (self.rows.tile - height) // ratio, (self.columns.padded - self.columns.extent) // ratio
+            padded[spec.name] = np.pad(array, ((0, 0),) * (array.ndim - 2) + ((0, down), (0, across)), mode="symmetric")
+        return padded
+
+    def _run_tile(self, stored: dict[str, Array], column: int) -> tuple[Tensor, Array]:
+        """The network's answer for tile number `column` of a row (C, tile, tile), and where it is worth something."""
+        prepare, device = TASKS[self.signature.task].prepare, self.loaded.training_mean.device
+        assert prepare is not None
+        tensors = {}
+        for spec in SAMPLES[self.signature.task]:
+            ratio = self.signature.ratio if spec.is_coarse else 1
+            left = column * self.columns.stride // ratio
+            cut = stored[spec.name][None, ..., left : left + self.columns.tile // ratio]
+            tensors[spec.name] = torch.from_numpy(np.ascontiguousarray(cut)).to(device)
+        prepared = prepare(tensors, self.signature, self.loaded.settings)
+        answer: Tensor = self.loaded.network(*prepared.inputs).float()
+        if not answer.isfinite().all():
+            group = self.scene.pair.attrs["provenance"]["pair"]["id"]
+            raise TrainingError(f"the network gives values that are no numbers for group {group}: train again, with a lower 'train.lr'")
+        self.tally.update(tiles_run=1)
+        return answer[0], prepared.usable[0].cpu().numpy()
+
+    def _compose(self, restored: Array, usable: Array) -> Array:
+        """The finished image (C + 1, rows, W) uint16."""
+        scaled = restored * REFLECTANCE_SCALE
+        stored = np.rint(scaled.clip(0, MAX_REFLECTANCE)).astype(np.uint16)
+        clamped = ((scaled < -0.5) | (scaled >= MAX_REFLECTANCE + 0.5)) & usable
+        counts = {"reconstructed": int(usable.sum()), "nodata_input": int((~usable).sum()), "clamped": int(clamped.sum())}
+        self.tally.update(counts)
+        provenance = np.where(usable, RECONSTRUCTED, NOTHING)
+        return np.concatenate([np.where(usable, stored, NODATA), provenance[None]]).astype(np.uint16)
+
+
+Walk = Clearing | Making
+"""What an image is written from."""
+
+
+def write_cog(clearing: Walk, path: Path, *, tags: dict[str, str]) -> None:
     """Write the cleared scene to `path` as a COG, by way of a plain GeoTIFF, since the COG driver can only copy.
 
     Overviews take the nearest pixel: an average would invent provenance values and mix nodata neighbours.
@@ -335,7 +428,7 @@ def write_cog(clearing: Clearing, path: Path, *, tags: dict[str, str]) -> None:
         remove(work)
 
 
-def _write_rows(clearing: Clearing, path: Path, tags: dict[str, str]) -> dict[Window, int]:
+def _write_rows(clearing: Walk, path: Path, tags: dict[str, str]) -> dict[Window, int]:
     """Write the rows as they come; the windows written with the CRC-32 of their values."""
     bands, geobox = clearing.loaded.bands, clearing.scene.geobox
     rows, columns = geobox.shape.y, geobox.shape.x
@@ -363,11 +456,21 @@ def _check_rows(path: Path, digests: dict[Window, int]) -> None:
                 raise StoreError(f"{path}: rows from {window.row_off} on do not read back as written; is the disk full? Run again")
 
 
-def describe_image(clearing: Clearing, checkpoint: Path) -> dict[str, str]:
+def list_roles(provenance: Mapping[str, Any]) -> list[str]:
+    """The scenes that a pair or group is made of: SAR, cloudy, clear, or the roles of its task in order."""
+    return [role for role in (*PAIR_ROLES, *sorted(provenance.keys() - set(PAIR_ROLES))) if _is_scene(provenance.get(role))]
+
+
+def _is_scene(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and "item" in entry
+
+
+def describe_image(clearing: Walk, checkpoint: Path) -> dict[str, str]:
     """Tags of the written image."""
     provenance = clearing.scene.pair.attrs["provenance"]
-    items = {f"{role}_item": str(provenance[role]["item"]) for role in ("sar", "cloudy", "clear") if role in provenance}
-    times = {f"{role}_time": str(provenance[role]["time"]) for role in ("sar", "cloudy") if role in provenance}
+    roles = list_roles(provenance)
+    items = {f"{role}_item": str(provenance[role]["item"]) for role in roles}
+    times = {f"{role}_time": str(provenance[role]["time"]) for role in roles if role != "clear"}
     return {
         "area": str(provenance["area"]),
         "pair": str(provenance["pair"]["id"]),
@@ -381,7 +484,7 @@ def describe_image(clearing: Clearing, checkpoint: Path) -> dict[str, str]:
     }
 
 
-def describe_scene(clearing: Clearing, checkpoint: Path, image: Path) -> dict[str, Any]:
+def describe_scene(clearing: Walk, checkpoint: Path, image: Path) -> dict[str, Any]:
     """The record of a prediction: what it was made of and how, and its shares."""
     geobox, tally = clearing.scene.geobox, clearing.tally
     pixels = geobox.shape.y * geobox.shape.x
@@ -393,7 +496,7 @@ def describe_scene(clearing: Clearing, checkpoint: Path, image: Path) -> dict[st
         "kind": "prediction",
         "area": provenance["area"],
         "pair": provenance["pair"],
-        "items": {role: provenance[role]["item"] for role in ("sar", "cloudy", "clear") if role in provenance},
+        "items": {role: provenance[role]["item"] for role in list_roles(provenance)},
         "bands": [*clearing.loaded.bands, "provenance"],
         "crs": str(geobox.crs),
         "bounds_m": [bounds.left, bounds.bottom, bounds.right, bounds.top],

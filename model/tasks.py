@@ -16,12 +16,16 @@ from torch import nn
 
 from sereno.model.batches import (
     AnyBatch,
+    Prepared,
     Signature,
     Stored,
     make_clearing_batch,
     make_fusion_batch,
     make_sharpening_batch,
     make_snapshot_batch,
+    prepare_fusion,
+    prepare_sharpening,
+    prepare_snapshot,
 )
 from sereno.model.config import (
     SERVED_BY,
@@ -75,6 +79,8 @@ class Task(NamedTuple):
     """How often an image is made coarser by the ratio on its way to the network: crops are a multiple of so high a power of it."""
     make_batch: Callable[[Stored, Signature, TrainSettings], AnyBatch]
     """Makes a batch of stored samples."""
+    prepare: Callable[[Stored, Signature, TrainSettings], Prepared] | None
+    """Makes inputs of stored arrays where the network is used; None for cloud removal, which `predict` treats on its own."""
     name_arguments: Callable[[Signature], dict[str, Any]]
     """What a network is made with beside its settings."""
     scoring: Scoring
@@ -114,6 +120,7 @@ CLOUD_REMOVAL: Final = Task(
     guide=None,
     reductions=0,
     make_batch=make_clearing_batch,
+    prepare=None,
     name_arguments=_name_sar,
     scoring=CLEARING,
     focus="cloudy pixels",
@@ -128,6 +135,7 @@ PANSHARPENING: Final = Task(
     guide="pan",
     reductions=2,
     make_batch=make_sharpening_batch,
+    prepare=prepare_sharpening,
     name_arguments=_name_guide,
     scoring=SHARPENING,
     focus="trusted pixels",
@@ -145,6 +153,7 @@ FUSION: Final = Task(
     guide=None,
     reductions=1,
     make_batch=make_fusion_batch,
+    prepare=prepare_fusion,
     name_arguments=_name_statistics,
     scoring=FUSING,
     focus="trusted pixels",
@@ -162,6 +171,7 @@ SNAPSHOT: Final = Task(
     guide=None,
     reductions=0,
     make_batch=make_snapshot_batch,
+    prepare=prepare_snapshot,
     name_arguments=_name_statistics,
     scoring=RECONSTRUCTING,
     focus="trusted pixels",

@@ -198,6 +198,7 @@ def test_snapshots_are_learnt_with_the_head_for_the_signal(tmp_path: Path, monke
     check_scores(dataset, checkpoint)
 
 
+@pytest.mark.slow
 def test_two_processes_teach_network_and_critics_the_same_as_one(fusion: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one/c.safetensors", tmp_path / "two/c.safetensors"
     settings = FUSION.model_copy(update={"steps": 6, "lr": 1e-3})

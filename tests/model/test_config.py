@@ -61,6 +61,7 @@ def read(*names: str) -> Config:
         ("recipes/gaofen-demo.yaml",),
         ("recipes/pansharpening.yaml",),
         ("recipes/spatiotemporal-fusion.yaml",),
+        ("recipes/snapshot-reconstruction.yaml",),
         ("recipes/sen12mscr.yaml",),
         ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
     ],
@@ -81,6 +82,7 @@ def test_every_recipe_is_tried_above() -> None:
         "sen12mscr.yaml",
         "pansharpening.yaml",
         "spatiotemporal-fusion.yaml",
+        "snapshot-reconstruction.yaml",
     }
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == whole | overlays
 

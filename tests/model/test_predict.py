@@ -17,16 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
+from task_samples import BANDS as GROUND
+from task_samples import make_group
 from torch import Tensor, nn
 
 from sereno.model import predict
 from sereno.model.batches import Signature
 from sereno.model.checkpoint import CheckpointMeta, Loaded, hash_file, save_checkpoint
 from sereno.model.config import AfsstSettings, PredictSettings, TrainSettings
-from sereno.model.predict import NODATA, Axis, Clearing, RowBlender, predict_scene
-from sereno.model.tasks import CLOUD_REMOVAL, create_network
-from sereno.pipeline.errors import DataError, StoreError, TrainingError
-from sereno.pipeline.scene import with_grid
+from sereno.model.predict import NODATA, NOTHING, RECONSTRUCTED, Axis, Clearing, Making, RowBlender, Scene, predict_scene
+from sereno.model.tasks import CLOUD_REMOVAL, TASKS, create_network
+from sereno.pipeline.config import TaskName
+from sereno.pipeline.errors import ConfigError, DataError, StoreError, TrainingError
+from sereno.pipeline.scene import geobox_of, with_grid
 from sereno.pipeline.store import save_dataset
 
 BANDS, SAR = ("B02", "B03", "B04"), ("VV", "VH")
@@ -339,3 +342,100 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_leaves_nothing(tmp_path:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(output.parent.iterdir()) == []
+
+
+GROUPS: list[tuple[TaskName, int, dict[str, Any]]] = [
+    ("pansharpening", 4, {"name": "sfiin", "width": 4, "blocks": 1}),
+    ("spatiotemporal-fusion", 16, {"name": "stfnet", "width": 4}),
+    ("snapshot-reconstruction", 1, {"name": "s2snapshot", "base": "open"}),
+]
+
+
+def make_group_loaded(task: TaskName, ratio: int, network: dict[str, Any], answer: Any) -> Loaded:
+    """A checkpoint of another task whose network is `answer`."""
+    guide = (("PAN",), (0.2,), (0.1,)) if task == "pansharpening" else ((), (), ())
+    signature = Signature(GROUND, (), (0.2,) * 4, (0.1,) * 4, task, ratio, *guide)
+    facts = dict(zip(("guide_bands", "guide_mean", "guide_std"), guide, strict=True))
+    settings = TrainSettings.model_validate({"network": network})
+    statistics = {"training_mean": signature.mean, "training_std": signature.std}
+    meta = CheckpointMeta(
+        settings=settings, bands=GROUND, sar_bands=(), dataset_sha256="0", step=0, task=task, ratio=ratio, **statistics, **facts
+    )
+    return Loaded(answer, settings, GROUND, (), torch.tensor(signature.mean), meta)
+
+
+def make_image(task: TaskName, ratio: int, network: dict[str, Any], answer: Any, change: Any = None) -> tuple[xr.Dataset, Any]:
+    """A group and the whole image (C + 1, H, W) that is made of it, tile by tile."""
+    group, masks = make_group(task, ratio=ratio)
+    if change is not None:
+        change(group, masks)
+    making = Making(Scene(group, masks, geobox_of(group)), make_group_loaded(task, ratio, network, answer), MAKING)
+    parts = list(making.walk())
+    assert [part.first for part in parts] == [0, 32, 64][: len(parts)]
+    return group, np.concatenate([part.image for part in parts], axis=1)
+
+
+MAKING = PredictSettings(tile_px=64, overlap_px=32, device="cpu")
+
+
+def test_tiles_of_a_sharpened_image_lie_where_they_belong() -> None:
+    group, image = make_image(*GROUPS[0], lambda ms, pan: pan.expand(-1, ms.shape[1], -1, -1))
+    assert np.abs(image[:4].astype(int) - group["pan"].values.astype(int)).max() <= 1
+    assert (image[4] == RECONSTRUCTED).all()
+    _, flat = make_image(*GROUPS[0], lambda ms, _pan: torch.nn.functional.interpolate(ms, scale_factor=4.0))
+    assert np.abs(flat[:4].astype(int) - group["ms"].values.repeat(4, 1).repeat(4, 2)).max() <= 1
+
+
+def test_a_made_image_has_nothing_where_an_input_has_nothing() -> None:
+    def hide(group: xr.Dataset, _masks: xr.Dataset) -> None:
+        group["valid_ms"].values[3, 20] = False
+
+    _, image = make_image(*GROUPS[0], lambda ms, pan: pan.expand(-1, ms.shape[1], -1, -1), hide)
+    nothing = np.zeros((96, 96), bool)
+    nothing[12:16, 80:84] = True
+    assert np.array_equal(image[4] == NOTHING, nothing)
+    assert (image[:4, nothing] == NODATA).all()
+
+
+def test_clouds_of_the_outer_dates_leave_nothing_and_those_of_the_middle_one_are_not_asked_for() -> None:
+    def cover(_group: xr.Dataset, masks: xr.Dataset) -> None:
+        masks["cloud_fine-1"].values[1, 2] = 255
+        masks["cloud_fine-2"].values[10, 20] = 255
+        masks["shadow_fine-3"].values[3, 4] = 255
+
+    group, image = make_image(*GROUPS[1], lambda _coarse, fine: fine[:, 1], cover)
+    assert np.argwhere(image[4] == NOTHING).tolist() == [[1, 2], [3, 4]]
+    there = image[4] == RECONSTRUCTED
+    assert np.abs(image[:4, there].astype(int) - group["fine-3"].values[:, there].astype(int)).max() <= 1
+
+
+def test_tiles_begin_and_end_with_coarse_pixels_or_are_refused() -> None:
+    group, masks = make_group("spatiotemporal-fusion", ratio=16)
+    loaded = make_group_loaded(*GROUPS[1], abs)
+    with pytest.raises(ConfigError, match=r"'predict\.tile_px' and 'overlap_px' must be multiples of 16"):
+        Making(Scene(group, masks, geobox_of(group)), loaded, PredictSettings(tile_px=64, overlap_px=24, device="cpu"))
+
+
+@pytest.mark.parametrize(("task", "ratio", "network"), GROUPS)
+def test_the_image_of_a_group_is_written_with_what_it_was_made_of(
+    task: TaskName, ratio: int, network: dict[str, Any], tmp_path: Path
+) -> None:
+    group, masks = make_group(task, ratio=ratio)
+    save_dataset(group, tmp_path / "group.json", kind="group", summary={})
+    save_dataset(masks, tmp_path / "masks.json", kind="mask", summary={})
+    if task == "snapshot-reconstruction":
+        network = {**network, "width": 8, "head_dim": 4, "stages": 1, "blocks": 1, "window_px": 4}
+    meta = make_group_loaded(task, ratio, network, abs).meta
+    save_checkpoint(tmp_path / "c.safetensors", create_network(TASKS[task], meta.settings.network, meta.signature).state_dict(), meta)
+    predict_scene(tmp_path / "c.safetensors", (tmp_path / "group.json", tmp_path / "masks.json"), tmp_path / "made.tif", MAKING)
+    with rasterio.open(tmp_path / "made.tif") as image:
+        assert image.descriptions == (*GROUND, "provenance")
+        assert image.shape == (96, 96)
+        assert image.read(5).min() == RECONSTRUCTED
+    record = json.loads((tmp_path / "made.json").read_text())
+    assert record["items"] == {role: role for role in group if f"valid_{role}" in group}
+    assert record["shares"] == {"nodata": 0, "observed": 0, "reconstructed": 1}
+    other = meta.model_copy(update={"bands": GROUND[::-1]})
+    save_checkpoint(tmp_path / "d.safetensors", create_network(TASKS[task], other.settings.network, other.signature).state_dict(), other)
+    with pytest.raises(DataError, match=r"group\.json has bands"):
+        predict_scene(tmp_path / "d.safetensors", (tmp_path / "group.json", tmp_path / "masks.json"), tmp_path / "made.tif", MAKING)

@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 import zarr
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import TaskName
+from sereno.pipeline.groups import to_group
 from sereno.pipeline.patches import PatchRecord
 from sereno.pipeline.samples import MASK_CHANNELS_OF, SAMPLES
+from sereno.pipeline.scene import geobox_of, to_scene, with_grid
 from sereno.pipeline.store import store_of, write_manifest
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -144,3 +149,41 @@ def to_row(split: str, position: int) -> dict[str, Any]:
     }
     shares = dict.fromkeys(("valid_share", "cloud_input_share", "cloud_target_share", "sar_gap_days", "clear_gap_days"), 0.5)
     return {"id": f"west/p/{split}{position}", "split": split, "position": position, **fixed, **shares}
+
+
+def make_group(task: TaskName, *, ratio: int = 1, size_px: int = 96) -> tuple[xr.Dataset, xr.Dataset]:
+    """A group of one patch as large as the scene, and its masks, under which everything is clear and known."""
+    generator, grid = np.random.default_rng(1), GeoBox((size_px, size_px), Affine(10, 0, 498_400, 0, -10, 5_040_000), "EPSG:32632")
+    makers = {"pansharpening": make_sharpening, "spatiotemporal-fusion": make_fusion, "snapshot-reconstruction": make_snapshot}
+    arrays = makers[task](1, generator, **({"ratio": ratio} if ratio > 1 else {}), size_px=size_px)  # type: ignore[operator]
+    if task == "spatiotemporal-fusion":
+        images = {f"{kind}-{date + 1}": arrays[kind][0, date] for kind in ("fine", "coarse") for date in range(3)}
+    else:
+        images = {name: values[0] for name, values in arrays.items() if name != "mask"}
+    scenes = {role: to_plain_scene(role, image, grid) for role, image in images.items()}
+    provenance = {
+        "task": task,
+        "ratio": ratio,
+        "area": "west",
+        "pair": {"id": "g"},
+        **{role: {"item": role, "time": "t"} for role in images},
+    }
+    masked = {"pansharpening": ("ms",), "spatiotemporal-fusion": ("fine-1", "fine-2", "fine-3"), "snapshot-reconstruction": ()}[task]
+    variables: dict[str, Any] = {}
+    for role in masked:
+        shape = images[role].shape[1:]
+        variables |= {f"{kind}_{role}": (("y", "x"), np.zeros(shape, np.uint8)) for kind in ("cloud", "shadow")}
+        variables[f"known_{role}"] = (("y", "x"), np.ones(shape, bool))
+    mask_grid = geobox_of(scenes[masked[0]]) if masked else grid
+    masks = with_grid(xr.Dataset(variables, attrs={"provenance": provenance}), mask_grid)
+    return to_group(scenes, grid, provenance), masks
+
+
+def to_plain_scene(role: str, image: npt.NDArray[np.uint16], grid: GeoBox) -> xr.Dataset:
+    """An image of the ground of `grid` as a valid scene."""
+    step = grid.shape.y // image.shape[1]
+    own = GeoBox(image.shape[1:], grid.transform * Affine.scale(step), grid.crs)
+    bands = ("PAN",) if role == "pan" else BANDS
+    return to_scene(
+        image, np.ones(image.shape[1:], bool), bands=bands, geobox=own, provenance={"item": role, "sensor": "made", "time": "t"}
+    )
