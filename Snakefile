@@ -47,10 +47,14 @@ onstart:
 
 onsuccess:
     from sereno.pipeline.ledger import describe_losses, find_ledgers, read_ledgers
+    from sereno.pipeline.outcomes import describe_outcome, read_outcome
 
+    results = Path(flow.results)
     try:
-        entries = read_ledgers(find_ledgers(Path(flow.results)))
-        for line in describe_losses(entries, Path(flow.results)):
+        for line in (
+            *describe_losses(read_ledgers(find_ledgers(results)), results),
+            *describe_outcome(read_outcome(results), results),
+        ):
             print(line)
     except SerenoError as error:
         print(error)
@@ -121,7 +125,7 @@ checkpoint query_area:
     input:
         world=flow.world,
         frozen=lambda wildcards: flow.frozen_lock(**wildcards),
-        outline=lambda wildcards: flow.outline_files(**wildcards),
+        named=lambda wildcards: flow.query_files(**wildcards),
     output:
         lock="<results>/query/{area}.json",
         ledger="<results>/query/{area}.ledger.csv",
@@ -146,7 +150,7 @@ checkpoint query_area:
     message:
         "search scenes and pair them: {wildcards.area}"
     shell:
-        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} {params.dem_margin} {params.task} "
+        "sereno query {output.lock:q} --area {wildcards.area:q} --settings {params.settings:q} {params.dem_margin:q} {params.task:q} "
         "--max-requests {resources.max_requests} --tries {resources.tries} 2> {log:q}"
 
 
@@ -342,7 +346,7 @@ rule patch:
         lambda _: flow.all_pairs(checkpoints, "patch"),
 
 
-rule pack_patches:
+checkpoint pack_patches:
     input:
         patches=lambda _: flow.all_pairs(checkpoints, "patch"),
         splits=flow.config.pipeline.pack.split.file or [],
@@ -475,6 +479,7 @@ rule predict_pair:
 rule predict:
     input:
         flow.locks,
+        "<results>/pack/dataset.json",  # so that the choice of pairs is made again after it is packed again
         lambda _: flow.all_predictions(checkpoints),
 
 

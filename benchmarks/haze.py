@@ -42,16 +42,14 @@ THIN: Final = 0.2
 """Share of the red light that does not come from the ground, from which on cloud counts as thin cloud ..."""
 CLEAR: Final = 0.05
 """... and up to which as none."""
-BROWSE: Final = {"GF1_WFV3*.jpg": (160.0, 100.7, 13.7), "GF2_PMS1*MSS1.jpg": (17.5, 86.7, 13.6)}
-"""Browse images: about how many metres a pixel is, the sun's azimuth and zenith as their XML states them, degrees."""
 BROWSE_BLACK: Final = (0.06, 0.04, 0.05)
+"""Guessed reflectance of green, red and NIR at 0, ..."""
 BROWSE_WHITE: Final = (0.30, 0.28, 0.50)
-"""Guessed reflectance of green, red and NIR at 0 and 255: how the browse images were stretched is not known."""
+"""... and at 255: how the browse images were stretched is not known."""
 BROWSE_BLUE: Final = 0.03
 """Browse images have no blue: it is taken for green and this, what air alone adds."""
-
-
 POINTS_OF: Final = "GF2_PMS1_W91.0_N17.6_20200510_L1A0004793969-MSS1"
+"""The browse image that was looked at by eye."""
 POINTS: Final = {
     "cloud": (
         (418, 730),
@@ -105,6 +103,22 @@ POINTS: Final = {
 }
 """Places (column, row) in that browse image where the eye sees cloud, veil, the shadow of a cloud, and sunlit ground, a third of it dark
 fields. Chosen by eye, on the image."""
+
+
+class Browse(NamedTuple):
+    """What is known of a browse image."""
+
+    pixel_m: float
+    """About how many metres a pixel is."""
+    sun: clouds.Sun
+    """Where the sun stands, by the zenith and azimuth of its XML."""
+
+
+BROWSES: Final = {
+    "GF1_WFV3*.jpg": Browse(160.0, clouds.Sun(100.7, 90 - 13.7)),
+    "GF2_PMS1*MSS1.jpg": Browse(17.5, clouds.Sun(86.7, 90 - 13.6)),
+}
+"""Browse images by the pattern of their names."""
 
 
 class Scene(NamedTuple):
@@ -214,10 +228,9 @@ def read_browse(path: Path) -> Visible:
 
 def look_at_browse(samples: Path) -> Iterator[tuple[Path, CloudShadow]]:
     """Each browse image and what `haze` finds in it."""
-    for pattern, (pixel_m, azimuth, zenith) in BROWSE.items():
+    for pattern, browse in BROWSES.items():
         for path in sorted((samples / "gaofen").rglob(pattern)):
-            found = find_by_haze(read_browse(path), sun=clouds.Sun(azimuth, 90 - zenith), pixel_m=pixel_m)
-            yield path, found
+            yield path, find_by_haze(read_browse(path), sun=browse.sun, pixel_m=browse.pixel_m)
 
 
 def count_points(found: CloudShadow) -> dict[str, tuple[int, int, int]]:
@@ -229,7 +242,7 @@ def count_points(found: CloudShadow) -> dict[str, tuple[int, int, int]]:
     return counts
 
 
-def draw(image: npt.NDArray[Any], found: CloudShadow) -> Picture.Image:
+def draw_masks(image: npt.NDArray[Any], found: CloudShadow) -> Picture.Image:
     """The image, and beside it the same with cloud in yellow and shadow in blue."""
     marked = image.copy()
     marked[found.cloud] = (255, 220, 0)
@@ -255,7 +268,7 @@ def main() -> None:
     for path, found in look_at_browse(samples) if samples else ():
         output.mkdir(exist_ok=True)
         with Picture.open(path) as picture:
-            draw(np.asarray(picture.convert("RGB")), found).save(output / f"{path.stem}.png")
+            draw_masks(np.asarray(picture.convert("RGB")), found).save(output / f"{path.stem}.png")
         print(f"{path.stem}: cloud {found.cloud.mean():.1%}, shadow {found.shadow.mean():.1%}")
         if path.stem == POINTS_OF:
             for kind, (cloud, shadow, total) in count_points(found).items():

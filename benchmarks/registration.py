@@ -2,7 +2,7 @@
 
 python benchmarks/registration.py --scenes 5 --samples FOLDER
 
-Made-up ground gives the truth; real files, if their folder is named, give shifts that were added. Prints the tables of
+Simulated ground gives the truth; real files, if their folder is named, give shifts that were added. Prints the tables of
 benchmarks/results/registration.md. Packages that are not installed are named and left out. One thread: set OMP_NUM_THREADS=1.
 """
 
@@ -34,7 +34,7 @@ from sereno.pipeline.registration import Layer  # noqa: E402
 from sereno.pipeline.shiftfield import ShiftField  # noqa: E402
 
 SIDE: Final = 512
-"""Side of a made-up scene, pixels."""
+"""Side of a simulated scene, pixels."""
 WRONG_PX: Final = 1.0
 """A field accepted with a larger error is worse than none."""
 CASES: Final = {
@@ -132,7 +132,7 @@ def run_trials(peers: dict[str, Peer], n_scenes: int) -> dict[str, Score]:
 
 
 def show_scores(scores: dict[str, Score]) -> None:
-    """Print the table of made-up ground."""
+    """Print the table of simulated ground."""
     print(f"| method | {' | '.join(CASES)} | refused | wrong by more than {WRONG_PX:g} px | false accepts | CPU-s |")
     print("| --- " * (len(CASES) + 5) + "|")
     for name, score in scores.items():
@@ -223,7 +223,7 @@ def read_picture(path: Path) -> Scene:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=5, help="made-up grounds; each gives five scenes and four with nothing in common")
+    parser.add_argument("--scenes", type=int, default=5, help="simulated grounds; each gives five scenes and four with nothing in common")
     parser.add_argument("--samples", type=Path, help="folder of real files")
     parser.add_argument("--only", nargs="*", default=[], help="words of the methods to run")
     chosen = parser.parse_args()

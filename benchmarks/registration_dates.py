@@ -2,7 +2,7 @@
 
 python benchmarks/registration_dates.py --scenes 3 --products 5 --samples FOLDER
 
-Made-up ground gives the truth; products of Gaofen are written with a known error and read by their readers. Prints the tables of
+Simulated ground gives the truth; products of Gaofen are written with a known error and read by their readers. Prints the tables of
 benchmarks/results/registration.md. One thread: set OMP_NUM_THREADS=1.
 """
 
@@ -46,6 +46,7 @@ from sereno.pipeline.scene import to_scene  # noqa: E402
 from sereno.pipeline.sensors import gaofen3, gaofen6  # noqa: E402
 from sereno.pipeline.shiftfield import ShiftField, make_shift  # noqa: E402
 from sereno.pipeline.signing import Resolver  # noqa: E402
+from sereno.pipeline.views import Terrain  # noqa: E402
 
 SIDE: Final = 512
 """Side of two dates, pixels."""
@@ -90,6 +91,15 @@ class Product(NamedTuple):
     """East and north error of its coefficients."""
 
 
+class Reading(NamedTuple):
+    """A product as it is read back."""
+
+    product: Product
+    """What was written."""
+    scene: xr.Dataset
+    """On the grid of `make_area`."""
+
+
 def ask_masked(clear: xr.Dataset, cloudy: xr.Dataset, cloud: npt.NDArray[np.bool_]) -> Registration:
     """The field with the true cloud kept out."""
     layer = to_layer(cloudy)
@@ -127,7 +137,7 @@ def cover(image: Array, share: float, seed: int) -> tuple[Array, npt.NDArray[np.
     if share == 0:
         return image, np.zeros(image.shape[1:], bool)
     settings = SkySettings(cover=share, blob_px=CLOUD_M / PIXEL_M, haze=0.5, cirrus=0.2, base_m=1200.0)
-    clouds = draw_clouds(np.random.default_rng(seed), image.shape[1:], settings=settings, sun=SUN, pixel_m=PIXEL_M)  # type: ignore[arg-type]
+    clouds = draw_clouds(np.random.default_rng(seed), (image.shape[1], image.shape[2]), settings=settings, sun=SUN, pixel_m=PIXEL_M)
     laid = lay_clouds(image, clouds, wavelengths_nm=DATE_BANDS_NM, sun=SUN, pixel_m=PIXEL_M)
     return laid.image, laid.cloud > SEEN
 
@@ -180,11 +190,11 @@ def run_products(n_scenes: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             sets = [write_set(Path(folder) / str(seed), seed, hills_m) for seed in range(1, n_scenes + 1)]
             for number, name in enumerate(("sar", "cloudy"), start=1):
-                show_products((hills_m, name), [(scenes[0], scenes[number]) for scenes in sets])
+                show_products(hills_m, name, [(scenes[0], scenes[number]) for scenes in sets])
 
 
-def show_products(what: tuple[float, str], pairs: list[tuple[tuple[Product, xr.Dataset], tuple[Product, xr.Dataset]]]) -> None:
-    """Print the row of one image on one ground."""
+def show_products(hills_m: float, name: str, pairs: list[tuple[Reading, Reading]]) -> None:
+    """Print the row of the image `name` on ground with hills, from pairs of the clear product and that one."""
     grid, settings = make_area(), AlignSettings(search_m=SEARCH_M)
     before, after, accepted, count = [], [], 0, 0
     for number, ((fixed, clear), (moved, scene)) in enumerate(pairs):
@@ -194,11 +204,11 @@ def show_products(what: tuple[float, str], pairs: list[tuple[tuple[Product, xr.D
         if found.verdict == "applied":
             after.append(PIXEL_M * measure_error(found.field, true, grid.shape[0]))
         for step in (1, 2):
-            other = pairs[(number + step) % len(pairs)][1][1]
+            other = pairs[(number + step) % len(pairs)][1].scene
             count += 1
             accepted += measure_field(without_cloud(clear), other, grid, settings).verdict == "applied"
     start = f"{statistics.median(before):.0f} / {max(before):.0f}"
-    print(f"| {what[0]:.0f} m | {what[1]} | {start} | {show_errors(after, len(pairs), digits=1)} | {accepted} of {count} |", flush=True)
+    print(f"| {hills_m:.0f} m | {name} | {start} | {show_errors(after, len(pairs), digits=1)} | {accepted} of {count} |", flush=True)
 
 
 def to_field(fixed_m: tuple[float, float], moved_m: tuple[float, float], shape: tuple[int, ...]) -> ShiftField:
@@ -211,22 +221,22 @@ def make_area() -> GeoBox:
     return make_grid(GROUND_PX)[EDGE_PX:-EDGE_PX, EDGE_PX:-EDGE_PX]
 
 
-def write_set(folder: Path, seed: int, hills_m: float) -> list[tuple[Product, xr.Dataset]]:
+def write_set(folder: Path, seed: int, hills_m: float) -> list[Reading]:
     """A clear, a SAR and a cloudy product over one ground, as they are read."""
     rng = np.random.default_rng(seed + 50)
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(0, 1, (GROUND_PX, GROUND_PX)), 40, mode="wrap")
-    relief = products.Ground(make_grid(GROUND_PX), (300 + hills_m * noise / np.abs(noise).max()).astype(np.float32))
+    relief = Terrain(make_grid(GROUND_PX), (300 + hills_m * noise / np.abs(noise).max()).astype(np.float32))
     limits = {"clear": CLEAR_ERROR_M, "cloudy": ERROR_M, "sar": ERROR_M}
-    errors = {name: tuple(float(error) for error in rng.uniform(-limit, limit, 2)) for name, limit in limits.items()}
+    errors = {name: (float(rng.uniform(-limit, limit)), float(rng.uniform(-limit, limit))) for name, limit in limits.items()}
     view, scenes = Ground(seed, GROUND_PX), []
     for name in ("clear", "sar", "cloudy"):
-        product = Product(name, errors[name])  # type: ignore[arg-type]
+        product = Product(name, errors[name])
         (folder / name).mkdir(parents=True)
-        scenes.append((product, read_product(write_product(folder / name, relief, view, product), relief)))
+        scenes.append(Reading(product, read_product(write_product(folder / name, relief, view, product), relief)))
     return scenes
 
 
-def write_product(folder: Path, relief: products.Ground, view: Ground, product: Product) -> Path:
+def write_product(folder: Path, relief: Terrain, view: Ground, product: Product) -> Path:
     """The folder of one product."""
     flight = products.Pass(datetime(2020, 6, 3, 3, 10, tzinfo=UTC), 1000, product.error_m)
     if product.name == "sar":
@@ -236,7 +246,7 @@ def write_product(folder: Path, relief: products.Ground, view: Ground, product: 
     return products.write_gaofen6_pms(folder, relief, image, flight, has_pan=False)
 
 
-def read_product(product: Path, relief: products.Ground) -> xr.Dataset:
+def read_product(product: Path, relief: Terrain) -> xr.Dataset:
     """The scene of a product, terrain corrected."""
     dem = product.parent / "dem.tif"
     shape: dict[str, Any] = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": GROUND_PX, "width": GROUND_PX}
@@ -283,7 +293,7 @@ def read_tile(folder: Path) -> Array:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=3, help="made-up grounds seen at two dates")
+    parser.add_argument("--scenes", type=int, default=3, help="simulated grounds seen at two dates")
     parser.add_argument("--products", type=int, default=5, help="sets of Gaofen products per kind of ground; at least 3")
     parser.add_argument("--samples", type=Path, help="folder of real files")
     chosen = parser.parse_args()

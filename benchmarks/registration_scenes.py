@@ -1,4 +1,4 @@
-"""Two views of one made-up ground: what registration is tested and timed on, with the truth known everywhere.
+"""Two views of one simulated ground: what registration is tested and timed on, with the truth known everywhere.
 
 Parcels, roads, a river and villages are continuous functions of place, so a view can be drawn under any field of shifts without being
 interpolated. Reflectance and backscatter of a parcel are drawn independently of each other: contrasts agree only by chance. There are no
@@ -37,6 +37,7 @@ CAMERA_NOISE: Final = 0.003
 
 Array = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.float64]
 
 
 class Kind(NamedTuple):
@@ -54,7 +55,7 @@ HOUSE: Final = Kind((0.18, 0.20, 0.24), (-3, -10))
 
 
 class Ground:
-    """A square of made-up ground."""
+    """A square of simulated ground."""
 
     def __init__(self, seed: int, side: int) -> None:
         """Draw ground of `side` pixels."""
@@ -62,6 +63,7 @@ class Ground:
         whole = side + 2 * MARGIN_PX
         count = int((whole / PARCEL_PX) ** 2)
         self.side = side
+        self.sampled: dict[ShiftField, list[tuple[Places, Places, npt.NDArray[np.intp]]]] = {}
         self.parcels = cKDTree(rng.uniform(-MARGIN_PX, side + MARGIN_PX, (count, 2)))
         self.reflectance = rng.uniform(0.03, 0.35, (count, 3))
         self.backscatter_db = rng.uniform(-18, -6, (count, 2))
@@ -73,11 +75,9 @@ class Ground:
 
     def draw(self, table: npt.NDArray[np.float64], kinds: tuple[tuple[float, ...], ...], field: ShiftField) -> Array:
         """One value per parcel and kind as an image (band, y, x), content moved by `field`, each pixel the mean of four samples."""
-        pixels = np.arange(self.side) - 0.5
         image = np.zeros((table.shape[1], self.side, self.side))
-        for down, right in FRACTIONS:
-            rows, cols = invert_field(field, *np.meshgrid(pixels + down, pixels + right, indexing="ij"))
-            values = table[self.parcels.query(np.stack([rows, cols], axis=-1))[1]]
+        for rows, cols, parcel in self._sample(field):
+            values = table[parcel]
             for row, col, angle in self.roads:
                 values[np.abs((rows - row) * np.cos(angle) + (cols - col) * np.sin(angle)) < 0.8] = kinds[0]
             (first, second), middle, swing = self.bends
@@ -88,6 +88,15 @@ class Ground:
                 values[near][(np.abs(rows[near] - row) < 1.2) & (np.abs(cols[near] - col) < 1.5)] = kinds[2]
             image += values.transpose(2, 0, 1) / len(FRACTIONS)
         return image.astype(np.float32)
+
+    def _sample(self, field: ShiftField) -> list[tuple[Places, Places, npt.NDArray[np.intp]]]:
+        """Rows and columns of the ground that the four samples of each pixel see, and its parcels; kept, since seeking takes long."""
+        if field not in self.sampled:
+            pixels = np.arange(self.side) - 0.5
+            grids = (np.meshgrid(pixels + down, pixels + right, indexing="ij") for down, right in FRACTIONS)
+            seen = [invert_field(field, *grid) for grid in grids]
+            self.sampled[field] = [(*places, self.parcels.query(np.stack(places, axis=-1))[1]) for places in seen]
+        return self.sampled[field]
 
     def draw_optical(self) -> Array:
         """Green, red and near-infrared reflectance, (3, y, x)."""

@@ -11,7 +11,6 @@ in SWIR, NIR and red.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,7 +23,7 @@ from PIL import Image as Picture
 
 from sereno.pipeline.atmosphere import Sun
 from sereno.pipeline.bands import L1C_BANDS, SENTINEL2_BANDS
-from sereno.pipeline.clouds import CLOUDY, CloudShadow, compare_with_truth
+from sereno.pipeline.clouds import CLOUDY, SCL_SHADOW, CloudShadow, compare_with_truth
 from sereno.pipeline.config import CloudMethod, MaskSettings, OverlaySettings
 from sereno.pipeline.detectors import Image, detect_clouds
 from sereno.pipeline.overlay import SHADE, SHADE_NM, Clouds, lay_clouds
@@ -46,19 +45,23 @@ BRIGHTNESS: Final = ((0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (0.6, 0.9))
 N_SKIES: Final = 12
 """Skies over the clear image of the triplet."""
 VEIL: Final = Clouds(*(np.full((101, 100), value, np.float32) for value in (2.2, 0.12, 1.0, 0.0)))
-"""An even veil as thick as that of 2015-07-31 was found to be: droplets, ice, relief, shadow."""
+"""An even veil over an image of that file, as thick as that of 2015-07-31 was found to be: droplets, ice, relief, shadow."""
 METHODS: Final[tuple[CloudMethod, ...]] = ("threshold", "haze", "s2cloudless")
-SHADED_CLASS: Final = 3
-"""Shadow in the classification."""
+"""Those that need no classification and no weights."""
 GROUND_CLASSES: Final = (4, 5)
-"""Plants and bare ground, which fill most of a clear date ..."""
-ANY_CLEAR: Final = (2, 4, 5, 6, 7)
-"""... and with these nearly all."""
+"""Plants and bare ground in the classification, ..."""
+MIN_GROUND: Final = 0.85
+"""... which fill so much of a clear date, ..."""
+CLEAR_CLASSES: Final = (2, 4, 5, 6, 7)
+"""... and with dark ground, water and what is not told ..."""
+MIN_CLEAR: Final = 0.97
+"""... so much."""
 SHADOW_DAYS: Final = 10
 """A shadow is compared with the nearest clear date within so many days, ..."""
 SHADOW_PX: Final = 15
 """... if it is larger than this."""
 FLANDERS_BANDS: Final = ("B05", "B06", "B07", "B8A", "B11", "B12")
+"""What the series of these sites hold, in that order."""
 
 
 class Covered(NamedTuple):
@@ -135,12 +138,12 @@ def measure_shadows(folder: Path) -> list[npt.NDArray[np.float64]]:
 
     series = read_series(folder)
     days = series.times.astype("datetime64[s]").astype(np.int64) / 86_400
-    clear = np.isin(series.scl, ANY_CLEAR).mean((1, 2)) > 0.97
-    clear &= np.isin(series.scl, GROUND_CLASSES).mean((1, 2)) > 0.85
+    clear = np.isin(series.scl, CLEAR_CLASSES).mean((1, 2)) > MIN_CLEAR
+    clear &= np.isin(series.scl, GROUND_CLASSES).mean((1, 2)) > MIN_GROUND
     ratios = []
     for place, classes in enumerate(series.scl):
         gaps = np.where(clear, np.abs(days - days[place]), np.inf)
-        gaps[place], shaded = np.inf, classes == SHADED_CLASS
+        gaps[place], shaded = np.inf, np.isin(classes, SCL_SHADOW)
         if gaps.min() <= SHADOW_DAYS and shaded.sum() > SHADOW_PX:
             seen, lit = (series.optical[date][:, shaded].mean(axis=1) for date in (place, int(gaps.argmin())))
             ratios.append(seen / lit)
@@ -175,16 +178,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path)
     parser.add_argument("picture", type=Path, nargs="?")
-    arguments: Mapping[str, Any] = vars(parser.parse_args())
-    samples, picture = arguments["samples"], arguments["picture"]
-    cloudy, clear = read_triplet(samples, "s2_cloudy"), read_triplet(samples, "s2_cloudfree")
+    chosen = parser.parse_args()
+    cloudy, clear = read_triplet(chosen.samples, "s2_cloudy"), read_triplet(chosen.samples, "s2_cloudfree")
     skies = cover_triplet(clear, N_SKIES)
     print_spectra(cloudy, skies)
-    print_veil(samples)
-    print_shadows(samples)
+    print_veil(chosen.samples)
+    print_shadows(chosen.samples)
     print_findings(skies)
-    if picture:
-        draw_picture([cloudy, clear, *(sky.image for sky in skies[:4])], picture)
+    if chosen.picture is not None:
+        draw_picture([cloudy, clear, *(sky.image for sky in skies[:4])], chosen.picture)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ ROLES: Final = ("cloudy", "clear")
 """Images of a pair whose masks are compared."""
 HALF_TOLD: Final = "; without a visible band they cannot tell whether it was removed twice"
 """What is added to the verdict `not left in` of dark pixels."""
+CHOICE_COLUMNS: Final = ("method", "chosen because", "pairs")
+"""Headings of what `auto` came to."""
 MEASURES: Final = ("both", "only_first", "only_second", "neither", "iou")
 """Keys of an agreement of masks, in reading order."""
 AGREEMENT_COLUMNS: Final = ("area", "pair", "image", "cloud in both", "in the first alone", "in the second alone", "in none", "both of any")
@@ -33,9 +35,9 @@ FINDING_COLUMNS: Final = (
 
 
 def describe_accounts(results: Results) -> list[Block]:
-    """The ledger's sums and losses, offsets that were decided, scenes that were refused, clouds not known, and what masks agree with."""
+    """The ledger's sums and losses, offsets that were decided, scenes that were refused, and what decided on clouds and how surely."""
     read = [*_sum_ledger(results), *_list_losses(results), *_count_offsets(results), *_list_refused(results)]
-    return [*read, *_list_unknown(results), *_compare_masks(results), *_score_truth(results)]
+    return [*read, *_list_unknown(results), *_list_chosen(results), *_compare_masks(results), *_score_truth(results)]
 
 
 def _sum_ledger(results: Results) -> list[Block]:
@@ -115,14 +117,21 @@ def _list_unknown(results: Results) -> list[Block]:
     return [Heading("Clouds that are not known"), note, *table]
 
 
+def _list_chosen(results: Results) -> list[Block]:
+    """Which methods `auto` came to for how many pairs, and why; nothing where methods were named."""
+    chosen = Counter((summary["method"], summary["why"]) for summary in results.masked.values() if summary.get("asked") == "auto")
+    rows = [[Cell(method), Cell(why), Cell(str(number))] for (method, why), number in chosen.items()]
+    return [Heading("Cloud methods that were chosen"), Table(CHOICE_COLUMNS, rows, n_words=2)] if rows else []
+
+
 def _compare_masks(results: Results) -> list[Block]:
     """Agreement of the two methods of each pair's masks; nothing where one method is on."""
     compared = {key: summary for key, summary in results.masked.items() if summary.get("agreement")}
     if not compared:
         return []
     rows = [row for key, summary in compared.items() for row in _to_agreement_rows(key, summary["agreement"])]
-    first = next(iter(compared.values()))
-    said = f"{first['method']} decides; {first['second']} is compared with it and decides nothing. Shares are of the valid pixels."
+    first, second = (" or ".join(dict.fromkeys(str(summary[name]) for summary in compared.values())) for name in ("method", "second"))
+    said = f"{first} decides; {second} is compared with it and decides nothing. Shares are of the valid pixels."
     return [Heading("Agreement of cloud masks"), Text(said), Table(AGREEMENT_COLUMNS, rows, n_words=3)]
 
 

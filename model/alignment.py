@@ -6,7 +6,7 @@ Results enter; blocks of the page leave.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -30,8 +30,9 @@ FIELD_COLUMNS: Final = (
     "correlation", "by chance", "compared",
 )  # fmt: skip
 """Headings of the table of fields."""
-IMAGES: Final = {"registration": "SAR", "registration_cloudy": "cloudy"}
-"""What was laid onto the clear scene, by the key of its record."""
+MovedRole = Literal["sar", "cloudy"]
+RECORDS: Final[dict[MovedRole, str]] = {"sar": "registration", "cloudy": "registration_cloudy"}
+"""Keys of the records of what is laid onto the clear scene."""
 
 
 class Measured(NamedTuple):
@@ -39,10 +40,15 @@ class Measured(NamedTuple):
 
     key: Key
     """Area and pair."""
-    image: str
-    """What was laid onto the clear scene: `SAR` or `cloudy`."""
+    role: MovedRole
+    """What was laid onto the clear scene."""
     record: Json
     """What was measured."""
+
+    @property
+    def image(self) -> str:
+        """What it is called on the page."""
+        return "SAR" if self.role == "sar" else self.role
 
 
 def describe_fields(results: Results, stretch: Stretch) -> list[Block]:
@@ -63,12 +69,15 @@ def describe_fields(results: Results, stretch: Stretch) -> list[Block]:
 
 
 def list_fields(results: Results) -> list[Measured]:
-    """Every field that was measured, those of pairs among them that were given up because it was refused."""
+    """Every field that was asked for, those of pairs among them that were given up because it was refused.
+
+    Of a pair with a scene that was refused nothing was measured: `align` says so by giving the field the reason of the whole pair.
+    """
     return [
-        Measured(key, image, record)
+        Measured(key, role, record)
         for key, summary in results.aligned.items()
-        for name, image in IMAGES.items()
-        if (record := summary.get(name)) is not None and (record["n_laid"] or not results.refusal(key))
+        for role, name in RECORDS.items()
+        if (record := summary.get(name)) is not None and record["reason"] != results.refusal(key)
     ]
 
 
@@ -89,16 +98,16 @@ def _show_field(field: Measured) -> list[str]:
 def _show_board(results: Results, field: Measured, stretch: Stretch) -> Shot:
     """Checkerboard of the ground that can be judged best."""
     pair = open_dataset(results.manifest("align", field.key), kind="pair")
-    role = field.image.lower()
-    window = choose_crop(pair["valid_clear"].values & pair[f"valid_{role}"].values, CROP_PX)
+    window = choose_crop(pair["valid_clear"].values & pair[f"valid_{field.role}"].values, CROP_PX)
     clear = _paint_image(pair, "clear", window, stretch)
-    board = join_checkerboard(clear, _paint_image(pair, role, window, stretch), field_px=FIELD_PX)
+    board = join_checkerboard(clear, _paint_image(pair, field.role, window, stretch), field_px=FIELD_PX)
     enlarged = board.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
-    what = f"{bands_of(pair, 'sar_band')[0]} in grey" if role == "sar" else "clear and cloudy"
+    what = f"{bands_of(pair, 'sar_band')[0]} in grey" if field.role == "sar" else "clear and cloudy"
     return Shot(encode_png(enlarged), f"{field.key[0]} {field.key[1]}", f"field {field.record['verdict']}; {what}")
 
 
 def _paint_image(pair: xr.Dataset, role: str, window: tuple[slice, slice], stretch: Stretch) -> Picture:
+    """An image of a pair inside a window of rows and columns: in true colour, SAR in the grey of its first polarisation."""
     valid = pair[f"valid_{role}"].values[window]
     if role != "sar":
         return to_true_colour(pair[role].values[:, *window], valid, bands=bands_of(pair), stretch=stretch)

@@ -469,7 +469,7 @@ class PredictSettings(Settings):
     """How whole scenes are cleared."""
 
     pairs_per_area: Annotated[int, Field(ge=0)] | None = 1
-    """At most so many pairs of each area, in the order of the lock; none means all."""
+    """At most so many pairs of each area that were not given up, in the order of the lock; none means all."""
     tile_px: Annotated[int, Field(ge=32, multiple_of=8)] = 256
     """Side of a tile."""
     overlap_px: Annotated[int, Field(ge=0, multiple_of=8)] = 64

@@ -35,7 +35,7 @@ class Flow:
         Raises:
             ConfigError: one line that names every faulty key, a run that starts from one that there is not, a scheduler that is none, or
                 frozen locks that lie where this flow writes its own.
-            MissingError: the folder that says which areas there are is not there, or holds none.
+            MissingError: the folder that says which areas there are is not there, or holds none; or a file that is named is not there.
         """
         self.config: Config = load_config(values)
         self.results = results
@@ -46,6 +46,7 @@ class Flow:
             self._check_start(run)
         _check_scheduler(self.config.pipeline.ingest.scheduler)
         self.areas: tuple[str, ...] = self._find_areas()
+        self._check_files()
 
     def _find_areas(self) -> tuple[str, ...]:
         """Names of the areas; for a delivered dataset its seasons and ROIs, for cubes and frozen locks the names of their files."""
@@ -73,6 +74,18 @@ class Flow:
             )
         return names
 
+    def _check_files(self) -> None:
+        """Refuse, before any job, a file of the user that is named and is not there; Snakemake would not say which key names it."""
+        pipeline = self.config.pipeline
+        named = {f"query.areas.{name}.file": area.file for name, area in pipeline.query.areas.items()}
+        named |= {"query.table": pipeline.query.table, "pack.split.file": pipeline.pack.split.file}
+        named |= {f"ingest.{key}": getattr(pipeline.ingest, key) for key in ("dem", "geoid")}
+        for key, path in named.items():
+            place = "" if path is None else self._locate(str(path))
+            is_ours = place.startswith(f"{self.results}/")  # a job may write it
+            if place and not is_ours and is_on_disk(place) and not Path(place).is_file():
+                raise MissingError(f"pipeline.{key}: there is no file {path}: correct its path, or leave the setting out")
+
     @property
     def world(self) -> list[str]:
         """The simulated world, if there is one."""
@@ -88,17 +101,17 @@ class Flow:
         query = self.config.pipeline.query
         return [self._locate(f"{query.catalogue}/{area}.json")] if query.source == "lock" else []
 
-    def outline_files(self, area: str) -> list[str]:
-        """The file that says where an area lies, if one does."""
-        stated = self.config.pipeline.query.areas.get(area)
-        return [self._locate(str(stated.file))] if stated and stated.file else []
+    def query_files(self, area: str) -> list[str]:
+        """The files of the user that say where an area lies and what is paired, where there are some."""
+        query = self.config.pipeline.query
+        stated = query.areas.get(area)
+        return [self._locate(str(path)) for path in (stated.file if stated else None, query.table) if path]
 
     @property
     def dem_files(self) -> list[str]:
         """The files of heights that scenes are corrected with, those that are named and lie on a disk."""
         ingest = self.config.pipeline.ingest
-        named = [path for path in (ingest.dem, ingest.geoid) if path]
-        return [self._locate(path) for path in named if "://" not in path and not path.startswith("/vsi")]
+        return [self._locate(path) for path in (ingest.dem, ingest.geoid) if path and is_on_disk(path)]
 
     @property
     def may_join_dems(self) -> bool:
@@ -232,10 +245,28 @@ class Flow:
         return [f"{self.results}/{step}/{run}/{name}" for run in self.runs]
 
     def all_predictions(self, checkpoints: Any) -> list[str]:
-        """The cleared scenes that are asked for."""
+        """The cleared scenes that are asked for: of each area the first pairs that were not given up.
+
+        Which those are is known once every pair is aligned; the dataset is packed after that and before any network is trained, so
+        waiting for it costs no time.
+        """
         limit = self.config.model.predict.pairs_per_area
-        chosen = [(area, pair.id) for area in self.areas for pair in self.lock(checkpoints, area).jobs[:limit]]
+        if limit == 0:
+            return []
+        checkpoints.pack_patches.get()
+        usable = {area: [job for job in self.lock(checkpoints, area).jobs if not self._is_given_up(area, job.id)] for area in self.areas}
+        chosen = [(area, job.id) for area in self.areas for job in usable[area][:limit]]
         return [f"{self.results}/predict/{run}/{area}/{pair}.tif" for run in self.runs for area, pair in chosen]
+
+    def _is_given_up(self, area: str, pair: str) -> bool:
+        """Whether `align` found that nothing of a pair can be used; a pair that it has not written is not given up."""
+        path = Path(f"{self.results}/align/{area}/{pair}.json")
+        return path.is_file() and _read_refusal(path, path.stat().st_mtime_ns) is not None
+
+
+def is_on_disk(path: str) -> bool:
+    """Whether a path names a file of this machine, not one that GDAL reads from elsewhere."""
+    return "://" not in path and not path.startswith("/vsi")
 
 
 def _drop_how_to_run(step: str, settings: S) -> S:
@@ -260,6 +291,17 @@ def _place_of(lock: Lock) -> str:
 @functools.lru_cache(maxsize=4096)
 def _read_lock(path: Path, _modified_ns: int) -> Lock:
     return Lock.read(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_refusal(path: Path, _modified_ns: int) -> str | None:
+    """Why a pair was given up, by its manifest; None of a damaged one, which the job that needs it will name."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return None
+    summary = content.get("summary") if isinstance(content, dict) else None
+    return summary.get("refused") if isinstance(summary, dict) else None
 
 
 def hold_folder(folder: Path) -> IO[str]:

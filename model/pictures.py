@@ -34,7 +34,8 @@ DISPLAY_GAMMA: Final = 1.5
 MAX_STRETCH_SAMPLES: Final = 200_000
 """Values per image that the stretch is measured on; more change nothing that an eye could see."""
 SAR_DISPLAY_DB: Final = {"VV": (-22.0, -2.0), "VH": (-28.0, -8.0), "VV-VH": (2.0, 14.0)}
-"""Range of each channel of the SAR composite in dB, about the 2nd to 98th percentile of C band over land."""
+"""Range of each channel of the SAR composite in dB, about the 2nd to 98th percentile of C band over land.
+HH and HV have those of VV and VH."""
 NOT_OBSERVED: Final = (96, 96, 104)
 """Colour of ground without a value, in every picture."""
 PROVENANCE: Final = {0: ("not observed", NOT_OBSERVED), 1: ("observed", (196, 222, 200)), 2: ("reconstructed", (214, 120, 40))}
@@ -101,18 +102,17 @@ def to_true_colour(optical: Array, valid: Array, *, bands: tuple[str, ...], stre
 
 
 def to_sar_composite(sar: Array, valid: Array, *, sar_bands: tuple[str, ...]) -> Picture:
-    """VV, VH and VV - VH, or HH, HV and HH - HV, as red, green and blue over fixed ranges: centi-dB (sar_band, y, x), valid (y, x) ->
-    (y, x, 3).
+    """SAR in colour over fixed ranges: centi-dB (sar_band, y, x), valid (y, x) -> (y, x, 3).
 
-    Without such a pair the first polarisation is shown in grey.
+    VV, VH and VV - VH, or HH, HV and HH - HV, are red, green and blue; without such a pair the first polarisation is shown in grey.
     """
     decibel = dict(zip(sar_bands, sar.astype(np.float32) / CENTI_DB, strict=True))
-    like, cross = next((names for names in (("VV", "VH"), ("HH", "HV")) if set(names) <= decibel.keys()), (sar_bands[0], ""))
-    if cross:
-        layers = (decibel[like], decibel[cross], decibel[like] - decibel[cross])
-        shown = list(zip(layers, SAR_DISPLAY_DB.values(), strict=True))
+    pair = next((names for names in (("VV", "VH"), ("HH", "HV")) if set(names) <= decibel.keys()), None)
+    if pair is None:
+        shown = [(decibel[sar_bands[0]], SAR_DISPLAY_DB.get(sar_bands[0], SAR_DISPLAY_DB["VV"]))] * 3
     else:
-        shown = [(decibel[like], SAR_DISPLAY_DB.get(like, SAR_DISPLAY_DB["VV"]))] * 3
+        like, cross = (decibel[name] for name in pair)
+        shown = list(zip((like, cross, like - cross), SAR_DISPLAY_DB.values(), strict=True))
     return _paint(np.stack([(values - low) / (high - low) for values, (low, high) in shown]), valid, gamma=1.0)
 
 

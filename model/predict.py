@@ -201,6 +201,8 @@ def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: P
         check_question(loaded, describe_group(scene.pair), where=pair_and_masks[0])
     else:
         check_bands(loaded, bands_of(scene.pair), bands_of(scene.pair, "sar_band"), where=pair_and_masks[0])
+    if refused := scene.pair.attrs["provenance"].get("refused"):
+        logger.warning("predict: %s holds no valid pixel, so nothing is cleared: %s", pair_and_masks[0], refused)
     clearing = walk(scene, loaded, settings)
     with staged(output) as partial:
         write_cog(clearing, partial, tags=describe_image(clearing, checkpoint))

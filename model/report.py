@@ -79,7 +79,7 @@ SHIFT_COLUMNS: Final = (
 """Headings of the table of shifts."""
 TRUTH_COLUMNS: Final = ("true dy, px", "true dx, px", "off before, m", "off after, m", "off after, px")
 """Further headings where the world is simulated."""
-IMAGE_WORDS: Final = {"SAR": "SAR", "cloudy": "The cloudy image"}
+ROLE_WORDS: Final = {"sar": "SAR", "cloudy": "The cloudy image"}
 """What is registered to the clear scene, in a sentence."""
 SETTING_WORDS: Final = {
     "min_valid": "too little valid in SAR, input and target",
@@ -500,7 +500,7 @@ def _describe_shifts(results: Results, keys: Sequence[Key]) -> list[Block]:
         for field, error in zip(fields, errors, strict=True)
     ]
     note = "A shift is where the content of an image lay before it was moved, against that of the clear one: rows down, columns right. "
-    note += "Scatter is the standard deviation of the agreeing windows around the field. "
+    note += "Scatter is the root mean square distance of the agreeing windows from the field. "
     note += (
         "Off before and after: how far an image truly lay from the clear one where its geocoding put it, and how far it lies from it now, "
         "both in the middle of the scene."
@@ -513,7 +513,7 @@ def _describe_shifts(results: Results, keys: Sequence[Key]) -> list[Block]:
 
 def find_errors(results: Results, field: Measured) -> Errors | None:
     """How far an image of a simulated world lay off before it was moved, and lies off after; None where that is not known."""
-    true = find_true_shift(results, field.key, "sar" if field.image == "SAR" else "cloudy")
+    true = find_true_shift(results, field.key, field.role)
     if true is None:
         return None
     record = field.record
@@ -537,16 +537,34 @@ def _show_errors(errors: Errors | None) -> list[str]:
 
 
 def _sum_up_errors(fields: Sequence[Measured], errors: Sequence[Errors | None]) -> list[Block]:
-    """One sentence per kind of image: how far it lay off before and lies off after; nothing where that is not known."""
+    """One sentence per kind of image: how far it lay off before and lies off after, by the truth, else by what was measured."""
     blocks: list[Block] = []
-    for image, words in IMAGE_WORDS.items():
-        found = [error for field, error in zip(fields, errors, strict=True) if field.image == image and error is not None]
-        if found:
+    for role, words in ROLE_WORDS.items():
+        found = [error for field, error in zip(fields, errors, strict=True) if field.role == role and error is not None]
+        if not found:
+            blocks += [Text(said) for said in _sum_up_measured(words, [field.record for field in fields if field.role == role])]
+        else:
             before, after = (
                 f"{min(ends):.1f} to {max(ends):.1f} m" for ends in zip(*((e.before_m, e.after_m) for e in found), strict=True)
             )
             blocks.append(Text(f"{words} lay {before} from the clear image before registration and lies {after} from it after."))
     return blocks
+
+
+def _sum_up_measured(image: str, records: Sequence[Json]) -> list[str]:
+    """What fields say of one kind of image where no truth is known, at most one text."""
+    applied = [record for record in records if record["verdict"] == "applied"]
+    if not records:
+        return []
+    if not applied:
+        return [f"{image} was never laid onto the clear image: none of {len(records)} fields was found."]
+    shifts = [record["pixel_m"] * record["mean_shift_px"] for record in applied]
+    worst = max(applied, key=lambda record: record["sigma_px"])
+    after = f"{worst['sigma_px']:.2f} px ({worst['pixel_m'] * worst['sigma_px']:.1f} m)"
+    said = f"{image} lay {min(shifts):.1f} to {max(shifts):.1f} m from the clear image, by the field that was taken out; "
+    said += f"predicted error after, as a standard deviation per axis: at most {after}."
+    missed = len(records) - len(applied)
+    return [f"{said} {missed} of {len(records)} fields {'was' if missed == 1 else 'were'} not found." if missed else said]
 
 
 def _draw_shifts(results: Results, fields: Sequence[Measured]) -> list[Block]:
@@ -603,25 +621,28 @@ def _list_refused_pairs(results: Results) -> list[Block]:
     rows = [(*key, words) for key in results.aligned if (words := results.refusal(key))]
     if not rows:
         return []
-    note = Text("A scene of these pairs was refused, so they hold no valid pixel and give no patch.")
+    note = Text("A scene of these pairs was refused, or nobody knows where it lies, so they hold no valid pixel and give no patch.")
     return [Heading("Refused pairs"), note, *show_first(("area", "pair", "reason"), rows, "the manifests in align/")]
 
 
 def _count_refused_windows(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Refused windows")]
+    cut = [summary for key, summary in results.patched.items() if not results.refusal(key)]
     groups: defaultdict[tuple[str, float], list[float]] = defaultdict(list)
-    for summary in results.patched.values():
+    for summary in cut:
         for entry in summary["refused"]:
             groups[entry["setting"], entry["limit"]].append(entry["value"])
-    kept = sum(len(summary["patches"]) for summary in results.patched.values())
+    told = f"{sum(len(summary['patches']) for summary in cut)} windows were kept."
+    if len(cut) < len(results.patched):
+        told += f" Windows of pairs that are not used at all ({len(results.patched) - len(cut)}) are not counted."
     if not groups:
-        return [*blocks, Text(f"None; {kept} windows were kept." if results.patched else "No pair was cut: run `sereno patch`.")]
+        return [*blocks, Text(f"None; {told}" if results.patched else "No pair was cut: run `sereno patch`.")]
     rows = [
         (SETTING_WORDS.get(setting, setting), f"patch.{setting} {limit:g}", str(len(values)), f"{min(values):.3f} to {max(values):.3f}")
         for (setting, limit), values in sorted(groups.items())
     ]
     head = ("reason", "limit", "windows", "shares seen")
-    return [*blocks, Table(head, [[Cell(word) for word in row] for row in rows], n_words=2), Text(f"{kept} windows were kept.", "small")]
+    return [*blocks, Table(head, [[Cell(word) for word in row] for row in rows], n_words=2), Text(told, "small")]
 
 
 def _list_refused_shifts(results: Results) -> list[Block]:
@@ -629,7 +650,7 @@ def _list_refused_shifts(results: Results) -> list[Block]:
     measured = list_fields(results)
     refused = [field for field in measured if field.record["verdict"] == "refused"]
     if not refused:
-        return [*blocks, Text(f"None of {len(measured)}." if results.aligned else "No pair was aligned: run `sereno align`.")]
+        return [*blocks, Text(f"None of {len(measured)} fields." if results.aligned else "No pair was aligned: run `sereno align`.")]
     rows = [[Cell(f"{field.key[0]} {field.key[1]}"), Cell(field.image), Cell(field.record["reason"])] for field in refused]
     return [
         *blocks,

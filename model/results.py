@@ -43,7 +43,7 @@ class RunResults:
     examples: Path | None
     """`examples.npz`; None if there is none."""
     predictions: dict[Key, Path]
-    """Records of the cleared scenes whose pair is in a lock."""
+    """Records of the cleared scenes whose pair is in a lock and was not given up since."""
     pictures: dict[int, Path]
     """Pictures of the same validation patches, by step, rising."""
 
@@ -95,12 +95,14 @@ def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
     locks = {lock.area: lock for lock in map(Lock.read, sorted(folder.glob("query/*.json")))}
     pairs = [(area, pair.id) for area, lock in locks.items() for pair in lock.pairs]
     scenes = [(area, scene) for area, lock in locks.items() for scene in sorted(lock.scenes)]
+    aligned = _read_summaries(folder / "align", pairs, "pair")
+    usable = [key for key in pairs if not aligned.get(key, {}).get("refused")]
     dataset, world = folder / "pack/dataset.json", folder / "simulate/world.json"
     named = runs or tuple(path.parent.name for path in sorted(folder.glob("evaluate/*/scores.csv")))
     return Results(
         folder=folder,
         locks=locks,
-        aligned=_read_summaries(folder / "align", pairs, "pair"),
+        aligned=aligned,
         patched=_read_summaries(folder / "patch", pairs, "patches"),
         scenes=_read_summaries(folder / "ingest", scenes, "scene"),
         masked=_read_summaries(folder / "mask", pairs, "mask"),
@@ -108,7 +110,7 @@ def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
         dataset=read_manifest(dataset, kind="dataset")["summary"] if dataset.is_file() else None,
         dataset_sha256=hashlib.sha256(dataset.read_bytes()).hexdigest() if dataset.is_file() else "",
         records=_read_table(store_of(dataset) / "patches.csv") if dataset.is_file() else [],
-        runs=tuple(_read_run(folder, name, pairs) for name in named),
+        runs=tuple(_read_run(folder, name, usable) for name in named),
         world=read_json(world) if world.is_file() else None,
     )
 

@@ -65,10 +65,12 @@ def plan(
     if config_file is not None and settings != "{}":
         raise ConfigError(f"--settings and --config {config_file} both say how to plan: give one of them")
     from sereno.pipeline.estimate import describe_plans, estimate_area
+    from sereno.pipeline.outcomes import describe_refusals
     from sereno.pipeline.pairs import Lock
 
     chosen = config.parse_settings(config.PlanSettings, settings) if config_file is None else _read_config(config_file).plan
-    for line in describe_plans([estimate_area(Lock.read(lock), chosen) for lock in locks]):
+    read = [Lock.read(lock) for lock in locks]
+    for line in (*describe_plans([estimate_area(lock, chosen) for lock in read]), *describe_refusals(read)):
         typer.echo(line)
 
 
@@ -240,12 +242,14 @@ def ledger(
 ) -> None:
     """Say what became of every item and asset, what reading them cost, and what was not simply used, with reasons."""
     from sereno.pipeline.ledger import describe_ledger, describe_losses, find_ledgers, read_ledgers
+    from sereno.pipeline.outcomes import describe_outcome, list_outcome, read_outcome
 
     paths = find_ledgers(results)
     if not paths:
         raise MissingError(f"there is no ledger in {results}: name the folder that the workflow wrote to, after `snakemake query`")
-    entries = read_ledgers(paths)
-    for line in (*describe_ledger(entries), *describe_losses(entries, results)):
+    entries, outcome = read_ledgers(paths), read_outcome(results)
+    told = (*describe_losses(entries, results), *describe_outcome(outcome, results))
+    for line in (*describe_ledger(entries), *list_outcome(outcome), *told):
         typer.echo(line)
 
 

@@ -46,6 +46,7 @@ class Cause(Enum):
 
     ITEM = "choose other collections, or items that have what is needed"
     EXCLUDED = "take items out of pipeline.query.exclude"
+    ELSEWHERE = "correct the area in pipeline.query.areas (longitude comes before latitude), or the folder or catalogue that is searched"
     OVERLAP = "lower pipeline.query.min_overlap or make the area smaller"
     DUPLICATE = "lengthen start..end: these are the same acquisitions again"
     POLARISATION = "change pipeline.query.polarisations to what the items hold"
@@ -108,7 +109,11 @@ def refuse_item(record: ItemRecord, reason: str, cause: Cause, *, clear_cover_pc
 
 def to_refusals(refused: Iterable[Refused]) -> tuple[Refusal, ...]:
     """The refusals as the lock lists them: one per item, in order of role, item and reason."""
-    lines = [Refusal(item=item, role=one.role, reason=one.reason, status=one.status) for one in refused for item in one.items]
+    lines = [
+        Refusal(item=item, role=one.role, reason=one.reason, status=one.status, cause=one.cause.name.lower())
+        for one in refused
+        for item in one.items
+    ]
     return tuple(sorted(lines, key=lambda line: (line.role, line.item, line.reason)))
 
 
@@ -199,7 +204,8 @@ def assemble_scenes(
     refused: list[Refused] = []
     for group in _split_overflights(found):
         laid, covered, idle = _lay_items(group, ground)
-        refused += [refuse_item(one.record, reason, Cause.OVERLAP, clear_cover_pct=clear_cover_pct) for one, reason in idle]
+        cause = Cause.OVERLAP if laid else Cause.ELSEWHERE
+        refused += [refuse_item(one.record, reason, cause, clear_cover_pct=clear_cover_pct) for one, reason in idle]
         if not laid:
             continue
         candidate, overlap = Candidate(_to_scene_record(laid), covered), compute_share(covered, ground)

@@ -49,12 +49,13 @@ def describe_failure(area: str, aim: Aim, listed: Mapping[Kind, Sequence[Read | 
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
     cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
     example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
-    if cause is Cause.OVERLAP:
+    if cause in (Cause.OVERLAP, Cause.ELSEWHERE):
         example += _tell_places(aim.ground, listed)
     is_clear_left = aim.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
     way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
-    remedy = "write the names of the products into pipeline.query.table as they were delivered"
-    advice = remedy if aim.settings.table is not None and cause is Cause.UNUSED else cause.value
+    advice = cause.value
+    if aim.settings.table is not None and cause is Cause.UNUSED:
+        advice = "write the names of the products into pipeline.query.table as they were delivered"
     return f"{found}; {causes[cause]} refused for one cause, for example {example}; {advice}{way_out}"
 
 

@@ -31,10 +31,19 @@ from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.geometry import displace_pixels, to_metres
 from sereno.pipeline.groups import to_coarse_grid, to_group
 from sereno.pipeline.material import Laid
-from sereno.pipeline.pairs import Group, Lock, Pair, SceneRecord
+from sereno.pipeline.pairs import Group, Lock, Pair, SceneRecord, is_gaofen
 from sereno.pipeline.plates import place_scene
 from sereno.pipeline.radiometry import power_to_centi_db, to_reflectance
-from sereno.pipeline.registration import Bool, Layer, Mover, Registration, estimate_field, settle_field, start_registration
+from sereno.pipeline.registration import (
+    Bool,
+    Layer,
+    Placer,
+    Registration,
+    check_search,
+    estimate_field,
+    settle_field,
+    start_registration,
+)
 from sereno.pipeline.scene import (
     CENTI_DB,
     MAX_REFLECTANCE,
@@ -55,8 +64,6 @@ logger = logging.getLogger(__name__)
 
 STRUCTURE_BANDS: Final = ("B03", "B04", "B08", "B2", "B3", "B4")
 """Green, red and near infrared, of Sentinel-2 and of Gaofen: together they show nearly every border that SAR sees (SEN12MS-CR)."""
-LOOSE: Final = "gaofen"
-"""How the names of sensors begin whose rational polynomial coefficients err by tens of metres, up to some hundred."""
 
 
 class Scenes(NamedTuple):
@@ -88,12 +95,14 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     one that `find_misplaced` refuses.
 
     Raises:
+        ConfigError: the search is too narrow for the pixels of the grid.
         MissingError: lock, pair or scene is not there, or no band is left that shows structure.
         DataError: a scene is not the one that the lock names, lies on another grid, or cloudy and clear do not belong together.
     """
     started = time.monotonic()
     lock, pair_id = Lock.read(lock_and_pair[0]), lock_and_pair[1]
     pair, grid = lock.pair(pair_id), lock.grid.to_geobox()
+    check_search(settings, pixel_m=measure_pixel(grid))
     logger.info("align: %s/%s", lock.area, pair.id)
     opened = Scenes(*(open_dataset(manifest, kind="scene") for manifest in scenes))
     check_scenes(opened, lock, pair, scenes)
@@ -241,19 +250,25 @@ def find_misplaced(aligned: Aligned) -> str | None:
     how far; where it is refused nothing does, and a network trained on such a pair learns to move borders: the pair is given up. Images of
     the Sentinels lie right to a pixel by themselves and stay. `align.register_cloudy: false` asks for no field, and none is missed.
     """
-    loose = {role for role, scene in aligned.scenes._asdict().items() if is_loose(scene)}
+    placed = {role for role, scene in aligned.scenes._asdict().items() if is_placed_by_coefficients(scene)}
     faults = []
-    if aligned.sar.verdict == "refused" and loose & {"sar", "clear"}:
-        faults.append(f"SAR: {aligned.sar.reason}")
-    if aligned.cloudy is not None and aligned.cloudy.verdict == "refused" and loose & {"cloudy", "clear"}:
+    if aligned.sar.verdict == "refused" and placed & {"sar", "clear"}:
+        remedy = ", but high ground leans at level 2: use level 1 with a DEM" if is_projected(aligned.scenes.sar) else ""
+        faults.append(f"SAR: {aligned.sar.reason}{remedy}")
+    if aligned.cloudy is not None and aligned.cloudy.verdict == "refused" and placed & {"cloudy", "clear"}:
         faults.append(f"the cloudy scene: {aligned.cloudy.reason}")
-    words = "placed by coefficients that err by up to some hundred metres, and where it lies on the clear scene cannot be told"
+    words = "placed by coefficients or its provider, up to some hundred metres off, and where it lies on the clear scene cannot be told"
     return f"{words}: {'; '.join(faults)}" if faults else None
 
 
-def is_loose(scene: xr.Dataset) -> bool:
-    """Whether the scene may lie far from where it belongs."""
-    return str(scene.attrs["provenance"]["sensor"]).startswith(LOOSE)
+def is_projected(scene: xr.Dataset) -> bool:
+    """Whether its provider projected the scene at one height, so that no DEM brings relief right: level 2 of Gaofen-3."""
+    return str(scene.attrs["provenance"].get("properties", {}).get("processing_level")) == "L2"
+
+
+def is_placed_by_coefficients(scene: xr.Dataset) -> bool:
+    """Whether rational polynomial coefficients placed the scene, so that it may lie far from where it belongs."""
+    return is_gaofen(scene.attrs["provenance"]["sensor"])
 
 
 def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSettings) -> Aligned:
@@ -271,21 +286,22 @@ def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSetti
 
 
 def measure_field(fixed: Layer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
-    """The field of `scene` relative to `fixed`, which lies on `grid`.
+    """The field of `scene` relative to `fixed`, which lies on `grid`, or a refusal with its reason.
 
     Where little but cloud would be left, what was kept out for cloud is let in: it lies in one image alone, so that all gates hold, and
     found by haze some of it is bright ground.
     """
     if "sar_band" in scene.dims:
-        return _settle_field(fixed, lambda field: to_layer(place_sar(scene, grid, field)), scene, grid, settings)
-    found = _settle_field(fixed, lambda field: without_cloud(place_optical(scene, grid, field)), scene, grid, settings)
+        return _register_image(fixed, lambda field: to_layer(place_sar(scene, grid, field)), scene, grid, settings)
+    found = _register_image(fixed, lambda field: without_cloud(place_optical(scene, grid, field)), scene, grid, settings)
     if found.status != "no_ground":
         return found
-    again = _settle_field(fixed, lambda field: to_layer(place_optical(scene, grid, field)), scene, grid, settings)
+    again = _register_image(fixed, lambda field: to_layer(place_optical(scene, grid, field)), scene, grid, settings)
     return dataclasses.replace(again, reason=f"clouds let in: {again.reason}") if again.verdict == "applied" else found
 
 
-def _settle_field(fixed: Layer, place: Mover, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
+def _register_image(fixed: Layer, place: Placer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
+    """The field of the image that `place` gives; one that is placed by heights is placed and measured until its relief lies right."""
     pixel_m = measure_pixel(grid)
     if any(plate.relief is not None for plate in plates_of(scene)):
         return settle_field(fixed, place, settings, pixel_m=pixel_m)
@@ -296,7 +312,7 @@ def is_cloudy_wanted(cloudy: xr.Dataset, pair: Pair, settings: AlignSettings) ->
     """Whether the cloudy scene is registered to the clear one; where it is made of it, it lies right."""
     if pair.sky is not None:
         return False
-    return is_loose(cloudy) if settings.register_cloudy is None else settings.register_cloudy
+    return is_placed_by_coefficients(cloudy) if settings.register_cloudy is None else settings.register_cloudy
 
 
 def place_sar(scene: xr.Dataset, grid: GeoBox, field: ShiftField) -> xr.Dataset:
@@ -326,7 +342,7 @@ def move_classes(classes: npt.NDArray[np.uint8], field: ShiftField) -> npt.NDArr
 
 
 def _leave_scenes(scenes: Scenes, grid: GeoBox, refused: str) -> Aligned:
-    """What stands for a pair that is not to be used."""
+    """What stands for a pair that is not to be used: no SAR, its other scenes as they are read, and nothing measured, since `refused`."""
     names, nowhere = bands_of(scenes.sar, "sar_band"), np.zeros(grid.shape, bool)
     nothing = np.zeros((len(names), *grid.shape), np.int16)
     sar = to_scene(nothing, nowhere, bands=names, geobox=grid, provenance=scenes.sar.attrs["provenance"])
@@ -407,7 +423,7 @@ def to_layer(scene: xr.Dataset) -> Layer:
 def without_cloud(scene: xr.Dataset) -> Layer:
     """`to_layer` of an optical scene where there is no cloud.
 
-    Shadows of clouds stay: borders go on in them, and on made-up ground fields are found under more clouds with them than without.
+    Shadows of clouds stay: borders go on in them, and on simulated ground fields are found under more clouds with them than without.
     """
     layer = to_layer(scene)
     return layer._replace(valid=layer.valid & ~find_cloud(scene))

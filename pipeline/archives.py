@@ -94,14 +94,14 @@ def read_contents(path: Path, is_wanted: Callable[[str], bool]) -> Contents:
         sizes = {name: file.stat().st_size for name, file in files.items()}
         wanted = [name for name in files if is_wanted(name)]
         for name in wanted:
-            _limit(name, sizes[name], path)
+            _check_size(name, sizes[name], path)
         return Contents(sizes, {name: files[name].read_bytes() for name in wanted})
     contents = Contents({}, {})
     with _tell_damage(path):
         for member in _read_members(path):
             contents.sizes[member.name] = member.size
             if is_wanted(member.name):
-                _limit(member.name, member.size, path)
+                _check_size(member.name, member.size, path)
                 contents.texts[member.name] = member.stream.read()
     return contents
 
@@ -117,7 +117,7 @@ def _tell_damage(path: Path) -> Iterator[None]:
         raise DataError(f"{path.name}: the archive is cut off or damaged ({error}); its copy may be unfinished, fetch it again") from error
 
 
-def _limit(name: str, size: int, path: Path) -> None:
+def _check_size(name: str, size: int, path: Path) -> None:
     if size > MAX_TEXT_BYTES:
         raise DataError(f"{path.name}: {name} has {size} bytes, too many for metadata; fetch the product again")
 

@@ -11,16 +11,16 @@ from sereno.pipeline.errors import MissingError
 
 
 class OpticalBand(NamedTuple):
-    """One Sentinel-2 MSI band."""
+    """One band of an optical sensor."""
 
     name: str
     """Name in the product, for example `B04`."""
     gsd_m: int
     """Native ground sampling distance in metres."""
     wavelength_nm: float
-    """Central wavelength of Sentinel-2A in nanometres (ESA, Sentinel-2 MSI user guide)."""
+    """Central wavelength in nanometres: of Sentinel-2A (ESA, Sentinel-2 MSI user guide), of Gaofen-6 as said at its table."""
     common_name: str
-    """Key of the asset in Earth Search, which differs from the product's name."""
+    """Key of the asset in Earth Search, which differs from the product's name; of Gaofen a name for people."""
 
 
 SENTINEL2_BANDS: Final = (
@@ -63,6 +63,15 @@ GAOFEN_BANDS: Final = (
 )
 """Bands of Gaofen-6 WFV in the order of the file, which is not that of their wavelengths (centroids of its spectral response). PMS, and the
 optical cameras of Gaofen-1 and 2, have the first four, at 2 to 8 m, within 7 nm of these."""
+GAOFEN_PMS_BANDS: Final = GAOFEN_BANDS[:4]
+"""Those first four."""
+PAN: Final = "PAN"
+"""The panchromatic band of Gaofen's PMS, as a band and as an asset; it is read only if it is asked for."""
+
+
+def select_gaofen_bands(sensor: str) -> tuple[str, ...]:
+    """Names of the bands that multispectral images of an optical Gaofen `sensor` hold, in the order of the file."""
+    return tuple(band.name for band in (GAOFEN_BANDS if sensor == "gaofen-wfv" else GAOFEN_PMS_BANDS))
 
 
 def rgb_indices(bands: tuple[str, ...]) -> tuple[int, int, int]:

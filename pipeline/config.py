@@ -163,6 +163,8 @@ class SimulatedArea(Settings):
     satellites: Literal["sentinel", "gaofen-pms", "gaofen-wfv", "cube"] = "sentinel"
     """`sentinel`: Sentinel-2 and 1 in the catalogue. `cube`: one hyperspectral cube, in the folder `cubes`. Else products of Gaofen-6 with
     that camera and of Gaofen-3, in the folder `products`; the catalogue then holds the elevation model alone."""
+    relief: Annotated[float, Field(ge=0, le=2)] = 1
+    """Heights of the ground are multiplied by this; 0 makes it level, 1 gives hills of some hundred metres."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -188,6 +190,9 @@ class SimulateSettings(Settings):
     """Equivalent number of looks of the speckle (Sentinel-1 IW GRDH: about 4.4); Gaofen-3 has one."""
     rpc_error_m: tuple[float, float] = (20.0, 120.0)
     """Least and largest distance by which the coefficients of a Gaofen product place everything off, in any direction, metres."""
+    radar_level: Literal["L1A", "L1B", "L2"] = "L1A"
+    """Processing level of the products of Gaofen-3, one for all areas since a dataset holds one: I and Q with coefficients, amplitudes with
+    coefficients, or amplitudes in a projection of the provider, who knows one height, so that hills lean and stay leaning."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -233,7 +238,7 @@ class QuerySettings(Settings):
     """Tracks of the SAR scenes; empty means all."""
     cover_from: Literal["scl", "catalogue"] = "scl"
     """`scl`: cloud cover is measured over the area in a small overview of SCL, before anything else is read. `catalogue`: its word for the
-    whole tile is taken."""
+    whole tile is taken. Products of Gaofen have no SCL: what they state of the whole image is taken in any case."""
     cover_pixel_m: Annotated[float, Field(gt=0)] = 160.0
     """Largest pixel of that overview."""
     cloudy_cover_pct: tuple[float, float] = (10.0, 95.0)
@@ -253,8 +258,8 @@ class QuerySettings(Settings):
     exclude: tuple[str, ...] = ()
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     table: Path | None = None
-    """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair; none pairs
-    them by overlap, time and cloud cover. Unless `inputs` is `found`, `cloudy` may be empty."""
+    """With `source: gaofen`, a CSV table with the columns `sar`, `cloudy` and `clear` that names the products of each pair. None:
+    they are paired by overlap, time and cloud cover. Unless `inputs` is `found`, `cloudy` may be empty."""
     inputs: Inputs = "found"
     """`found`: real cloudy scenes. `simulated`: every clear scene is target and input in one, and `align` lays clouds over the input.
     `either`: as found where an area has a real pair, else simulated; with a `table`, row by row: simulated where `cloudy` is empty."""
@@ -427,13 +432,13 @@ class AlignSettings(Settings):
     """How SAR, and where needed the cloudy image, is laid onto the clear one."""
 
     search_m: Annotated[float, Field(gt=0)] = 100.0
-    """How far SAR may lie from where it belongs, metres; fields that use more than 80 % of it are refused. RPC without control points err
-    by tens of metres: 300 for Gaofen. Beyond 12 pixels the search goes from coarse to fine. Where `ingest.margin_px` reaches less far, a
-    strip along the edge may be lost."""
+    """How far an image may lie from the clear one, metres; fields that use more than 80 % of it are refused. RPC without control points err
+    by tens of metres: 300 for Gaofen. At least 5 pixels; beyond 12 the search goes from coarse to fine. Where `ingest.margin_px` reaches
+    less far, a strip along the edge may be lost."""
     field: FieldDegree = "affine"
     """The most a shift may change over the scene; a simpler field is taken where it explains the windows as well."""
     descriptor: DescriptorName = "self-similarity"
-    """What is compared. Half the error of `orientations` on made-up ground, level with it on real (benchmarks/results/registration.md)."""
+    """What is compared. Half the error of `orientations` on simulated ground, level on real (benchmarks/results/registration.md)."""
     window_px: Annotated[int, Field(ge=32)] = 128
     """Side of a matching window; made smaller for scenes too small for it."""
     step_px: Annotated[int, Field(ge=8)] = 96
@@ -465,10 +470,11 @@ pixel classifier for L1C (extra `s2cloudless`, share-alike licence). `omnicloudm
 class MaskSettings(Settings):
     """How clouds and shadows are found."""
 
-    method: CloudMethod = "scl"
-    """Decides."""
+    method: CloudMethod | Literal["auto"] = "scl"
+    """Decides. `auto`: the best that a pair and the machine have, without a download: `scl` where both images have a classification, else
+    `omnicloudmask` where its package and weights are there, else `haze` on Gaofen, else `threshold` where its bands are there."""
     second: CloudMethod | None = None
-    """A second method whose agreement with the first is reported; it decides nothing."""
+    """A second method whose agreement with the first is reported; it decides nothing. Not asked where `auto` takes it as the first."""
     weights: Path | None = None
     """Folder with the weights of `omnicloudmask`, for machines without network; none means its own cache or a download."""
     dilate_px: Annotated[int, Field(ge=0)] = 3
@@ -580,7 +586,7 @@ class PipelineSettings(Settings):
     ingest: IngestSettings = IngestSettings()
     """Read and calibrate scenes."""
     align: AlignSettings = AlignSettings()
-    """Lay SAR onto optical."""
+    """Lay SAR, and where needed the cloudy image, onto the clear one."""
     mask: MaskSettings = MaskSettings()
     """Find clouds and shadows."""
     patch: PatchSettings = PatchSettings()

@@ -34,11 +34,11 @@ from sereno.pipeline.elevation import SCENE, to_dem_grid
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.geometry import WARP_TOLERANCE_PX
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
-from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord
+from sereno.pipeline.pairs import GridRecord, ItemRecord, Lock, SceneRecord, Status
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.sensors.access import Access, read_pixels
 from sereno.pipeline.sensors.assets import Asset, LossError
-from sereno.pipeline.sensors.geolocation import DATUM_TAG, SOURCE_TAG, find_datum, horizontal_of
+from sereno.pipeline.sensors.heights import DATUM_TAG, SOURCE_TAG, find_datum, horizontal_of
 from sereno.pipeline.signing import Resolver, check_credentials, find_resolver
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def read_item(item: ItemRecord, grid: GeoBox, resolver: Resolver, settings: DemS
     return Read(tile, datum, entry, lost)
 
 
-def _to_entry(access: Access, status: Any, reason: str = "") -> Entry:
+def _to_entry(access: Access, status: Status, reason: str = "") -> Entry:
     return access.to_entry(status, reason)._replace(step="dem", scene=SCENE)
 
 

@@ -2,7 +2,7 @@
 
 The methods are the scene classification, our own rules for images with and without cirrus, and two packages that come as extras: they
 are imported only when used, and where one is not installed or has no weights, one line says what was looked for, where, and what mends
-it.
+it. For `auto` the first of them that a pair has everything for is chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -39,6 +39,7 @@ from sereno.pipeline.clouds import (
 )
 from sereno.pipeline.config import CloudMethod, MaskSettings
 from sereno.pipeline.errors import CatalogueError, DataError, MissingError
+from sereno.pipeline.pairs import is_gaofen
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.scene import Bool2d, bands_of, geobox_of
 
@@ -98,6 +99,76 @@ class Detection(NamedTuple):
     """Why it could not, and the remedy; None if it could everywhere."""
 
 
+class Choice(NamedTuple):
+    """The method that `auto` comes to."""
+
+    method: CloudMethod
+    """It decides."""
+    why: str
+    """What those before it lack, in words without a path."""
+
+
+def choose_method(images: Sequence[Image], settings: MaskSettings) -> Choice:
+    """The best method that all `images` of a pair can be masked by, so that both get theirs alike; nothing is fetched for it.
+
+    Surface reflectance whose classification is lost, and for which no other method is there, stays with `scl`, which then knows nothing.
+
+    Raises:
+        DataError: no method can mask them; the message says what each lacks.
+    """
+    passed: list[str] = []
+    for method, find_lack in CHOICES:
+        lack = next(filter(None, (find_lack(image, settings) for image in images)), None)
+        if lack is None:
+            return Choice(method, "; ".join(passed) or "each image has a scene classification")
+        passed.append(lack)
+    if any(_is_surface(image) for image in images):
+        return Choice("scl", "; ".join(passed))
+    raise DataError(
+        f"{images[0].where}: no cloud method can mask this pair ({'; '.join(passed)}): keep all bands in pipeline.ingest.bands, or install "
+        "the extra omnicloudmask and name the folder of its weights in pipeline.mask.weights"
+    )
+
+
+def _tell_no_classes(image: Image, _settings: MaskSettings) -> str | None:
+    return None if f"scl_{image.role}" in image.pair else f"the {image.role} image has no scene classification"
+
+
+def _tell_no_omnicloudmask(image: Image, settings: MaskSettings) -> str | None:
+    """What OmniCloudMask lacks to work on the image as things are."""
+    missing = find_missing(image, _choose_bands(image))
+    if missing:
+        return f"the {image.role} image has no band {', '.join(missing)} for omnicloudmask"
+    try:
+        package = import_extra("omnicloudmask", image.setting)
+    except MissingError:
+        return "omnicloudmask is not installed or cannot be imported"
+    whole = all(is_whole(file) for file in list_weights(package, settings.weights))
+    place = "the folder of pipeline.mask.weights" if settings.weights else "its cache"
+    return None if whole else f"weights of omnicloudmask are not in {place} or not whole"
+
+
+def _tell_no_haze(image: Image, _settings: MaskSettings) -> str | None:
+    missing = find_missing(image, VISIBLE_BANDS[0]) if _is_gaofen(image) else ()
+    if missing:
+        return f"the {image.role} image has no band {', '.join(missing)} for haze"
+    return None if _is_gaofen(image) else "haze is for Gaofen"
+
+
+def _tell_no_thresholds(image: Image, _settings: MaskSettings) -> str | None:
+    missing = find_missing(image, THRESHOLD_BANDS)
+    return f"the {image.role} image has no band {', '.join(missing)} for threshold" if missing else None
+
+
+CHOICES: Final[tuple[tuple[CloudMethod, Callable[[Image, MaskSettings], str | None]], ...]] = (
+    ("scl", _tell_no_classes),
+    ("omnicloudmask", _tell_no_omnicloudmask),
+    ("haze", _tell_no_haze),
+    ("threshold", _tell_no_thresholds),
+)
+"""The order of `auto`: a method, and what an image lacks for it in words, None if nothing."""
+
+
 def detect_clouds(image: Image, method: CloudMethod, settings: MaskSettings) -> Detection:
     """Cloud and shadow of `image` by `method`. Pixels that are not valid get a verdict too, which means nothing.
 
@@ -114,7 +185,7 @@ def detect_clouds(image: Image, method: CloudMethod, settings: MaskSettings) -> 
 
 def _detect_by_scl(image: Image, _settings: MaskSettings) -> Detection:
     name = f"scl_{image.role}"
-    if name not in image.pair and _facts_of(image).get("sensor") != L2A:
+    if name not in image.pair and not _is_surface(image):
         others = "'haze' or 'omnicloudmask'" if _is_gaofen(image) else "'threshold' for L1C products"
         raise DataError(
             f"{image.where}: the {image.role} image has no scene classification, which method 'scl' needs: set {image.setting} to {others}"
@@ -137,7 +208,7 @@ def _from_masks(cloud: Bool2d, shadow: Bool2d) -> Detection:
 
 def _detect_by_s2cloudless(image: Image, _settings: MaskSettings) -> Detection:
     """The probability of s2cloudless (Zupanc 2017), pixel by pixel and not smoothed; shadows, which it does not look for, by our rules."""
-    if _facts_of(image).get("sensor") == L2A:
+    if _is_surface(image):
         raise DataError(
             f"{image.where}: the {image.role} image is {L2A}, and s2cloudless is meant for L1C alone: in its maintainers' words it won't "
             f"work on L2A (sentinel2-cloud-detector, issue 79); set {image.setting} to 'scl' or 'omnicloudmask'"
@@ -210,7 +281,7 @@ def average_valid(values: npt.NDArray[Any], valid: Bool2d, factor: int) -> npt.N
 
 
 def _detect_by_haze(image: Image, _settings: MaskSettings) -> Detection:
-    if _facts_of(image).get("sensor") == L2A:
+    if _is_surface(image):
         raise DataError(
             f"{image.where}: the {image.role} image is {L2A}, and method 'haze' is for reflectance at the top of the atmosphere: "
             f"set {image.setting} to 'scl' or 'omnicloudmask'"
@@ -238,16 +309,22 @@ def check_bands(image: Image, method: str, names: tuple[str, ...]) -> None:
     Raises:
         DataError: it does; the message names what to set.
     """
-    missing = [name for name in names if name not in bands_of(image.pair)]
+    missing = find_missing(image, names)
     if missing:
         remedy = (
             f"Gaofen never has it: set {image.setting} to 'haze' or 'omnicloudmask'"
             if _is_gaofen(image) and method not in ("haze", "omnicloudmask")
             else f"{L2A} never has it: set {image.setting} to 'scl' or 'omnicloudmask'"
-            if _facts_of(image).get("sensor") == L2A and "B10" in missing
+            if _is_surface(image) and "B10" in missing
             else f"keep all bands in pipeline.ingest.bands, or set {image.setting} to another method"
         )
         raise DataError(f"{image.where}: the {image.role} image has no band {', '.join(missing)}, which method '{method}' needs: {remedy}")
+
+
+def find_missing(image: Image, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of the bands `names` an image lacks."""
+    bands = bands_of(image.pair)
+    return tuple(name for name in names if name not in bands)
 
 
 def read_bands(image: Image, names: tuple[str, ...], rows: slice = slice(None)) -> dict[str, Float2d]:
@@ -277,26 +354,29 @@ def find_weights(package: Any, folder: Path | None) -> list[Path]:
         MissingError: they are not in `folder`, or not whole.
         CatalogueError: they are not in the cache and cannot be fetched now.
     """
-    download = importlib.import_module(f"{package.__name__}.download_models")
-    place = folder or download.get_model_data_dir()
-    files = [place / name for name in _list_weights(download)]
+    files = list_weights(package, folder)
     lacking = [file.name for file in files if not is_whole(file)]
     if lacking and folder is None:
-        _fetch_weights(package, download, place)
+        _fetch_weights(package, files[0].parent)
         lacking = [file.name for file in files if not is_whole(file)]
     if lacking:
         raise MissingError(
-            f"weights of omnicloudmask {package.__version__} are not in {place} or not whole: {', '.join(lacking)}; where there is a "
-            f"network run `{_fetching_command(folder)}` and name that folder in pipeline.mask.weights"
+            f"weights of omnicloudmask {package.__version__} are not in {files[0].parent} or not whole: {', '.join(lacking)}; where there "
+            f"is a network run `{_fetching_command(folder)}` and name that folder in pipeline.mask.weights"
         )
     return files
 
 
-def _list_weights(download: Any) -> list[str]:
-    """Names of the files that the newest model of the installed package consists of."""
-    newest = download.get_latest_model_version()
+def list_weights(package: Any, folder: Path | None) -> list[Path]:
+    """The files that the newest model of the installed package consists of, in `folder` or else in its own cache, there or not."""
+    download = _import_download(package)
+    newest, place = download.get_latest_model_version(), folder or download.get_model_data_dir()
     with download.model_index_path.open() as stream:
-        return [row["file_name"] for row in csv.DictReader(stream) if float(row["version"]) == newest]
+        return [place / row["file_name"] for row in csv.DictReader(stream) if float(row["version"]) == newest]
+
+
+def _import_download(package: Any) -> Any:
+    return importlib.import_module(f"{package.__name__}.download_models")
 
 
 def is_whole(file: Path) -> bool:
@@ -310,9 +390,9 @@ def is_whole(file: Path) -> bool:
         return False
 
 
-def _fetch_weights(package: Any, download: Any, place: Path) -> None:
+def _fetch_weights(package: Any, place: Path) -> None:
     try:
-        download.get_models(force_download=True, model_dir=place)
+        _import_download(package).get_models(force_download=True, model_dir=place)
     except list_download_faults() as error:
         raise CatalogueError(
             f"weights of omnicloudmask {package.__version__} are not in its cache {place} and cannot be fetched from huggingface.co "
@@ -352,8 +432,12 @@ def _facts_of(image: Image) -> Mapping[str, Any]:
     return facts
 
 
+def _is_surface(image: Image) -> bool:
+    return bool(_facts_of(image).get("sensor") == L2A)
+
+
 def _is_gaofen(image: Image) -> bool:
-    return str(_facts_of(image).get("sensor")).startswith("gaofen")
+    return is_gaofen(str(_facts_of(image).get("sensor")))
 
 
 def _sun_of(image: Image) -> Sun | None:

@@ -15,11 +15,11 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.archives import is_archive
 from sereno.pipeline.areas import to_bboxes
-from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS, POLARISATIONS, SAR_BANDS, SCL
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, PAN, POLARISATIONS, SAR_BANDS, SCL, select_gaofen_bands
 from sereno.pipeline.config import PlanSettings
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
-from sereno.pipeline.pairs import AssetRecord, Group, ItemRecord, Lock, Pair, SceneRecord, is_sar, needs_heights
+from sereno.pipeline.pairs import AssetRecord, Group, ItemRecord, Lock, Pair, SceneRecord, is_gaofen, is_sar, needs_heights
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.polygons import Bbox
 from sereno.pipeline.presets import PRESETS
@@ -57,8 +57,6 @@ SAR_STORED: Final = {"lz4": 0.71, "zstd": 0.70}
 """The same for SAR in hundredths of a decibel, of the same place."""
 MASK_STORED: Final = 0.1
 """The same for validity, classes and cloud probability, which hold large uniform areas: feathered masks of simulated scenes; any codec."""
-PAN: Final = "PAN"
-"""Band and asset of a panchromatic image, which is read only if it is asked for."""
 PLATE_GSD_M: Final[Mapping[str, float]] = {"gaofen-pms": 8.0, "gaofen-wfv": 16.0, "gaofen-wfv4": 16.0}
 """Pixels of the optical cameras of Gaofen-1 and 6, of which the image is kept beside the gridded scene."""
 PLATE_RATIO: Final = 1.5
@@ -200,7 +198,7 @@ def _select_bands(scene: SceneRecord, settings: PlanSettings) -> tuple[str, ...]
     if scene.bands:
         return scene.bands
     if scene.sensor.startswith("gaofen-"):
-        return settings.ingest.bands or tuple(band.name for band in GAOFEN_BANDS[: 8 if scene.sensor == "gaofen-wfv" else 4])
+        return settings.ingest.bands or select_gaofen_bands(scene.sensor)
     return settings.ingest.bands or (L1C_BANDS if scene.sensor in ("sentinel2-l1c", "sen12mscr-s2") else L2A_BANDS)
 
 
@@ -220,17 +218,17 @@ def _is_packed(asset: AssetRecord) -> bool:
 
 def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetch:
     """What reading one asset costs: whole tiles around the area, at full resolution."""
-    gsd_m = None if part.item.sensor.startswith("gaofen") else _gsd_of(part.name)  # whose files are not cut into tiles
+    gsd_m = None if is_gaofen(part.item.sensor) else _gsd_of(part.name)  # whose files are not cut into tiles
     stated = part.asset.size_bytes
     if gsd_m is None:  # a document, or a window of a delivered dataset: read whole
         return Fetch(1, stated or DOCUMENT_BYTES, int(stated is None), int(part.is_remote))
-    margin_m = settings.ingest.margin_px * abs(geobox.resolution.y) if _is_sar(part) else 0.0
-    margin_m = settings.dem.margin_m if part.item.sensor == "dem" else margin_m
+    margin_m = settings.dem.margin_m if part.item.sensor == "dem" else 0.0
+    margin_m += settings.ingest.margin_px * abs(geobox.resolution.y) if is_sar(part.item.sensor) else 0.0
     width_m, height_m = _measure(part.item.bbox)
     tile_m = TILE_PX * gsd_m
     wanted = _measure_overlap(_enclose(geobox), part.item.bbox, margin_m)
     wide_m, high_m = (min(whole, side + tile_m) if all(wanted) else 0.0 for whole, side in zip((width_m, height_m), wanted, strict=True))
-    fill = SLICE_FILL if _is_sar(part) else 1.0
+    fill = SLICE_FILL if is_sar(part.item.sensor) else 1.0
     share = min(1.0, wide_m * high_m / (width_m * height_m * fill))
     whole = stated or width_m * height_m / gsd_m**2 * _assume_bytes_px(part.name, gsd_m)
     rows = math.ceil(high_m / tile_m)  # the tiles of a row lie side by side in the file, so one request fetches them
@@ -242,13 +240,11 @@ def _gsd_of(name: str) -> int | None:
     return DEM_GSD_M if name == "dem" else SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
 
 
-def _is_sar(part: _Part) -> bool:
-    return is_sar(part.item.sensor)
-
-
 def _assume_bytes_px(name: str, gsd_m: int) -> float:
-    if name in (*POLARISATIONS, "dem"):
-        return TYPICAL_DEM_BYTES_PX if name == "dem" else TYPICAL_SAR_BYTES_PX
+    if name == "dem":
+        return TYPICAL_DEM_BYTES_PX
+    if name in POLARISATIONS:
+        return TYPICAL_SAR_BYTES_PX
     return TYPICAL_SCL_BYTES_PX if name == SCL else TYPICAL_BYTES_PX[gsd_m]
 
 
@@ -321,7 +317,7 @@ def _estimate_depth(scene: SceneRecord, settings: PlanSettings, codec: str) -> f
 
 def _estimate_plates(scene: SceneRecord, resolution_m: float, pixels: int, settings: PlanSettings) -> float:
     """The images that a scene of Gaofen was geocoded from, as they are kept beside it, and how far relief moves their pixels."""
-    if not scene.sensor.startswith("gaofen"):
+    if not is_gaofen(scene.sensor):
         return 0.0
     sheets = max(1, *(sum(name.startswith("image-") for name in item.assets) for item in scene.items))  # tiles of WFV, each with relief
     relief = sheets * 2 * 4 * RELIEF_STORED

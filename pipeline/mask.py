@@ -14,7 +14,7 @@ import xarray as xr
 
 from sereno.pipeline.clouds import CLOUDY, FULL, CloudShadow, compare_masks, compare_with_truth, describe_cover, grow_probability
 from sereno.pipeline.config import MaskSettings
-from sereno.pipeline.detectors import Detection, Image, detect_clouds
+from sereno.pipeline.detectors import Detection, Image, choose_method, detect_clouds
 from sereno.pipeline.groups import open_job, task_of, view_image
 from sereno.pipeline.samples import SKIES_OF
 from sereno.pipeline.scene import Bool2d, geobox_of, with_grid
@@ -44,10 +44,10 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
 
     Variables `cloud_cloudy`, `shadow_cloudy`, `cloud_clear`, `shadow_clear` (y, x) are uint8 probability x 255, 0 where the image is not
     valid; `known_cloudy`, `known_clear` (y, x) are True where it is valid and the method could decide. Those of a group bear the roles that
-    `SKIES_OF` names, and lie on the grid of these images. An image without a valid pixel is
-    not looked at. Summary and provenance say which method of which version with which weights made them, with `settings.second` how far
-    the other agrees, and under `unknown` why of an image nothing is known, None if something is; the summary also holds the shares of
-    the valid pixels that are known, and of the known ones that are probably covered.
+    `SKIES_OF` names, and lie on the grid of these images. An image without a valid pixel is not looked at. Summary and provenance say which
+    method of which version with which weights made them, under `asked` and `why` how `auto` came to it, with `settings.second` how far the
+    other agrees, and under `unknown` why of an image nothing is known, None if something is; the summary also holds the shares of the valid
+    pixels that are known, and of the known ones that are probably covered.
 
     Where the input lies under a simulated sky its masks are the truth, not grown, joined with what the method finds in the clear image
     that is under it; `simulated` is then `known`, and `truth` holds how much of it each method finds in the input. The classification of
@@ -63,9 +63,11 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     dataset = open_job(pair)
     images = {role: view_image(dataset, role) for role in SKIES_OF[task_of(dataset)]}
     grid = geobox_of(next(iter(images.values()), dataset))
-    logger.info("mask %s: finding clouds by %s in %s", pair.stem, settings.method, ", ".join(images) or "nothing: it has no sky")
+    settings, asked = resolve_method(images, settings, where=str(pair))
+    why, where = f" ({asked['why']})" if asked else "", ", ".join(images) or "nothing: it has no sky"
+    logger.info("mask %s: finding clouds by %s%s in %s", pair.stem, settings.method, why, where)
     judged = {role: _judge_image(image, role, settings, where=str(pair)) for role, image in images.items()}
-    facts, truth = _describe_images(judged, settings), read_truth(dataset)
+    facts, truth = asked | _describe_images(judged, settings), read_truth(dataset)
     if truth is not None:
         facts |= {"simulated": "known", "truth": _score_methods(truth, judged["cloudy"], settings)}
         judged["cloudy"] = _join_truth(truth, judged, dataset["valid_cloudy"].values)
@@ -83,6 +85,22 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     _log_end(pair.stem, shares, facts, time.monotonic() - started)
 
 
+def resolve_method(views: Mapping[str, xr.Dataset], settings: MaskSettings, *, where: str) -> tuple[MaskSettings, dict[str, Any]]:
+    """Settings with a method in place of `auto`, the best for all with a valid pixel, and under `asked` and `why` how it came about.
+
+    Settings that name a method stay as they are, and so do those of a pair without a valid pixel: there is nothing to find.
+
+    Raises:
+        DataError: no method can mask the pair.
+    """
+    images = [Image(view, role, where) for role, view in views.items() if view[f"valid_{role}"].values.any()]
+    if settings.method != "auto" or not images:
+        return settings, {}
+    method, why = choose_method(images, settings)
+    second = None if settings.second == method else settings.second
+    return settings.model_copy(update={"method": method, "second": second}), {"asked": "auto", "why": why}
+
+
 def _judge_image(dataset: xr.Dataset, role: str, settings: MaskSettings, *, where: str) -> Judged:
     """What the methods say of one image; of one without a valid pixel they say nothing."""
     valid = dataset[f"valid_{role}"].values
@@ -93,14 +111,14 @@ def _judge_image(dataset: xr.Dataset, role: str, settings: MaskSettings, *, wher
 def _describe_images(judged: Mapping[str, Judged], settings: MaskSettings) -> dict[str, Any]:
     """Which methods of which version were asked, how far they agree, and why of an image nothing is known."""
     facts: dict[str, Any] = {**settings.model_dump(mode="json", exclude={"weights"}), **_describe_method("", None), "unknown": {}}
+    agreement = {}
     for role, image in judged.items():
         facts |= _describe_method("", image.first) if image.first else {}
         facts["unknown"][role] = image.first.unknown if image.first and not image.known.any() else None
         if settings.second is not None:
             facts |= _describe_method("second_", image.second) if image.second else {}
-            agreement = _compare(image.first, image.second, image.known, settings)
-            facts["agreement"] = {**facts.get("agreement", {}), role: agreement}
-    return facts
+            agreement[role] = _compare(image.first, image.second, image.known, settings)
+    return facts | ({"agreement": agreement} if agreement else {})
 
 
 def _score_methods(truth: Truth, image: Judged, settings: MaskSettings) -> dict[str, Any]:
@@ -127,6 +145,7 @@ def _join_truth(truth: Truth, judged: Mapping[str, Judged], valid: Bool2d) -> Ju
 
 def _find_clouds(dataset: xr.Dataset, role: str, settings: MaskSettings, *, where: str) -> tuple[Detection, Detection | None]:
     """What the method that decides says of one image, and what the second one says, if there is one."""
+    assert settings.method != "auto"  # it has been resolved
     first = detect_clouds(Image(dataset, role, where), settings.method, settings)
     if settings.second is None:
         return first, None

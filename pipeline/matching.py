@@ -26,6 +26,8 @@ MIN_WINDOW_VALID: Final = 0.3
 """Share of a window that must be usable in both images."""
 EXCLUSION_PX: Final = 4
 """Half side of the square around the peak that does not count as background or second peak."""
+MIN_RADIUS_PX: Final = EXCLUSION_PX + 1
+"""Least search in which a peak in the middle has any background: with one pixel less not one window of two equal images is good."""
 MIN_PSR: Final = 3.5
 """Smallest peak-to-sidelobe ratio of a good window: (peak - mean) / standard deviation of the background."""
 MAX_SECOND_PEAK: Final = 0.95

@@ -5,7 +5,7 @@ Enters: a seeded Generator and a shape. Leaves: float32 arrays (y, x); fields wr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from scipy import fft
 
 Image = npt.NDArray[np.float32]
 """One band, (y, x)."""
+
+SENSOR_NOISE: Final = (0.0012, 0.004)
+"""Standard deviation of the noise of optical sensors: reflectance, and share of the signal (signal-to-noise of MSI: Drusch et al. 2012)."""
 
 
 def make_noise(
@@ -32,6 +35,11 @@ def make_noise(
     spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
     field: Image = fft.irfft2(spectrum * amplitude, s=shape)
     return field / max(float(field.std()), 1e-12)
+
+
+def draw_sensor_noise(rng: np.random.Generator, image: Image) -> Image:
+    """Noise of an optical sensor, of the shape of `image` in reflectance."""
+    return (SENSOR_NOISE[0] + SENSOR_NOISE[1] * image) * rng.standard_normal(image.shape, dtype=np.float32)
 
 
 def blur_image(image: npt.NDArray[Any]) -> Image:

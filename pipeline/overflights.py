@@ -16,16 +16,14 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import map_coordinates
 
 from sereno.pipeline.atmosphere import SkySettings, Sun
-from sereno.pipeline.bands import GAOFEN_BANDS, L2A_BANDS, SENTINEL2_BANDS, OpticalBand
+from sereno.pipeline.bands import GAOFEN_BANDS, GAOFEN_PMS_BANDS, L2A_BANDS, SENTINEL2_BANDS, OpticalBand
 from sereno.pipeline.ground import PIXEL_M, Ground, compute_shading, compute_spectra
-from sereno.pipeline.noise import Image, blur_image
+from sereno.pipeline.noise import Image, blur_image, draw_sensor_noise
 from sereno.pipeline.overlay import Overlay, compute_air, draw_clouds, lay_clouds
 from sereno.pipeline.sun import compute_sun
 
-N_BANDS: Final = {"PMS": 4, "WFV": 8}
-"""Bands of each camera, the first ones of GAOFEN_BANDS."""
-NOISE: Final = (0.0012, 0.004)
-"""Standard deviation of the noise: reflectance, and share of the signal; as for Sentinel-2."""
+CAMERA_BANDS: Final = {"PMS": GAOFEN_PMS_BANDS, "WFV": GAOFEN_BANDS}
+"""Bands of each camera."""
 WAVELENGTHS_NM: Final = tuple(band.wavelength_nm for band in SENTINEL2_BANDS if band.name in L2A_BANDS)
 """Where the spectra of the ground are known."""
 
@@ -50,7 +48,7 @@ def draw_error(rng: np.random.Generator, limits_m: tuple[float, float]) -> tuple
 def make_scenery(ground: Ground, camera: str, moment: datetime, place: tuple[float, float]) -> Scenery:
     """The ground seen through clean air by `camera` (`PMS` or `WFV`) at `moment` (UTC); `place` is its longitude and latitude."""
     zenith, azimuth = compute_sun(moment, *place)
-    sun, bands = Sun(azimuth, 90 - zenith), GAOFEN_BANDS[: N_BANDS[camera]]
+    sun, bands = Sun(azimuth, 90 - zenith), CAMERA_BANDS[camera]
     lengths = tuple(band.wavelength_nm for band in bands)
     mean, contrast = (_take_bands(part, lengths) for part in compute_spectra(ground.units, moment.timetuple().tm_yday))
     shading = compute_shading(ground.height_m, sun.azimuth_deg, sun.elevation_deg)
@@ -75,8 +73,7 @@ def cover_scenery(rng: np.random.Generator, scenery: Scenery, settings: SkySetti
     sky = draw_clouds(rng, shape, settings=settings, sun=scenery.sun, pixel_m=PIXEL_M)
     lengths = tuple(band.wavelength_nm for band in scenery.bands)
     overlay = lay_clouds(scenery.reflectance, sky, wavelengths_nm=lengths, sun=scenery.sun)
-    noise = (NOISE[0] + NOISE[1] * overlay.image) * rng.standard_normal(overlay.image.shape, dtype=np.float32)
-    return overlay._replace(image=overlay.image + noise)
+    return overlay._replace(image=overlay.image + draw_sensor_noise(rng, overlay.image))
 
 
 def sample_layers(layers: npt.NDArray[Any], source: GeoBox, target: GeoBox) -> Image:

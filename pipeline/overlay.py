@@ -1,4 +1,4 @@
-"""Made-up clouds laid over a clear image, for those who have no cloudy one: thick and thin cloud, cirrus, and their shadows.
+"""Simulated clouds laid over a clear image, for those who have no cloudy one: thick and thin cloud, cirrus, and their shadows.
 
 Enters: reflectance in any bands up to 2.2 um, the sun, a seeded Generator. Leaves: the image as it would look under these clouds, and the
 truth: how much of each pixel's picture they hide, and how much sunlight they keep from it. Colours are those of real clouds at the top of
@@ -56,10 +56,24 @@ VEIL_ROUGHNESS: Final = 1.3
 """The same of thin cloud, which is smoother."""
 EDGE: Final = 0.4
 """Clouds begin so many standard deviations outside the line that encloses `SkySettings.cover` of the ground."""
+ROOM_PX: Final = 64
+"""Clouds are drawn on a plane that continues across its edges: it is so much longer, so that the two sides of an image differ."""
+QUANTILE_STEP: Final = 3
+"""Every so many rows and columns are looked at to find the line that encloses the cover."""
 GROWTH: Final = 15.0
 """Optical thickness of clouds one standard deviation inside where they begin, ..."""
 STEEPNESS: Final = 1.7
 """... and the power with which it grows from there."""
+VEIL_BEGIN, VEIL_RISE = -0.6, 0.35
+"""Thin cloud begins where its field is so many standard deviations from the mean, and grows by this share of its most with each."""
+ICE_BEGIN, ICE_RISE = -0.3, 0.4
+"""The same of cirrus."""
+STREAK_PX: Final = 60
+"""Width of the streaks of cirrus, pixels, whatever the size of a pixel ..."""
+STREAK_STRETCH: Final = (1.0, 4.0)
+"""... and by how much longer they are along y and x."""
+SLOPE_PX: Final = 2.0
+"""Tops of clouds are compared with those so far towards the sun."""
 RELIEF: Final = 0.15
 """Sides of clouds towards the sun are at most so much brighter."""
 PENUMBRA: Final = 0.0093
@@ -91,7 +105,7 @@ class Clouds(NamedTuple):
 
 
 class Overlay(NamedTuple):
-    """An image under made-up clouds, and what is true of it."""
+    """An image under simulated clouds, and what is true of it."""
 
     image: npt.NDArray[np.float32]
     """(band, y, x) reflectance of the kind that entered."""
@@ -117,23 +131,34 @@ def draw_clouds(rng: np.random.Generator, shape: tuple[int, int], *, settings: S
         raise DataError(f"pixels of {pixel_m} m have no size: clouds are laid over images with pixels of known size")
     way_px = settings.base_m / pixel_m / math.sin(math.radians(sun.elevation_deg))
     step = shadow_offset_px(way_px * math.cos(math.radians(sun.elevation_deg)), math.radians(sun.azimuth_deg))
-    plane = tuple(
-        fft.next_fast_len(side + abs(move) + 64) for side, move in zip(shape, step, strict=True)
-    )  # with the clouds towards the sun
-    field = make_noise(rng, (plane[0], plane[1]), scale_px=settings.blob_px, roughness=CLOUD_ROUGHNESS)
-    begin = float(np.quantile(field[::3, ::3], 1 - np.clip(settings.cover, 0.001, 0.999))) - EDGE
-    depth = np.maximum(field - np.float32(begin if settings.cover else np.inf), 0)
-    veil = make_noise(rng, (plane[0], plane[1]), scale_px=settings.blob_px, roughness=VEIL_ROUGHNESS)
-    water = np.float32(GROWTH) * depth ** np.float32(STEEPNESS) + np.float32(settings.haze) * smooth_step(0.35 * (veil + 0.6))
-    streaks = make_noise(rng, (plane[0], plane[1]), scale_px=60, roughness=VEIL_ROUGHNESS, stretch=(1.0, 4.0))
-    ice = np.float32(settings.cirrus) * smooth_step(0.4 * (streaks + 0.3))
+    # The plane also holds the clouds towards the sun that shade the image from outside.
+    rows, columns = (fft.next_fast_len(side + abs(move) + ROOM_PX) for side, move in zip(shape, step, strict=True))
+    water, ice = _draw_water(rng, (rows, columns), settings), _draw_ice(rng, (rows, columns), settings)
     tops = _turn_back(water)
-    slope = tops - np.roll(tops, shadow_offset_px(-2.0, math.radians(sun.azimuth_deg)), axis=(0, 1))
+    slope = tops - np.roll(tops, shadow_offset_px(-SLOPE_PX, math.radians(sun.azimuth_deg)), axis=(0, 1))
     relief = 1 + np.clip(slope, -RELIEF, RELIEF)
     shadow = np.roll(1 - np.exp(np.float32(-SHADING) * (water + ice)), step, axis=(0, 1))
     shadow = gaussian_filter(shadow, max(way_px * PENUMBRA / 4, 0.5))
-    rows, columns = (slice(max(move, 0), max(move, 0) + side) for move, side in zip(step, shape, strict=True))
-    return Clouds(*(part[rows, columns].astype(np.float32) for part in (water, ice, relief, shadow)))
+    image = tuple(slice(max(move, 0), max(move, 0) + side) for move, side in zip(step, shape, strict=True))
+    return Clouds(*(part[image].astype(np.float32) for part in (water, ice, relief, shadow)))
+
+
+def _draw_water(rng: np.random.Generator, plane: tuple[int, int], settings: SkySettings) -> Image:
+    """Optical thickness of clouds of droplets over a `plane` of rows and columns: thick ones, and thin cloud besides."""
+    field = make_noise(rng, plane, scale_px=settings.blob_px, roughness=CLOUD_ROUGHNESS)
+    begin = float(np.quantile(field[::QUANTILE_STEP, ::QUANTILE_STEP], 1 - np.clip(settings.cover, 0.001, 0.999))) - EDGE
+    depth = np.maximum(field - np.float32(begin if settings.cover else np.inf), 0)
+    veil = make_noise(rng, plane, scale_px=settings.blob_px, roughness=VEIL_ROUGHNESS)
+    thin = np.float32(settings.haze) * smooth_step(VEIL_RISE * (veil - VEIL_BEGIN))
+    water: Image = np.float32(GROWTH) * depth ** np.float32(STEEPNESS) + thin
+    return water
+
+
+def _draw_ice(rng: np.random.Generator, plane: tuple[int, int], settings: SkySettings) -> Image:
+    """Optical thickness of streaks of cirrus over a `plane` of rows and columns."""
+    streaks = make_noise(rng, plane, scale_px=STREAK_PX, roughness=VEIL_ROUGHNESS, stretch=STREAK_STRETCH)
+    ice: Image = np.float32(settings.cirrus) * smooth_step(ICE_RISE * (streaks - ICE_BEGIN))
+    return ice
 
 
 def lay_clouds(

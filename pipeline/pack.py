@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -28,8 +29,8 @@ from odc.geo.crs import CRS
 from rich.console import Console
 from rich.progress import track
 
-from sereno.pipeline.card import describe_dataset
 from sereno.pipeline.config import PackSettings, SplitSettings, TaskName, load_settings
+from sereno.pipeline.datacard import count_registrations, count_skies, count_things, describe_dataset, list_calibrations
 from sereno.pipeline.errors import DataError, StoreError
 from sereno.pipeline.patches import SPLITS, PatchRecord, Split
 from sereno.pipeline.samples import DATED_BY, MASK_UNITS, MEASURED, NAMED_DIMS, ROLES_OF, SAMPLES, name_dims
@@ -45,6 +46,10 @@ HISTOGRAM_BINS: Final = 10
 """Bins of the cloud cover of inputs, from 0 to 1."""
 SCALED_UNITS: Final = {SAR_UNITS: "dB", OPTICAL_UNITS: "1", MASK_UNITS: "1"}
 """Units after scaling by those at rest; CF writes `1` for a number without unit."""
+QUOTED_REASONS: Final = 3
+"""So many different reasons are quoted where no pair is left."""
+REASON_CHARS: Final = 280
+"""A quoted reason is cut to so many characters."""
 
 SURFACE: Final = "reflectance of the surface"
 TOP: Final = "reflectance at the top of the atmosphere"
@@ -145,7 +150,7 @@ def _read_sources(manifests: Sequence[Path]) -> list[Source]:
             raise DataError(f"{first.manifest} and {second.manifest} hold patches of the same pair: name each pair once")
         _check_alike(first, second)
     if not any(source.records for source in sources):
-        raise DataError(f"not one patch was kept in {len(sources)} patch stores: {_explain_nothing(sources)}")
+        raise DataError(f"not one patch was kept in {count_things(len(sources), 'patch store')}: {_explain_nothing(sources)}")
     for roles in ROLES_OF[sources[0].facts["task"]]:
         _check_levels([source for source in sources if source.records], roles)
     return sources
@@ -189,12 +194,21 @@ def describe_level(scene: Mapping[str, Any]) -> str:
 
 
 def _explain_nothing(sources: Sequence[Source]) -> str:
-    """Why no source has a patch: the most frequent reason, and the remedy."""
-    refused = [source.summary["pair_refused"] for source in sources if source.summary.get("pair_refused")]
-    if 2 * len(refused) >= len(sources):
-        return f"{len(refused)} pairs are not to be used, most often for {Counter(refused).most_common(1)[0][0]}; see `sereno ledger`"
-    causes = ", ".join(f"{count} windows by patch.{name}" for name, count in _count_refusals(sources).most_common())
-    return f"{causes or 'no window fits a grid'}: loosen the limits of `patch`"
+    """Why no source has a patch: reasons of pairs and of windows, those most frequent first, and the remedy."""
+    refused = Counter(source.summary["pair_refused"] for source in sources if source.summary.get("pair_refused"))
+    parts = []
+    if refused:
+        reasons = [f"{count} x {shorten(reason, REASON_CHARS)}" for reason, count in refused.most_common(QUOTED_REASONS)]
+        further = len(refused) - len(reasons)
+        more = f"; and {count_things(further, 'other reason')}" if further else ""
+        parts.append(
+            f"{count_things(refused.total(), 'pair')} not to be used: {'; '.join(reasons)}{more} (manifests of `align` give them in full)"
+        )
+    rest = [source for source in sources if not source.summary.get("pair_refused")]
+    if rest:
+        causes = ", ".join(f"{count_things(count, 'window')} by patch.{name}" for name, count in _count_refusals(rest).most_common())
+        parts.append(f"{causes or 'no window fits a grid'}: loosen the limits of `patch`")
+    return "; ".join(parts)
 
 
 def _read_source(manifest: Path) -> Source:
@@ -375,6 +389,9 @@ def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settin
         "leakage": leakage._asdict(),
         "areas": _summarise_areas(used),
         "scenes": _summarise_scenes(used),
+        "skies": count_skies([source.provenance for source in used]),
+        "registration": count_registrations([source.provenance for source in used]),
+        "gaofen": list_calibrations([source.provenance for source in used]),
         "left_out": [_explain_absence(source) for source in sources if not source.records],
         "refused": dict(sorted(_count_refusals(sources).items())),
         "cloud_share": {"edges": [round(float(edge), 3) for edge in edges]}

@@ -15,7 +15,7 @@ from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refu
 from sereno.pipeline.areas import Ground, compute_common_share
 from sereno.pipeline.bands import POLARISATIONS, SCL
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairs import ItemRecord, Pair, Role, is_sar
+from sereno.pipeline.pairs import ItemRecord, Pair, Role, is_gaofen, is_sar
 
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
@@ -100,7 +100,7 @@ def find_lacking_bands(record: ItemRecord, held: frozenset[str], settings: Query
     It is refused here, since ingest would refuse the scene, and its pair with it. SCL may be missing.
     """
     lacking = sorted((frozenset(settings.bands) or held) - record.assets.keys() - {SCL})
-    if not lacking or is_sar(record.sensor) or record.sensor.startswith("gaofen"):  # all bands of Gaofen lie in one file
+    if not lacking or is_sar(record.sensor) or is_gaofen(record.sensor):  # all bands of Gaofen lie in one file
         return None
     why = (
         "needed by pipeline.query.bands"
@@ -184,12 +184,9 @@ def _keep_clear(optical: Iterable[Candidate], settings: QuerySettings) -> tuple[
     """The scenes that a simulated sky may be laid over, in order of time, and the refusals of the others."""
     roles, unknown = _split_by_cover(optical, (), settings.model_copy(update={"cloudy_cover_pct": (0.0, 100.0)}))
     clear = {one.scene.id for one in roles.clear}
-    most = settings.clear_cover_pct
+    needed = f"needed at most {settings.clear_cover_pct:g} % to lay a simulated sky over it"
     cloudy = [
-        refuse(one, "cloudy", f"cloud cover {cover}, needed at most {most:g} % to lay a simulated sky over it", Cause.CLEAR_COVER)
-        for one in roles.cloudy
-        if one.scene.id not in clear
-        for cover in [f"{one.scene.cloud_cover_pct:.1f} % {SOURCES[one.scene.cover_source]}".strip()]
+        refuse(one, "cloudy", f"{_describe_cover(one)}, {needed}", Cause.CLEAR_COVER) for one in roles.cloudy if one.scene.id not in clear
     ]
     return roles.clear, [*unknown, *cloudy]
 
@@ -237,18 +234,23 @@ def _split_by_cover(optical: Iterable[Candidate], sar: Iterable[Candidate], sett
         if cover <= most:
             clear.append(one)
         elif not low <= cover <= high:
-            source = SOURCES[one.scene.cover_source]
-            reason = f"cloud cover {cover:.1f} % {source}, needed {low:g} to {high:g} % as input or at most {most:g} % as target"
+            reason = f"{_describe_cover(one)}, needed {low:g} to {high:g} % as input or at most {most:g} % as target"
             refused.append(refuse(one, "cloudy", reason, Cause.COVER))
     return Roles(cloudy, clear, _in_order(sar)), refused
+
+
+def _describe_cover(one: Candidate) -> str:
+    """The cloud cover of a scene that has one, and who says so."""
+    return f"cloud cover {one.scene.cloud_cover_pct:.1f} % {SOURCES[one.scene.cover_source]}".rstrip()
 
 
 def _in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: (candidate.moment, candidate.scene.id))
 
 
-def _gap_days(cloudy: Candidate, other: Candidate) -> float:
-    return (other.moment - cloudy.moment).total_seconds() / DAY_S
+def _gap_days(one: Candidate, other: Candidate) -> float:
+    """Time of `other` minus time of `one`, days."""
+    return (other.moment - one.moment).total_seconds() / DAY_S
 
 
 def _find_partners(cloudy: Candidate, roles: Roles, ground: Ground, settings: QuerySettings) -> Triplet | Refused:
@@ -282,14 +284,15 @@ def _choose_by_ground(triplets: list[Triplet], ground: Ground, min_overlap: floa
     return refuse(best.cloudy, "cloudy" if is_real else "clear", reason, Cause.OVERLAP)
 
 
-def _refuse_alone(cloudy: Candidate, others: list[Candidate], needed: str, cause: Cause, *, role: Role = "cloudy") -> Refused:
-    nearest = next(iter(_sort_by_gap(cloudy, others)), None)
-    seen = "there is none" if nearest is None else f"the nearest, {nearest.scene.item}, is {abs(_gap_days(cloudy, nearest)):.2f} days away"
-    return refuse(cloudy, role, f"needs a {needed}: {seen}", cause)
+def _refuse_alone(one: Candidate, others: list[Candidate], needed: str, cause: Cause, *, role: Role = "cloudy") -> Refused:
+    """The refusal of an input that has no partner; a clear scene that was to be its own input has the role `clear`."""
+    nearest = next(iter(_sort_by_gap(one, others)), None)
+    seen = "there is none" if nearest is None else f"the nearest, {nearest.scene.item}, is {abs(_gap_days(one, nearest)):.2f} days away"
+    return refuse(one, role, f"needs a {needed}: {seen}", cause)
 
 
-def _sort_by_gap(cloudy: Candidate, others: Iterable[Candidate]) -> list[Candidate]:
-    return sorted(others, key=lambda other: abs(_gap_days(cloudy, other)))
+def _sort_by_gap(one: Candidate, others: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(others, key=lambda other: abs(_gap_days(one, other)))
 
 
 def _keep_smallest(triplets: list[Triplet], count: int | None) -> tuple[list[Triplet], list[Refused]]:

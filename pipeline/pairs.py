@@ -46,9 +46,14 @@ def is_sar(sensor: str) -> bool:
     return sensor.startswith("sentinel1") or sensor in ("gaofen3", "sen12mscr-s1")
 
 
+def is_gaofen(sensor: str) -> bool:
+    """Whether a sensor is one of Gaofen's, radar and cameras alike: their coefficients err by tens to hundreds of metres."""
+    return sensor.startswith("gaofen")
+
+
 def needs_heights(sensor: str) -> bool:
     """Whether scenes of a sensor are placed on the ground with heights when they are read."""
-    return sensor.startswith("gaofen") or sensor in ("sentinel1-grd", "sentinel1-safe")
+    return is_gaofen(sensor) or sensor in ("sentinel1-grd", "sentinel1-safe")
 
 
 class GridRecord(Settings):
@@ -220,6 +225,8 @@ class Refusal(Settings):
     """Words with the value seen and the limit."""
     status: Status = "refused"
     """`duplicate` for another processing of a used acquisition, `missing` if it lacks an asset, `unreadable` if one cannot be read."""
+    cause: str | None = None
+    """In one word, the name of a `Cause` of `acquisitions` in small letters; None if not stated, as in older locks."""
 
 
 class Lock(Settings):

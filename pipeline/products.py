@@ -1,7 +1,7 @@
 """Simulated Gaofen products: ground of known reflectance and backscatter in, products as they are delivered out.
 
-Names, metadata, coefficients, images and archives are complete, so that what reads them cannot tell them from real ones; the images are
-turned against north, high ground leans, and the coefficients err by a known distance, as those of real orbits do. Same input, same bytes.
+Names, metadata, coefficients, images and archives are complete, so that what reads them cannot tell them from real ones; `views` says how
+the images lie over the ground. Same input, same bytes.
 """
 
 from __future__ import annotations
@@ -19,23 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
-from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 from rasterio.warp import transform
-from scipy.ndimage import map_coordinates
 
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.rpc import crop_rpc, fit_rpc, format_rpb, shift_ground
-from sereno.pipeline.sensors.gaofen3_metadata import ABSENT, CORNERS, DIVISORS, MODES, POLARISATIONS
-from sereno.pipeline.sensors.gaofen6 import ESUN, GAINS, compute_reflectance_factor
+from sereno.pipeline.rpc import crop_rpc, format_rpb
+from sereno.pipeline.sensors.gaofen3_metadata import CORNERS, DIVISORS, MODES, POLARISATIONS
+from sereno.pipeline.sensors.gaofen6_calibration import ESUN, compute_reflectance_factor, find_gains
+from sereno.pipeline.sensors.gaofen_xml import ABSENT
 from sereno.pipeline.sun import BEIJING_H, compute_distance, compute_sun
+from sereno.pipeline.views import Float, Layers, Terrain, View, find_centre, find_corners, make_rpc, make_view, see_ground, see_image
 
-Float = npt.NDArray[np.float64]
-Layers = npt.NDArray[np.float32]
-
-HEADING_DEG: Final = 12.0
-"""Images are turned by so much: the ground track of a sun-synchronous orbit at middle latitudes."""
 RADAR_WAVELENGTH_M: Final = 0.055517
 """Wavelength of Gaofen-3."""
 QUALIFY: Final = {"HH": 997.1, "HV": 466.6, "VH": 471.2, "VV": 981.4}
@@ -58,27 +53,8 @@ OPTICAL_LEAN: Final = 0.18
 """Metres by which a metre of height is displaced across the track: the tangent of 10 degrees off nadir."""
 TILE_OVERLAP_PX: Final = 32
 """Columns that neighbouring tiles of WFV share."""
-FIT_HEIGHTS_M: Final = (-1500.0, -750.0, 0.0, 750.0, 1500.0)
-"""Heights above the mean of the ground at which coefficients are fitted."""
-FIT_POINTS: Final = 15
-"""Rows and columns at which they are fitted."""
 MOMENTS_S: Final = {"StartTime": -2, "EndTime": 2, "CenterTime": 0}
 """Seconds from the middle of an image."""
-ITERATIONS: Final = 60
-"""At most so many steps from a pixel down to the relief that it sees; each leaves slope times lean of the error."""
-STRIP_ROWS: Final = 256
-"""Rows of an image that are seen at a time."""
-HEIGHT_STEP_M: Final = 0.05
-"""The relief is found when a step changes its height by less than this."""
-
-
-class Ground(NamedTuple):
-    """What is seen."""
-
-    geobox: GeoBox
-    """Its grid, in metres."""
-    heights_m: Layers
-    """(y, x) above the ellipsoid."""
 
 
 class Pass(NamedTuple):
@@ -90,6 +66,8 @@ class Pass(NamedTuple):
     """Number of the product; unique."""
     error_m: tuple[float, float] = (0.0, 0.0)
     """East and north: everything is placed so far off by the coefficients."""
+    cloud_pct: float = 0
+    """Cloud cover that optical products state."""
 
 
 class Radar(NamedTuple):
@@ -105,102 +83,8 @@ class Radar(NamedTuple):
     """`L1A` (I and Q), `L1B` (detected, with coefficients) or `L2` (projected at the mean height)."""
 
 
-class View(NamedTuple):
-    """How an image lies over the ground."""
-
-    origin: tuple[float, float]
-    """Place of the centre of the first pixel at height 0."""
-    gsd_m: float
-    """Distance of rows and columns."""
-    size: tuple[int, int]
-    """Rows and columns."""
-    lean: float
-    """Metres along columns by which a metre of height is displaced; below 0 towards the first column."""
-    crs: str
-    """CRS of the ground."""
-    height_m: float
-    """Mean height of the ground."""
-
-    @property
-    def axes(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Unit vectors (east, north) of rising columns and of rising rows."""
-        sine, cosine = math.sin(math.radians(HEADING_DEG)), math.cos(math.radians(HEADING_DEG))
-        return (cosine, -sine), (-sine, -cosine)
-
-    def to_image(self, x: Float, y: Float, heights_m: Float | float) -> tuple[Float, Float]:
-        """Rows and columns of places."""
-        (across, down), dx, dy = self.axes, x - self.origin[0], y - self.origin[1]
-        return (dx * down[0] + dy * down[1]) / self.gsd_m, (dx * across[0] + dy * across[1] + self.lean * heights_m) / self.gsd_m
-
-    def to_ground(self, rows: Float, columns: Float, heights_m: Float | float) -> tuple[Float, Float]:
-        """Places of rows and columns at given heights."""
-        (across, down), along, aside = self.axes, rows * self.gsd_m, columns * self.gsd_m - self.lean * heights_m
-        return self.origin[0] + aside * across[0] + along * down[0], self.origin[1] + aside * across[1] + along * down[1]
-
-
-def make_view(ground: Ground, gsd_m: float, lean: float) -> View:
-    """A view that holds all of the ground; where an image reaches beyond it, it holds no values."""
-    box, middle = ground.geobox.boundingbox, float(ground.heights_m.mean())
-    x, y = (np.array(axis) for axis in ([box.left, box.right, box.right, box.left], [box.top, box.top, box.bottom, box.bottom]))
-    view = View((box.left, box.top), gsd_m, (1, 1), lean, str(ground.geobox.crs), middle)
-    rows, columns = view.to_image(x, y, middle)
-    first = view.to_ground(np.array([rows.min()]), np.array([columns.min()]), 0.0)
-    size = (math.ceil(np.ptp(rows)) + 1, math.ceil(np.ptp(columns)) + 1)
-    return view._replace(origin=(float(first[0][0]), float(first[1][0])), size=size)
-
-
-def see_ground(ground: Ground, layers: Layers, view: View, pixels: tuple[Float, Float]) -> Layers:
-    """`layers` (n, y, x) of the ground as seen at rows and columns (both (row, column)) of a view: (n, row, column), 0 beyond the ground.
-
-    The height of what is seen is found step by step, so that high ground leans over what lies behind it. Strip by strip, since a radar
-    image has many more pixels than the ground.
-    """
-    seen = np.empty((len(layers), *pixels[0].shape), np.float32)
-    for first in range(0, len(pixels[0]), STRIP_ROWS):
-        strip = slice(first, first + STRIP_ROWS)
-        part = (pixels[0][strip], pixels[1][strip])
-        places = _to_indices(ground.geobox, view.to_ground(*part, _find_heights(ground, view, part)))
-        for layer, image in zip(layers, seen, strict=True):
-            map_coordinates(layer.astype(np.float32, copy=False), places, image[strip], order=1, mode="constant", cval=0.0)
-    return seen
-
-
-def _find_heights(ground: Ground, view: View, pixels: tuple[Float, Float]) -> Float:
-    """Heights of what is seen at rows and columns of a view."""
-    heights = np.full(pixels[0].shape, view.height_m)
-    for _ in range(ITERATIONS):
-        places = _to_indices(ground.geobox, view.to_ground(*pixels, heights))
-        found = map_coordinates(ground.heights_m, places, np.float64, order=1, mode="nearest")
-        heights, change = found, np.abs(found - heights).max()
-        if change < HEIGHT_STEP_M:
-            break
-    return heights
-
-
-def _to_indices(geobox: GeoBox, places: tuple[Float, Float]) -> Float:
-    """Rows and columns of places in the arrays of the ground, whole numbers at centres: (2, ...)."""
-    inverse, (x, y) = ~geobox.transform, places
-    return np.stack([inverse.d * x + inverse.e * y + inverse.f - 0.5, inverse.a * x + inverse.b * y + inverse.c - 0.5])
-
-
-def make_rpc(view: View, error_m: tuple[float, float] = (0.0, 0.0)) -> RPC:
-    """Coefficients of a view, which place everything `error_m` (east, north) off."""
-    axes = [np.linspace(0, n - 1, FIT_POINTS) for n in view.size]
-    rows, columns, heights = (axis.ravel() for axis in np.meshgrid(*axes, view.height_m + np.array(FIT_HEIGHTS_M), indexing="ij"))
-    longitudes, latitudes = _to_degrees(view.crs, *view.to_ground(rows, columns, heights))
-    rpc = fit_rpc((rows, columns), (longitudes, latitudes, heights))
-    x, y = view.to_ground(np.array([view.size[0] / 2]), np.array([view.size[1] / 2]), view.height_m)
-    (lon, moved_lon), (lat, moved_lat) = _to_degrees(view.crs, np.append(x, x + error_m[0]), np.append(y, y + error_m[1]))
-    return shift_ground(rpc, longitude_deg=float(moved_lon - lon), latitude_deg=float(moved_lat - lat))
-
-
-def _to_degrees(crs: str, x: Float, y: Float) -> tuple[Float, Float]:
-    longitudes, latitudes = transform(crs, "EPSG:4326", x, y)
-    return np.asarray(longitudes), np.asarray(latitudes)
-
-
 def write_gaofen3(
-    folder: Path, ground: Ground, gamma0: dict[str, Layers], flight: Pass, *, radar: Radar, speckle: np.random.Generator | None = None
+    folder: Path, terrain: Terrain, gamma0: dict[str, Layers], flight: Pass, *, radar: Radar, speckle: np.random.Generator | None = None
 ) -> Path:
     """The folder of a product in `folder`, of linear `gamma0` (y, x) by polarisation. `speckle` draws that of one look; None leaves it out.
 
@@ -211,16 +95,15 @@ def write_gaofen3(
     bands = tuple(band for band in POLARISATIONS if band in gamma0)
     if bands not in RADAR_TAGS or radar.mode not in MODES:
         raise DataError(f"simulated Gaofen-3 of {', '.join(bands)} in mode {radar.mode}: no product holds these together")
-    view = make_view(ground, radar.gsd_m, -1 / math.tan(math.radians(sum(radar.incidence_deg) / 2)))
-    longitude, latitude = _find_centre(view)
+    view = make_view(terrain, radar.gsd_m, -1 / math.tan(math.radians(sum(radar.incidence_deg) / 2)))
+    longitude, latitude = find_centre(view)
     stem = (
         f"GF3_KAS_{radar.mode}_{flight.serial % 10**6:06d}_{_format_place(longitude, latitude)}_{flight.time:%Y%m%d}_{level}_{{}}_"
         f"L{2 if level == 'L2' else 1}{flight.serial:010d}"
     )
     product = folder / stem.format(RADAR_TAGS[bands])
     product.mkdir(parents=True)
-    angles = np.linspace(*radar.incidence_deg, view.size[1])
-    seen = _see_radar(ground, gamma0, (view, angles), flight, level)
+    seen = _see_radar(terrain, gamma0, view, flight, radar)
     for band, power in zip(bands, seen.power, strict=True):
         dn = _to_digital(power, band, level, speckle)
         path = product / f"{stem.format(band)}.tiff"
@@ -229,9 +112,8 @@ def write_gaofen3(
             path.with_suffix(".rpc").write_text(format_rpb(make_rpc(view, flight.error_m), comment="GF3"))
     named = product / product.name
     if level != "L2":
-        _write_incidence(Path(f"{named}.incidence.xml"), angles)
-    facts = (seen.size, view.height_m, _find_corners(view))
-    _write_xml(Path(f"{named}.meta.xml"), _describe_radar(bands, radar, flight, facts))
+        _write_incidence(Path(f"{named}.incidence.xml"), _list_angles(view, radar))
+    _write_xml(Path(f"{named}.meta.xml"), _describe_radar(bands, radar, flight, view, seen.size))
     return product
 
 
@@ -248,10 +130,15 @@ class Seen(NamedTuple):
     """Likewise."""
 
 
-def _see_radar(ground: Ground, gamma0: dict[str, Layers], geometry: tuple[View, Float], flight: Pass, level: str) -> Seen:
-    view, angles = geometry
-    affine, crs = (None, None) if level != "L2" else _make_projection(ground, view)
-    shape = view.size if affine is None else tuple(ground.geobox.pad(2).zoom_to(resolution=view.gsd_m).shape)
+def _list_angles(view: View, radar: Radar) -> Float:
+    """Incidence in degrees of every column."""
+    return np.linspace(*radar.incidence_deg, view.size[1])
+
+
+def _see_radar(terrain: Terrain, gamma0: dict[str, Layers], view: View, flight: Pass, radar: Radar) -> Seen:
+    angles = _list_angles(view, radar)
+    affine, crs = (None, None) if radar.level != "L2" else _make_projection(terrain, view)
+    shape = view.size if affine is None else tuple(terrain.geobox.pad(2).zoom_to(resolution=view.gsd_m).shape)
     rows, columns = np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij")
     if affine is not None and crs is not None:
         x, y = affine.a * (columns + 0.5) + affine.c, affine.e * (rows + 0.5) + affine.f
@@ -259,15 +146,15 @@ def _see_radar(ground: Ground, gamma0: dict[str, Layers], geometry: tuple[View, 
         rows, columns = view.to_image(x - flight.error_m[0], y - flight.error_m[1], view.height_m)
     layers = np.stack([gamma0[band] for band in POLARISATIONS if band in gamma0])
     cosines = np.cos(np.radians(np.interp(columns, np.arange(angles.size), angles)))
-    power = [np.asarray(layer * cosines, np.float32) for layer in see_ground(ground, layers, view, (rows, columns))]
+    power = [np.asarray(layer * cosines, np.float32) for layer in see_ground(terrain, layers, view, (rows, columns))]
     return Seen(power, (shape[0], shape[1]), affine, crs)
 
 
-def _make_projection(ground: Ground, view: View) -> tuple[Affine, str]:
+def _make_projection(terrain: Terrain, view: View) -> tuple[Affine, str]:
     """The grid of a level 2 product: a transverse Mercator projection around the centre of the scene, as the provider uses."""
-    longitude, latitude = _find_centre(view)
+    longitude, latitude = find_centre(view)
     crs = f"+proj=tmerc +lat_0={latitude} +lon_0={longitude} +k=0.9996 +x_0=400000 +y_0=100000 +datum=WGS84 +units=m +no_defs"
-    box = ground.geobox.pad(2).boundingbox
+    box = terrain.geobox.pad(2).boundingbox
     x, y = transform(view.crs, crs, [box.left, box.right], [box.top, box.top])
     return Affine(view.gsd_m, 0, min(x), 0, -view.gsd_m, max(y)), crs
 
@@ -292,10 +179,8 @@ def _write_incidence(path: Path, angles: Float) -> None:
     _write_tree(path, root)
 
 
-def _describe_radar(
-    bands: tuple[str, ...], radar: Radar, flight: Pass, facts: tuple[tuple[int, int], float, list[tuple[float, float]]]
-) -> dict[str, Any]:
-    level, (size, height, corners) = radar.level, facts
+def _describe_radar(bands: tuple[str, ...], radar: Radar, flight: Pass, view: View, size: tuple[int, int]) -> dict[str, Any]:
+    level, height, corners = radar.level, view.height_m, find_corners(view)
     centre = [sum(axis) / 4 for axis in zip(*corners, strict=True)]
     start, end = (f"{flight.time + timedelta(seconds=gap):%Y-%m-%d %H:%M:%S.%f}" for gap in (-4, 4))
     states = [
@@ -354,66 +239,55 @@ def _describe_radar(
     }  # fmt: skip
 
 
-def write_gaofen6_pms(
-    folder: Path, ground: Ground, reflectance: Layers, flight: Pass, *, has_pan: bool = True, cloud_pct: float = 0
-) -> Path:
+def write_gaofen6_pms(folder: Path, terrain: Terrain, reflectance: Layers, flight: Pass, *, has_pan: bool = True) -> Path:
     """The folder of a PMS product in `folder`, of `reflectance` (4, y, x) at the top of the atmosphere.
 
-    It holds MUX and, unless `has_pan` is false, PAN: the mean of the first three bands, which takes sixteen times the pixels.
+    It holds MUX and, unless `has_pan` is false, PAN: the mean reflectance of the first three bands, which takes sixteen times the pixels.
     """
-    view = make_view(ground, OPTICAL_GSD_M["MUX"], OPTICAL_LEAN)
+    view = make_view(terrain, OPTICAL_GSD_M["MUX"], OPTICAL_LEAN)
     product, zenith = _open_optical(folder, "PMS", view, flight)
-    dn = _to_counts(_see_all(ground, reflectance, view), "GF6-PMS", zenith, flight.time)
+    dn = _to_counts(see_image(terrain, reflectance, view), "GF6-PMS", zenith, flight.time)
     _write_part(product, "-MUX", dn, make_rpc(view, flight.error_m))
-    facts = (view, zenith, cloud_pct)
-    _write_xml(product / f"{product.name}-MUX.xml", _describe_optical("PMS", len(dn), facts, flight))
+    _write_xml(product / f"{product.name}-MUX.xml", _describe_optical("PMS", len(dn), view, flight, zenith))
     if has_pan:
-        fine = make_view(ground, OPTICAL_GSD_M["PAN"], OPTICAL_LEAN)
-        factors = _to_counts(np.ones((4, 1, 1), np.float32), "GF6-PMS", zenith, flight.time, limit=10**6)
-        seen = _see_all(ground, reflectance[:3].mean(axis=0)[None], fine)
-        pan = np.clip(np.rint(seen * factors.mean()), 0, OPTICAL_MAX_DN).astype(np.uint16)
+        fine = make_view(terrain, OPTICAL_GSD_M["PAN"], OPTICAL_LEAN)
+        pan = _to_counts(see_image(terrain, reflectance[:3].mean(axis=0)[None], fine), "GF6-PMS-PAN", zenith, flight.time)
         _write_part(product, "-PAN", pan, make_rpc(fine, flight.error_m))
-        _write_xml(product / f"{product.name}-PAN.xml", _describe_optical("PMS", 1, (fine, zenith, cloud_pct), flight))
+        _write_xml(product / f"{product.name}-PAN.xml", _describe_optical("PMS", 1, fine, flight, zenith))
     return product
 
 
-def write_gaofen6_wfv(folder: Path, ground: Ground, reflectance: Layers, flight: Pass, *, cloud_pct: float = 0) -> Path:
+def write_gaofen6_wfv(folder: Path, terrain: Terrain, reflectance: Layers, flight: Pass) -> Path:
     """The folder of a WFV product in `folder`, of `reflectance` (8, y, x) at the top of the atmosphere: three tiles and one XML."""
-    view = make_view(ground, OPTICAL_GSD_M["WFV"], OPTICAL_LEAN)
+    view = make_view(terrain, OPTICAL_GSD_M["WFV"], OPTICAL_LEAN)
     product, zenith = _open_optical(folder, "WFV", view, flight)
-    dn = _to_counts(_see_all(ground, reflectance, view), "GF6-WFV", zenith, flight.time)
+    dn = _to_counts(see_image(terrain, reflectance, view), "GF6-WFV", zenith, flight.time)
     rpc, width = make_rpc(view, flight.error_m), view.size[1]
     for number in range(3):
         first = max(0, number * width // 3 - TILE_OVERLAP_PX // 2)
         last = min(width, (number + 1) * width // 3 + TILE_OVERLAP_PX // 2)
         _write_part(product, f"-{number + 1}", dn[:, :, first:last], crop_rpc(rpc, row=0, column=first))
-    _write_xml(product / f"{product.name}.xml", _describe_optical("WFV", len(dn), (view, zenith, cloud_pct), flight))
+    _write_xml(product / f"{product.name}.xml", _describe_optical("WFV", len(dn), view, flight, zenith))
     return product
 
 
 def _open_optical(folder: Path, sensor: str, view: View, flight: Pass) -> tuple[Path, float]:
     """The new folder of a product, and the zenith of the sun over it."""
-    place = _find_centre(view)
+    place = find_centre(view)
     product = folder / f"GF6_{sensor}_{_format_place(*place)}_{flight.time + timedelta(hours=BEIJING_H):%Y%m%d}_L1A{flight.serial:010d}"
     product.mkdir(parents=True)
     return product, compute_sun(flight.time, *place)[0]
 
 
-def _see_all(ground: Ground, layers: Layers, view: View) -> Layers:
-    rows, columns = np.meshgrid(*(np.arange(n, dtype=float) for n in view.size), indexing="ij")
-    return see_ground(ground, layers, view, (rows, columns))
-
-
-def _to_counts(reflectance: Layers, instrument: str, zenith_deg: float, time: datetime, *, limit: int = OPTICAL_MAX_DN) -> npt.NDArray[Any]:
+def _to_counts(reflectance: Layers, instrument: str, zenith_deg: float, time: datetime) -> npt.NDArray[Any]:
     """Digital numbers of reflectance (band, row, column), by the gains of the year; at least 1 where there is ground."""
-    years = GAINS[instrument]
-    gains = years[min(years, key=lambda year: abs(year - time.year))].bands
+    gains = find_gains(instrument, time.year)[1].bands
     factors = [
         compute_reflectance_factor(gain, esun, zenith_deg, compute_distance(time))
         for gain, esun in zip(gains, ESUN[instrument], strict=True)
     ]
     counts = reflectance / np.array(factors)[:, None, None]
-    dn: npt.NDArray[np.uint16] = np.where(reflectance > 0, np.clip(np.rint(counts), 1, min(limit, 65_535)), 0).astype(np.uint16)
+    dn: npt.NDArray[np.uint16] = np.where(reflectance > 0, np.clip(np.rint(counts), 1, OPTICAL_MAX_DN), 0).astype(np.uint16)
     return dn
 
 
@@ -423,11 +297,8 @@ def _write_part(product: Path, part: str, dn: npt.NDArray[Any], rpc: RPC) -> Non
     path.with_suffix(".rpb").write_text(format_rpb(rpc, comment="GF6"))
 
 
-def _describe_optical(
-    sensor: str, n_bands: int, facts: tuple[View, float, float], flight: Pass
-) -> dict[str, Any]:  # fmt: skip
-    view, zenith, cloud_pct = facts
-    corners = dict(zip(("TopLeft", "TopRight", "BottomRight", "BottomLeft"), _find_corners(view), strict=True))
+def _describe_optical(sensor: str, n_bands: int, view: View, flight: Pass, zenith_deg: float) -> dict[str, Any]:
+    corners = dict(zip(("TopLeft", "TopRight", "BottomRight", "BottomLeft"), find_corners(view), strict=True))
     stated = {key: f"{flight.time + timedelta(hours=BEIJING_H, seconds=gap):%Y-%m-%d %H:%M:%S}" for key, gap in MOMENTS_S.items()}
     content = {
         "SatelliteID": "GF6",
@@ -442,31 +313,17 @@ def _describe_optical(
         "WidthInPixels": view.size[1],
         "HeightInPixels": view.size[0],
         "WidthInMeters": "",
-        "CloudPercent": cloud_pct,
+        "CloudPercent": flight.cloud_pct,
         "PixelBits": "",
         "ValidPixelBits": "",
-        "SolarAzimuth": f"{compute_sun(flight.time, *_find_centre(view))[1]:.4f}",
-        "SolarZenith": f"{zenith:.4f}",
+        "SolarAzimuth": f"{compute_sun(flight.time, *find_centre(view))[1]:.4f}",
+        "SolarZenith": f"{zenith_deg:.4f}",
         "SatelliteZenith": "80.0000",
         "MapProjection": "",
     }
     for name, (longitude, latitude) in corners.items():
         content |= {f"{name}Latitude": f"{latitude:.6f}", f"{name}Longitude": f"{longitude:.6f}"}
     return {"ProductMetaData": content}
-
-
-def _find_centre(view: View) -> tuple[float, float]:
-    corners = _find_corners(view)
-    longitude, latitude = (sum(axis) / 4 for axis in zip(*corners, strict=True))
-    return longitude, latitude
-
-
-def _find_corners(view: View) -> list[tuple[float, float]]:
-    """Longitude and latitude of top left, top right, bottom right and bottom left of an image, at the mean height."""
-    last_row, last_column = view.size[0] - 1.0, view.size[1] - 1.0
-    rows, columns = np.array([0.0, 0.0, last_row, last_row]), np.array([0.0, last_column, last_column, 0.0])
-    longitudes, latitudes = _to_degrees(view.crs, *view.to_ground(rows, columns, view.height_m))
-    return [(round(float(lon), 6), round(float(lat), 6)) for lon, lat in zip(longitudes, latitudes, strict=True)]
 
 
 def _format_place(longitude: float, latitude: float) -> str:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from sereno.pipeline.config import AlignSettings, FieldDegree
 from sereno.pipeline.descriptors import DESCRIPTORS, Features
+from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.matching import (
+    MIN_RADIUS_PX,
     MIN_WINDOW_PX,
     MIN_WINDOW_VALID,
     Layout,
@@ -86,7 +88,7 @@ class Layer(NamedTuple):
     """Which of the two `values` are. SAR taken for optical has no structure and is refused."""
 
 
-Mover = Callable[[ShiftField], Layer]
+Placer = Callable[[ShiftField], Layer]
 """Gives an image with a field taken out, interpolated from what the sensor saw."""
 
 
@@ -116,7 +118,7 @@ class Registration:
     field: ShiftField
     """Content at (row, col) of the fixed image appears at (row + dy, col + dx) of the moved one. Zero if refused."""
     verdict: Literal["applied", "refused"]
-    """`refused` means: leave the moved image where its geocoding puts it."""
+    """`refused` means: nothing tells how far the moved image lies from where its geocoding puts it."""
     status: Status
     """Why, in one word."""
     reason: str
@@ -190,6 +192,19 @@ def _round(value: Any) -> Any:
     return round(value, 4) if abs(value) >= 1e-3 or value == 0 else float(f"{value:.4g}")
 
 
+def check_search(settings: AlignSettings, *, pixel_m: float) -> None:
+    """Whether a search so wide can find anything on pixels of `pixel_m` metres.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if settings.search_m < MIN_RADIUS_PX * pixel_m:
+        raise ConfigError(
+            f"pipeline.align.search_m is {settings.search_m:g}, {settings.search_m / pixel_m:.1f} pixels of {pixel_m:g} m, where no match "
+            f"stands out from what lies around it: set it to {MIN_RADIUS_PX * pixel_m:g} or more"
+        )
+
+
 def estimate_field(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: float) -> Registration:
     """The field of shifts of the content of `moved` relative to `fixed`, or a refusal with its reason; never an exception for bad pixels.
 
@@ -221,20 +236,17 @@ def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: fl
     """The field on one grid, near what a coarser one says if there is one, else within the whole search."""
     rows, cols = fixed.valid.shape
     search_px, factor = settings.search_m / pixel_m, 1 if coarse is None else round(coarse.pixel_m / pixel_m)
-    start = start_registration((rows, cols), "nothing was measured", pixel_m=pixel_m)
     start = dataclasses.replace(
-        start,
+        start_registration((rows, cols), "nothing was measured", pixel_m=pixel_m),
         search_px=search_px,
         coarse_factor=factor,
         descriptor=settings.descriptor,
         valid_share=float((fixed.valid & moved.valid).mean()),
     )
+    if coarse is not None and coarse.verdict == "refused":
+        return _refuse_as(coarse, start)
     radius, guess = math.ceil(search_px), start.field
     if coarse is not None:
-        if coarse.verdict == "refused":
-            fitted = None if coarse.fitted is None else refine_field(coarse.fitted, factor)
-            reason = f"on pixels of {coarse.pixel_m:g} m: {coarse.reason}"
-            return dataclasses.replace(start, status=coarse.status, reason=reason, fitted=fitted)
         radius, guess = max(FINE_RADIUS_PX, 2 * factor), refine_field(coarse.field, factor)
         start = dataclasses.replace(start, fitted=guess)
     layout = lay_windows(fixed.valid.shape, radius, settings)
@@ -249,7 +261,14 @@ def _measure(fixed: Layer, moved: Layer, settings: AlignSettings, *, pixel_m: fl
     return _judge(matches, layout, start, settings)
 
 
-def settle_field(fixed: Layer, place: Mover, settings: AlignSettings, *, pixel_m: float) -> Registration:
+def _refuse_as(coarse: Registration, start: Registration) -> Registration:
+    """The refusal of a coarser grid as that of the finer one, with the field that was fitted there, if one was."""
+    fitted = None if coarse.fitted is None else refine_field(coarse.fitted, start.coarse_factor)
+    reason = f"on pixels of {coarse.pixel_m:g} m: {coarse.reason}"
+    return dataclasses.replace(start, status=coarse.status, reason=reason, fitted=fitted)
+
+
+def settle_field(fixed: Layer, place: Placer, settings: AlignSettings, *, pixel_m: float) -> Registration:
     """The field of an image whose relief falls into place only as the field is taken out; otherwise as `estimate_field`.
 
     Hills bend an image that is placed 100 m off, and windows disagree, however smooth the error that put it there. So a fitted field, even

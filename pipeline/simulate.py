@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -32,12 +32,11 @@ from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import PIXEL_M, Ground, compute_cube, compute_shading, compute_spectra, make_ground
-from sereno.pipeline.noise import Image, average_blocks, blur_image
+from sereno.pipeline.noise import Image, average_blocks, blur_image, draw_sensor_noise
 from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make_scenery, sample_layers
 from sereno.pipeline.overlay import Overlay
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.products import (
-    HEADING_DEG,
     OPTICAL_GSD_M,
     Pass,
     Radar,
@@ -46,10 +45,10 @@ from sereno.pipeline.products import (
     write_gaofen6_pms,
     write_gaofen6_wfv,
 )
-from sereno.pipeline.products import Ground as Terrain
 from sereno.pipeline.radar import add_speckle, compute_backscatter, displace_image, draw_displacement, make_swath
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE
 from sereno.pipeline.store import staged, write_json
+from sereno.pipeline.views import HEADING_DEG, Terrain
 from sereno.pipeline.world import (
     MARGIN_PX,
     SAR_MARGIN_PX,
@@ -66,8 +65,6 @@ from sereno.pipeline.world import (
 logger = logging.getLogger(__name__)
 
 FORMAT: Final = "sereno-world/1"
-SENSOR_NOISE: Final = (0.0012, 0.004)
-"""Standard deviation of the optical noise: reflectance, and share of the signal (signal-to-noise of MSI: Drusch et al. 2012)."""
 TRUTH_NODATA: Final = 65535
 OVERVIEWS: Final = 3
 """Smaller copies in each file, each with half the pixels along a side of the one before: classes of 20 m are there at 160 m too."""
@@ -162,12 +159,12 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
             areas[name], new = WRITERS.get(area.satellites, _write_area)(site)
             items += new
             logger.info("simulate: %s, area %d of %d, %.1f s", name, number + 1, len(settings.areas), time.perf_counter() - begin)
-    _check_complete(root, items)  # here so that the fault is named, and below since it may come while files are read
+    _check_complete(root, items, areas)  # here so that the fault is named, and below since it may come while files are read
     files = _hash_files(root, parts)
     if items:  # a world of cubes has none
         _write_catalogue(root, [_state_files(root, item, files) for item in items])
     files |= _hash_files(root, ("items", "catalog.json"))
-    _check_complete(root, items)
+    _check_complete(root, items, areas)
     write_json(output, {"format": FORMAT, "seed": settings.seed, "areas": areas, "files": files})
     logger.info("simulate: %d items, %d files in %.1f s", len(items), len(files), time.perf_counter() - begin)
 
@@ -185,6 +182,7 @@ def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings,
     margin = max(SAR_MARGIN_PX) + math.ceil(settings.max_shift_px) + 2
     shape = (size + 2 * margin, size + 2 * margin)
     ground = make_ground(make_rng(settings.seed, name, "ground"), shape)
+    ground = replace(ground, height_m=ground.height_m * np.float32(square.relief))
     grid = GeoBox((size, size), corner, f"EPSG:{square.epsg}")
     places = [folders.get(part, Path()) for part in ("assets", "truth", "cubes" if square.satellites == CUBE else "products")]
     return _Site(name, number, square, settings, ground, grid, margin, *places)
@@ -258,7 +256,7 @@ def _write_band(view: _View, band: int, folder: Path) -> Image:
     factor = facts.gsd_m // 10
     seen = average_blocks(apply_sky(clear, view.sky, band=band, wavelength_nm=facts.wavelength_nm), factor)
     rng = site.rng(view.product.item, facts.name)
-    seen += (SENSOR_NOISE[0] + SENSOR_NOISE[1] * seen) * rng.standard_normal(seen.shape, dtype=np.float32)
+    seen += draw_sensor_noise(rng, seen)
     offset = stac.BOA_OFFSET if stac.has_offset(view.visit.baseline) else 0
     number = np.clip(np.rint(seen * REFLECTANCE_SCALE) + offset, 1, MAX_REFLECTANCE).astype(np.uint16)
     number[average_blocks(view.valid, factor) < 1] = 0
@@ -270,11 +268,18 @@ def _write_band(view: _View, band: int, folder: Path) -> Image:
 def _write_truth(view: _View, clear: dict[str, Image]) -> dict[str, str]:
     """Write what lies under the clouds and where they are, on the grid of the area; the names of the files."""
     inner = (slice(MARGIN_PX, -MARGIN_PX),) * 2
-    values = np.stack([np.clip(np.rint(clear[name][inner] * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE) for name in L2A_BANDS])
-    item, grid = view.product.item, view.site.grid
-    _write_cog(view.site.truth / f"{item}.tif", values.astype(np.uint16), grid, nodata=TRUTH_NODATA, names=L2A_BANDS)
-    masks = np.stack([np.rint(np.clip(part[inner], 0, 1) * 255) for part in (view.sky.cloud, view.sky.shadow)]).astype(np.uint8)
-    _write_cog(view.site.truth / f"{item}_cloud.tif", masks, grid, nodata=None, names=("cloud", "shadow"))
+    reflectance = np.stack([clear[name][inner] for name in L2A_BANDS])
+    covers = np.stack([part[inner] for part in (view.sky.cloud, view.sky.shadow)])
+    return _write_truth_images(view.site, view.product.item, (reflectance, covers), view.site.grid, L2A_BANDS)
+
+
+def _write_truth_images(site: _Site, item: str, images: tuple[Image, Image], grid: GeoBox, names: tuple[str, ...]) -> dict[str, str]:
+    """Write reflectance (band, y, x), and the shares 0..1 that clouds and shadows hide (2, y, x), on `grid`; the names of the files."""
+    reflectance, covers = images
+    values = np.clip(np.rint(reflectance * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE).astype(np.uint16)
+    _write_cog(site.truth / f"{item}.tif", values, grid, nodata=TRUTH_NODATA, names=names)
+    masks = np.rint(np.clip(covers, 0, 1) * 255).astype(np.uint8)
+    _write_cog(site.truth / f"{item}_cloud.tif", masks, grid, nodata=None, names=("cloud", "shadow"))
     return {"truth": f"truth/{item}.tif", "cloud": f"truth/{item}_cloud.tif"}
 
 
@@ -342,11 +347,12 @@ def _write_gaofen6(site: _Site, visit: Visit, number: int, grid: GeoBox) -> dict
     scenery = make_scenery(site.ground, camera, flight.time, stac.to_middle(site.grid))
     seen = cover_scenery(rng, scenery, draw_sky(rng, visit.role, site.area.size_px))
     cover = round(100 * float((seen.cloud >= CLOUDY_FROM).mean()), 1)
+    flight = flight._replace(cloud_pct=cover)
     if camera == "WFV":
-        product = write_gaofen6_wfv(site.products, site.terrain, seen.image, flight, cloud_pct=cover)
+        product = write_gaofen6_wfv(site.products, site.terrain, seen.image, flight)
     else:
         has_pan = site.area.size_px <= PAN_MAX_PX
-        product = write_gaofen6_pms(site.products, site.terrain, seen.image, flight, has_pan=has_pan, cloud_pct=cover)
+        product = write_gaofen6_pms(site.products, site.terrain, seen.image, flight, has_pan=has_pan)
     fact = _describe_product(site, product, flight) | {"role": visit.role, "cloud_cover_pct": cover}
     truth = _write_gaofen_truth(site, product.name, (scenery, seen), grid) if visit.role == "cloudy" else {"truth": None, "cloud": None}
     return fact | truth
@@ -362,20 +368,17 @@ def _describe_product(site: _Site, product: Path, flight: Pass) -> dict[str, Any
 def _write_gaofen_truth(site: _Site, item: str, images: tuple[Scenery, Overlay], grid: GeoBox) -> dict[str, str]:
     """Write what lies under the clouds and where they are, on `grid`, where it truly is; the names of the files."""
     (scenery, seen), source = images, site.terrain.geobox
-    values = np.rint(sample_layers(scenery.reflectance, source, grid) * REFLECTANCE_SCALE).clip(0, MAX_REFLECTANCE).astype(np.uint16)
-    names = tuple(band.name for band in scenery.bands)
-    _write_cog(site.truth / f"{item}.tif", values, grid, nodata=TRUTH_NODATA, names=names)
-    masks = np.rint(sample_layers(np.stack([seen.cloud, seen.shadow]), source, grid).clip(0, 1) * 255).astype(np.uint8)
-    _write_cog(site.truth / f"{item}_cloud.tif", masks, grid, nodata=None, names=("cloud", "shadow"))
-    return {"truth": f"truth/{item}.tif", "cloud": f"truth/{item}_cloud.tif"}
+    sampled = tuple(sample_layers(layers, source, grid) for layers in (scenery.reflectance, np.stack([seen.cloud, seen.shadow])))
+    return _write_truth_images(site, item, (sampled[0], sampled[1]), grid, tuple(band.name for band in scenery.bands))
 
 
 def _write_gaofen3(site: _Site, flight: Flight, number: int, power: Image) -> dict[str, Any]:
-    """Write one product of Gaofen-3, level 1A; what `world.json` says of it. Its HH and HV are the ground's VV and VH."""
+    """Write one product of Gaofen-3; what `world.json` says of it. Its HH and HV are the ground's VV and VH."""
     over = _plan_pass(site, flight.time, SAR_SERIAL + number)
+    radar = Radar(level=site.settings.radar_level)
     speckle = site.rng("gaofen speckle", number)
     gamma0 = {"HH": power[0], "HV": power[1]}
-    product = write_gaofen3(site.products, site.terrain, gamma0, over, radar=Radar(), speckle=speckle)
+    product = write_gaofen3(site.products, site.terrain, gamma0, over, radar=radar, speckle=speckle)
     return _describe_product(site, product, over) | {"partner": flight.partner}
 
 
@@ -448,10 +451,11 @@ def _state_files(root: Path, item: dict[str, Any], hashes: Mapping[str, str]) ->
     return stac.with_files(item, facts)
 
 
-def _check_complete(root: Path, items: list[dict[str, Any]]) -> None:
+def _check_complete(root: Path, items: list[dict[str, Any]], areas: Mapping[str, Any]) -> None:
     """Refuse a world that lacks a file: two jobs at once in one folder remove each other's unfinished work."""
     wanted = [root / asset["href"].removeprefix(stac.TO_ROOT) for item in items for asset in item["assets"].values()]
-    missing = [path for path in wanted if not path.is_file()]
+    wanted += [root / scene["path"] for facts in areas.values() for scene in (*facts["optical"], *facts["sar"]) if "path" in scene]
+    missing = [path for path in wanted if not path.exists()]
     if missing:
         raise StoreError(f"{missing[0]} and {len(missing) - 1} more files are gone: is another job writing to {root}? Run again, alone")
 

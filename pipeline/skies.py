@@ -18,11 +18,12 @@ from pyproj import Transformer
 
 from sereno.pipeline.atmosphere import SkySettings, Sun, compute_sun
 from sereno.pipeline.bands import GAOFEN_BANDS, SENTINEL2_BANDS
-from sereno.pipeline.clouds import CLOUDY, FULL
+from sereno.pipeline.clouds import CLOUDY, FULL, SCL_NODATA, SCL_SHADOW
 from sereno.pipeline.config import OverlaySettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.noise import Image
 from sereno.pipeline.overlay import Overlay, draw_clouds, lay_clouds
+from sereno.pipeline.pairs import is_gaofen
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, geobox_of
 
@@ -44,8 +45,6 @@ SEEN_SHADOW: Final = 0.3
 """From this loss of direct sunlight on a pixel counts as shadow: NIR is a fourth darker there."""
 SCL_CLASSES: Final = ((SEEN_CLOUD, 8), (0.7, 9))
 """Loss of the ground's picture from which the classification says cloud of medium, and of high probability."""
-SCL_SHADE: Final = 3
-"""Class of cloud shadow."""
 TRUTHS: Final = ("cloud_truth", "shadow_truth")
 """Variables (y, x) of a pair with a simulated sky, uint8 x 255: loss of the ground's picture at 660 nm, and of direct sunlight."""
 
@@ -83,13 +82,7 @@ def cover_pair(pair: xr.Dataset, settings: OverlaySettings) -> xr.Dataset:
     lengths = find_wavelengths(bands_of(pair), str(facts["sensor"]))
     clear = to_reflectance(pair["clear"].values)
     overlay = lay_clouds(clear, clouds, wavelengths_nm=lengths, sun=None if facts["sensor"] == SURFACE else sun, pixel_m=pixel_m)
-    valid = pair["valid_clear"].values
-    stored = _to_stored(rng, clear, overlay, valid)
-    truths = (_to_bytes(part, valid) for part in (overlay.cloud, overlay.shadow))
-    added = {name: (("y", "x"), truth) for name, truth in zip(TRUTHS, truths, strict=True)}
-    covered = pair.assign({"cloudy": (("band", "y", "x"), stored, {"units": OPTICAL_UNITS}), "valid_cloudy": (("y", "x"), valid), **added})
-    if "scl_clear" in pair:
-        covered = covered.assign({"scl_cloudy": (("y", "x"), classify_cover(pair["scl_clear"].values, overlay))})
+    covered = pair.assign(_to_variables(pair, overlay, _to_stored(rng, clear, overlay, pair["valid_clear"].values)))
     record = {"seed": settings.seed, "sky": sky, **{name: round(value, 6) for name, value in drawn.items()}}
     record |= {"sun_azimuth_deg": sun.azimuth_deg, "sun_elevation_deg": sun.elevation_deg, "sun": origin}
     covered.attrs["provenance"] = {**provenance, "overlay": record}
@@ -97,6 +90,17 @@ def cover_pair(pair: xr.Dataset, settings: OverlaySettings) -> xr.Dataset:
         if {"y", "x"} <= set(variable.dims):
             variable.attrs["grid_mapping"] = "spatial_ref"
     return covered
+
+
+def _to_variables(pair: xr.Dataset, overlay: Overlay, stored: npt.NDArray[np.uint16]) -> dict[str, Any]:
+    """What of `pair` the sky changes or adds: the `stored` input and where it is valid, the truth, and classes if the target has some."""
+    valid = pair["valid_clear"].values
+    variables: dict[str, Any] = {"cloudy": (("band", "y", "x"), stored, {"units": OPTICAL_UNITS}), "valid_cloudy": (("y", "x"), valid)}
+    for name, part in zip(TRUTHS, (overlay.cloud, overlay.shadow), strict=True):
+        variables[name] = (("y", "x"), _to_bytes(part, valid))
+    if "scl_clear" in pair:
+        variables["scl_cloudy"] = (("y", "x"), classify_cover(pair["scl_clear"].values, overlay))
+    return variables
 
 
 def make_rng(settings: OverlaySettings, area: str, pair: str) -> np.random.Generator:
@@ -118,6 +122,7 @@ def draw_settings(rng: np.random.Generator, settings: OverlaySettings) -> dict[s
 
 
 def _to_pixels(drawn: dict[str, float], pixel_m: float) -> SkySettings:
+    """The numbers drawn for a sky over pixels of `pixel_m` metres."""
     return SkySettings(drawn["cover"], drawn["cloud_m"] / pixel_m, drawn["haze"], drawn["cirrus"], drawn["base_m"])
 
 
@@ -147,8 +152,8 @@ def find_wavelengths(bands: tuple[str, ...], sensor: str) -> tuple[float, ...]:
     Raises:
         DataError: a band is not known.
     """
-    table = GAOFEN_BANDS if sensor.startswith("gaofen") else SENTINEL2_BANDS
-    known = {band.name: band.wavelength_nm for band in table} | ({"PAN": PAN_NM} if sensor.startswith("gaofen") else {})
+    known = {band.name: band.wavelength_nm for band in (GAOFEN_BANDS if is_gaofen(sensor) else SENTINEL2_BANDS)}
+    known |= {"PAN": PAN_NM} if is_gaofen(sensor) else {}
     unknown = [name for name in bands if name not in known]
     if unknown:
         raise DataError(f"bands {unknown} of {sensor} have no known wavelength, so no colour under clouds; known are {', '.join(known)}")
@@ -172,11 +177,11 @@ def _to_bytes(share: Image, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint
 
 
 def classify_cover(scl: npt.NDArray[np.uint8], overlay: Overlay) -> npt.NDArray[np.uint8]:
-    """The scene classes (y, x) of a clear image once it lies under clouds: `scl` with cloud and shadow, 0 stays 0."""
-    classes = scl.copy()
-    classes[(overlay.shadow >= SEEN_SHADOW) & (scl != 0)] = SCL_SHADE
+    """The scene classes (y, x) of a clear image once it lies under clouds: `scl` with cloud and shadow, SCL_NODATA where it says that."""
+    classes, known = scl.copy(), scl != SCL_NODATA
+    classes[(overlay.shadow >= SEEN_SHADOW) & known] = SCL_SHADOW[0]
     for loss, name in SCL_CLASSES:
-        classes[(overlay.cloud >= loss) & (scl != 0)] = name
+        classes[(overlay.cloud >= loss) & known] = name
     return classes
 
 

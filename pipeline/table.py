@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse
 from sereno.pipeline.archives import strip_suffix
@@ -15,6 +15,9 @@ from sereno.pipeline.config import Inputs
 from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.pairing import Triplet
 from sereno.pipeline.pairs import Role, is_sar
+
+OTHER_MARKS: Final = (";", "\t")
+"""What spreadsheets part columns by where the comma stands in numbers, or text is copied."""
 
 
 class Row(NamedTuple):
@@ -34,25 +37,28 @@ def parse_table(text: str, *, where: str, inputs: Inputs = "found") -> tuple[Row
     `inputs` is that of the settings: with `either` the column `cloudy` may be empty, or not there; with `simulated` it is not read.
 
     Raises:
-        ConfigError: a column or a value is missing, or there are no rows.
+        ConfigError: columns are not parted by commas, a column or a value is missing, or there are no rows.
     """
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     needed = [name for name in Row._fields if name != "cloudy" or inputs == "found"]
     lacking = [name for name in needed if name not in (reader.fieldnames or ())]
     remedy = "; for clouds simulated over clear products set pipeline.query.inputs to either"
     if lacking:
-        seen = ", ".join(reader.fieldnames or ()) or "nothing"
+        head = reader.fieldnames or ()
+        if len(head) == 1 and any(mark in head[0] for mark in OTHER_MARKS):
+            raise ConfigError(f"{where}: the first line is {head[0]!r}: columns are parted by commas; save the table with commas")
+        seen = ", ".join(head) or "nothing"
         raise ConfigError(
             f"{where}: the table has no column {', '.join(lacking)} (it has {seen}); its first line must name {','.join(needed)}"
             f"{remedy if lacking == ['cloudy'] else ''}"
         )
     rows = [Row(*(strip_suffix((line.get(name) or "").strip()) for name in Row._fields)) for line in reader]
     rows = [row._replace(cloudy="") for row in rows] if inputs == "simulated" else rows
-    faulty = [number for number, row in enumerate(rows, 2) if not all(getattr(row, name) for name in needed)]
-    if faulty or not rows:
-        is_whole = faulty and rows[faulty[0] - 2].sar and rows[faulty[0] - 2].clear
-        fault = f"line {faulty[0]} lacks a product{remedy if is_whole else ''}" if faulty else "the table has no rows"
-        raise ConfigError(f"{where}: {fault}")
+    if not rows:
+        raise ConfigError(f"{where}: the table has no rows")
+    for number, row in enumerate(rows, 2):
+        if not all(getattr(row, name) for name in needed):
+            raise ConfigError(f"{where}: line {number} lacks a product{remedy if row.sar and row.clear else ''}")
     return tuple(rows)
 
 

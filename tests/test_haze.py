@@ -1,12 +1,11 @@
 """Clouds in visible and near infrared alone: bounds on what was found once in simulated scenes and in a real browse image."""
 
-import os
 from pathlib import Path
 
 import haze
 import pytest
+from real_files import find_samples
 
-SAMPLES = os.environ.get("SERENO_SAMPLES")
 RECORD = Path(haze.__file__).parent / "results" / "masks.md"
 
 
@@ -29,9 +28,8 @@ def test_the_recorded_table_is_what_comes_out() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_cloud_shadow_and_ground_of_a_real_browse_image_are_what_the_eye_sees() -> None:
-    found = {path.stem: masks for path, masks in haze.look_at_browse(Path(str(SAMPLES)))}[haze.POINTS_OF]
+    found = {path.stem: masks for path, masks in haze.look_at_browse(find_samples())}[haze.POINTS_OF]
     counts = haze.count_points(found)
     assert counts["cloud"][0] >= 13
     assert counts["shadow"][1] >= 12

@@ -47,9 +47,14 @@ if verb == "query":
         lock["scenes"]["s1"]["sensor"] = "sentinel1-grd"
     frozen = Path(settings["catalogue"], options["--area"] + ".json")
     text = frozen.read_text() if settings["source"] == "lock" else json.dumps(lock)
+elif verb in ("ingest", "align"):
+    refused = "only 3 windows" if output.stem in os.environ.get("GIVE_UP", "").split() else None
+    facts = dict(refused=refused, warnings=["no height on half of the ground"] if "LOSE" in os.environ else [])
+    kind = dict(ingest="scene", align="pair")[verb]
+    text = json.dumps(dict(format="sereno-store/1", kind=kind, store="", files={{}}, summary=facts))
 ledger = [output.stem + ".ledger.csv"]
-names = {{"query": ledger, "dem": [*ledger, output.stem + ".tif"], "ingest": ledger, "train": ["history.csv"], "evaluate": ["summary.json", "examples.npz"],
-         "predict": [output.with_suffix(".json").name]}}
+names = {{"query": ledger, "dem": [*ledger, output.stem + ".tif"], "ingest": ledger, "train": ["history.csv"],
+         "evaluate": ["summary.json", "examples.npz"], "predict": [output.with_suffix(".json").name]}}
 for path in (output, *(output.with_name(name) for name in names.get(verb, []))):
     loss = f"{{verb}},west,cloudy,i,B02,missing,HTTP 404,0,0,0\\n" if verb == "ingest" and "LOSE" in os.environ else ""
     head = "step,area,scene,item,asset,status,reason,retries,bytes_read,seconds\\n"
@@ -304,6 +309,33 @@ def test_a_new_pair_in_a_lock_is_worked_on(project: Path) -> None:
     assert {rule: plan[rule] for rule in ("align_pair", "mask_pair", "patch_pair", "pack_patches")} == dict.fromkeys(
         ("align_pair", "mask_pair", "patch_pair", "pack_patches"), 1
     )
+
+
+@pytest.mark.flow
+def test_a_pair_that_is_given_up_is_not_cleared_but_the_next_one_in_a_fresh_run_and_in_the_next(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in ("align", "mask", "patch", "pack", "train", "evaluate", "predict", "report"):
+        shutil.rmtree(project / "results" / step)
+    lock = project / "results/query/west.json"
+    content = json.loads(lock.read_text())
+    content["pairs"].append(content["pairs"][0] | {"id": "p2"})
+    lock.write_text(json.dumps(content))
+    monkeypatch.setenv("GIVE_UP", "p1")
+    run = snakemake(project)
+    assert run.returncode == 0, run.stderr
+    cleared = sorted((project / "results/predict").rglob("*.tif"))
+    assert [path.relative_to(project / "results/predict/afsst").as_posix() for path in cleared] == ["west/p2.tif"]
+    assert "2 of 3 pairs given up: `sereno ledger results` gives the reasons" in run.stdout + run.stderr
+    assert planned(project) == {}
+    for target, refused, chosen, search_m in (("all", "p2", "p1", 500), ("predict", "p1", "p2", 600)):
+        monkeypatch.setenv("GIVE_UP", refused)
+        (project / f"results/predict/afsst/west/{chosen}.tif").unlink(missing_ok=True)
+        edit(project / "config.yaml", "model:", f"  align: {{search_m: {search_m}}}\nmodel:")
+        run = snakemake(project, target)
+        assert run.returncode == 0, run.stderr
+        assert (project / f"results/predict/afsst/west/{chosen}.tif").is_file(), "the choice is made anew"
+        edit(project / "config.yaml", f"  align: {{search_m: {search_m}}}\n", "")
 
 
 @pytest.mark.flow

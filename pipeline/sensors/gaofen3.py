@@ -30,7 +30,6 @@ from sereno.pipeline.scene import Bool2d, Plate
 from sereno.pipeline.sensors.access import Access, read_pixels
 from sereno.pipeline.sensors.assets import LossError
 from sereno.pipeline.sensors.gaofen3_metadata import (
-    ABSENT,
     DIVISORS,
     INCIDENCE,
     META,
@@ -43,6 +42,8 @@ from sereno.pipeline.sensors.gaofen3_metadata import (
     parse_metadata,
     parse_name,
 )
+from sereno.pipeline.sensors.gaofen_xml import ABSENT
+from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.orthorectification import (
     Ground,
     Layers,
@@ -53,11 +54,11 @@ from sereno.pipeline.sensors.orthorectification import (
     find_positions,
     open_image,
     open_product,
-    read_relief,
     to_footprint,
     to_placement,
+    to_relief,
 )
-from sereno.pipeline.sensors.sentinel1 import list_polarisations, to_sar_reading, to_stored_power
+from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading, to_stored_power
 from sereno.pipeline.signing import Resolver
 
 Float = npt.NDArray[np.float64]
@@ -71,6 +72,11 @@ CALIBRATION: Final = (
 """What the stored values mean."""
 STRIP_ROWS: Final = 1024
 """About so many rows of an image are read at a time."""
+FILLED_PX: Final = 3
+"""Least side of a square of zeros that is no measurement: where I and Q scatter by one digit both round to 0 on one pixel in seven, and on
+a whole square once in thirty million."""
+FILLING_PX: Final = FILLED_PX - 1
+"""How far around a pixel its square may reach."""
 KNOWN_SHARE: Final = 0.5
 """An averaged pixel is known if more than this share of what is averaged is."""
 
@@ -175,6 +181,17 @@ def _to_facts(name: Name, metadata: Metadata, faults: dict[str, str]) -> dict[st
     return {key: value for key, value in facts.items() if value}
 
 
+class Product(NamedTuple):
+    """A product while it is read."""
+
+    item: ItemRecord
+    """What the lock says of it."""
+    files: dict[str, Path]
+    """Its files by the name of the asset."""
+    metadata: Metadata
+    """What it says of itself."""
+
+
 class Band(NamedTuple):
     """One polarisation in the geometry of its image."""
 
@@ -194,6 +211,32 @@ class Band(NamedTuple):
     """Tiles that cannot be read."""
     entry: Entry
     """Its line of the ledger."""
+
+
+class Averaged(NamedTuple):
+    """The part of an image under the area after its looks were averaged."""
+
+    placement: Placement
+    """How ground is found in it."""
+    shape: tuple[int, int]
+    """Its rows and columns."""
+    window: Window
+    """Rows and columns of the file before."""
+    looks: tuple[int, int]
+    """Rows and columns of the file in one of its pixels."""
+    width: int
+    """Columns of the whole file."""
+
+
+class Incidence(NamedTuple):
+    """Angles between the line of sight and the normal of the ellipsoid."""
+
+    angles_deg: Float
+    """Of a shape that broadcasts to (row, col) of the averaged part."""
+    source: str
+    """Where they come from, for the provenance."""
+    warnings: tuple[str, ...]
+    """What a user should know."""
 
 
 def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, resolver: Resolver) -> Reading:
@@ -223,24 +266,19 @@ def _read_item(
         return incomplete
     place = widen_place(find_place(wanted), settings.margin_px, wanted.shape)
     extra = tuple(name for name in ("incidence", *(f"rpc-{band}" for band in bands)) if name in item.assets)
-    relief = None
+    heights = None if settings.dem is None else read_ellipsoidal_heights(grid[place], settings, where=f"item {item.item}")
     try:
         with open_product(item, (*names, *extra), resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
-            relief = read_relief(grid[place], settings, metadata.height_m, where=f"item {item.item}")
+            relief = to_relief(heights, settings, metadata.height_m)
             ground = Ground(grid, place, 0, relief)  # the grid has its margin already
-            layers = [_read_band((item, band), files, metadata, ground, settings) for band in bands]
+            layers = [_read_band(Product(item, files, metadata), band, ground, settings) for band in bands]
     except (DataError, MissingError, LossError) as error:
-        if relief is None and settings.dem and settings.dem in str(error):
-            raise  # a fault of the settings, not of the item
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.float32, asset=bands[0])
     plates, n_clamped = _to_plates(layers, ground, settings)
     power, inside = place_plates(plates, bands, source=grid, target=grid[place])
     facts = {
-        "offset": 0,
-        "offset_reason": "backscatter has none",
-        "offset_check": None,
-        "calibration": CALIBRATION,
+        **describe_power(CALIBRATION),
         "mode": metadata.mode,
         "processing_level": metadata.level,
         "saturation_pct": {band: metadata.saturation_pct[band] for band in bands},
@@ -261,7 +299,7 @@ def _to_plates(layers: list[Band], ground: Ground, settings: IngestSettings) -> 
         first, like = rest[0], [layer for layer in rest if _lie_together(layer, rest[0])]
         rest = [layer for layer in rest if not _lie_together(layer, first)]
         power = np.stack([layer.power for layer in like])
-        valid: Bool2d = np.asarray((np.isfinite(power) & (power > 0)).all(axis=0))
+        valid: Bool2d = np.asarray(np.isfinite(power).all(axis=0))
         stored, n_clamped = to_stored_power(power, valid, settings.speckle)
         total += n_clamped
         positions = find_positions(first.placement, ground)
@@ -274,14 +312,14 @@ def _lie_together(one: Band, other: Band) -> bool:
     return one.placement == other.placement and one.power.shape == other.power.shape
 
 
-def _read_band(what: tuple[ItemRecord, str], files: dict[str, Path], metadata: Metadata, ground: Ground, settings: IngestSettings) -> Band:
+def _read_band(product: Product, band: str, ground: Ground, settings: IngestSettings) -> Band:
     """One polarisation: the part of its image under the area, averaged as power and calibrated.
 
     Raises:
         DataError: it cannot be calibrated or placed.
         LossError: it cannot be read.
     """
-    (item, band), relief = what, ground.relief
+    (item, files, metadata), relief = product, ground.relief
     where = f"item {item.item}, {band}"
     coefficients = None
     if metadata.level != "L2" and f"rpc-{band}" in files:
@@ -300,12 +338,18 @@ def _read_band(what: tuple[ItemRecord, str], files: dict[str, Path], metadata: M
         power, lost = read_power(access, cut.window, looks)
         entry = access.to_entry("partly", f"{len(lost)} tiles cannot be read") if lost else access.to_entry("used")
     part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
-    angles, source, notes = _find_incidence(files, metadata, (part, power.shape, size[1]), (cut.window, looks), where)
+    rows, columns = power.shape
+    incidence = _find_incidence(product, Averaged(part, (rows, columns), cut.window, looks, size[1]), where)
+    angles = incidence.angles_deg
     gamma: Layers = np.asarray(power * scale / np.cos(np.radians(angles)), np.float32)
     ratio = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
-    facts |= {"looks": list(looks), "incidence_deg": [round(float(a), 3) for a in (angles.min(), angles.max())], "incidence_from": source}
+    facts |= {
+        "looks": list(looks),
+        "incidence_deg": [round(float(a), 3) for a in (angles.min(), angles.max())],
+        "incidence_from": incidence.source,
+    }
     relief_notes = relief.warnings if coefficients is not None else ()
-    return Band(band, gamma, part, ratio, facts, (*relief_notes, *notes, *_warn_of_level(metadata, item)), lost, entry)
+    return Band(band, gamma, part, ratio, facts, (*relief_notes, *incidence.warnings, *_warn_of_level(metadata, item)), lost, entry)
 
 
 def _describe(placement: Placement, relief: Relief, metadata: Metadata, divisor: tuple[float, str]) -> dict[str, Any]:
@@ -352,31 +396,63 @@ def _kind_of(access: Access) -> str:
 def read_power(access: Access, window: Window, looks: tuple[int, int]) -> tuple[Layers, tuple[str, ...]]:
     """Mean squared digital number of blocks of `looks` rows and columns of `window`, float32, and what cannot be read.
 
-    NaN where half of a block or more is not known: it is 0, the file's nodata value, or unreadable. Rows and columns that fill no block are
-    left out. Read strip by strip, so that an image of I and Q never stands in memory.
+    NaN where half of a block or more is not known: it is what `find_filling` says, the file's nodata value, or unreadable; other zeros are
+    a power that was measured as nothing. Rows and columns that fill no block are left out. Read strip by strip, so that an image of I and Q
+    never stands in memory.
 
     Raises:
         CatalogueError: it cannot be read now.
     """
-    (rows, columns), lost = (int(window.height) // looks[0], int(window.width) // looks[1]), []
+    rows, columns = int(window.height) // looks[0], int(window.width) // looks[1]
+    lost: list[str] = []
     power = np.full((rows, columns), np.nan, np.float32)
     step = max(1, STRIP_ROWS // looks[0])
     for first in range(0, rows, step):
         last = min(first + step, rows)
         top = int(window.row_off) + first * looks[0]
         strip = Window(int(window.col_off), top, columns * looks[1], (last - first) * looks[0])
-        pixels = read_pixels(access, strip, tuple(access.source.indexes))
-        lost += list(pixels.lost)
-        squared = _square(pixels.values)
-        known = pixels.readable & (squared > 0)
-        nodata = access.source.nodata
-        if nodata is not None and nodata != 0:
-            known &= ~(pixels.values == nodata).all(axis=0)
+        squared, known, unreadable = _read_strip(access, strip)
+        lost += unreadable
         blocks = (last - first, looks[0], columns, looks[1])
         share = known.reshape(blocks).mean(axis=(1, 3), dtype=np.float32)
         total = np.where(known, squared, 0).reshape(blocks).mean(axis=(1, 3), dtype=np.float32)
         np.divide(total, share, out=power[first:last], where=share > KNOWN_SHARE)
-    return power, tuple(lost)
+    return power, tuple(dict.fromkeys(lost))  # strips overlap
+
+
+def _read_strip(access: Access, strip: Window) -> tuple[Layers, Bool2d, tuple[str, ...]]:
+    """Squared digital numbers of the rows and columns of `strip`, which of them are known, and what cannot be read."""
+    size, wanted = (access.source.height, access.source.width), strip.toslices()
+    spans = [(max(0, part.start - FILLING_PX), min(n_px, part.stop + FILLING_PX)) for part, n_px in zip(wanted, size, strict=True)]
+    pixels = read_pixels(access, Window.from_slices(*spans), tuple(access.source.indexes))
+    squared = _square(pixels.values)
+    known = pixels.readable & np.isfinite(squared)
+    nodata = access.source.nodata
+    if nodata is not None and nodata != 0:
+        known &= ~(pixels.values == nodata).all(axis=0)
+    here = tuple(slice(part.start - first, part.stop - first) for part, (first, _) in zip(wanted, spans, strict=True))
+    # Nothing lies beyond the image, so that squares there are of zeros.
+    beyond = [(first - part.start + FILLING_PX, part.stop + FILLING_PX - last) for part, (first, last) in zip(wanted, spans, strict=True)]
+    filling = find_filling(np.pad(squared == 0, beyond, constant_values=True))
+    return squared[here], known[here] & ~filling, pixels.lost
+
+
+def find_filling(is_zero: Bool2d) -> Bool2d:
+    """Which zeros of an image fill it where nothing was seen: those in a square of FILLED_PX zeros a side, FILLING_PX off the edges.
+
+    A lone zero is a measurement: I and Q of weak backscatter are small whole numbers, and now and then both are 0. Borders stay as they are
+    to the pixel, whatever their slope, since squares fit into every step of one.
+    """
+    core = _slide(is_zero, np.logical_and)
+    return _slide(core, np.logical_or)
+
+
+def _slide(image: Bool2d, join: np.ufunc) -> Bool2d:
+    """The pixels of all squares of FILLED_PX a side, joined: (y, x) -> (y - FILLED_PX + 1, x - FILLED_PX + 1)."""
+    for axis in (0, 1):
+        length = image.shape[axis] - FILLED_PX + 1
+        image = join.reduce([image[(slice(None),) * axis + (slice(first, first + length),)] for first in range(FILLED_PX)])
+    return image
 
 
 def _square(values: npt.NDArray[Any]) -> Layers:
@@ -387,14 +463,8 @@ def _square(values: npt.NDArray[Any]) -> Layers:
     return squared
 
 
-def _find_incidence(
-    files: dict[str, Path],
-    metadata: Metadata,
-    part: tuple[Placement, tuple[int, ...], int],
-    cut: tuple[Window, tuple[int, int]],
-    where: str,
-) -> tuple[Float, str, tuple[str, ...]]:
-    """Incidence angles of the averaged part of an image, degrees, of a shape that broadcasts to it; where they come from; what to know.
+def _find_incidence(product: Product, part: Averaged, where: str) -> Incidence:
+    """Incidence of the averaged part of an image.
 
     Level 1 has a table with one angle per column. Level 2 has none: there it is the plane through the angles at near and far range,
     which lie on the sides of the swath that the direction of flight and of looking tell.
@@ -402,29 +472,33 @@ def _find_incidence(
     Raises:
         DataError: the table is damaged, or there is neither a table nor angles in the metadata.
     """
-    (placement, shape, width), (window, looks) = part, cut
-    if "incidence" in files and placement.rpc is not None:
+    files, metadata = product.files, product.metadata
+    if "incidence" in files and part.placement.rpc is not None:
         angles = parse_incidence(files["incidence"].read_bytes(), where=f"{where}, incidence")
-        if angles.size != width:
-            raise DataError(f"{where}: the table of incidence has {angles.size} angles for {width} columns; fetch the product again")
-        used = angles[int(window.col_off) :][: shape[1] * looks[1]]
-        return used.reshape(shape[1], looks[1]).mean(axis=1)[None], "incidence.xml, one angle per column", ()
+        if angles.size != part.width:
+            raise DataError(f"{where}: the table of incidence has {angles.size} angles for {part.width} columns; fetch the product again")
+        used = angles[int(part.window.col_off) :][: part.shape[1] * part.looks[1]]
+        return Incidence(used.reshape(part.shape[1], part.looks[1]).mean(axis=1)[None], "incidence.xml, one angle per column", ())
     if metadata.incidence_deg is None:
         raise DataError(f"{where}: neither incidence.xml nor incidence angles in the metadata, so gamma0 cannot be made; fetch it again")
     near, far = metadata.incidence_deg
-    if placement.rpc is not None:
-        columns = int(window.col_off) + (np.arange(shape[1]) + 0.5) * looks[1]
-        words = f"{where}: has no incidence.xml, its incidence is taken as linear between {near:.2f} and {far:.2f} degrees"
-        return (near + (far - near) * columns / width)[None], "linear in columns between near and far range", (words,)
-    corners = np.array(metadata.corners)
-    x, y = (np.array(axis) for axis in transform("EPSG:4326", placement.crs, corners[:, 0], corners[:, 1]))
+    if part.placement.rpc is None:
+        return Incidence(_fit_plane(metadata, (near, far), part), "plane through near and far range at the corners of the swath", ())
+    columns = int(part.window.col_off) + (np.arange(part.shape[1]) + 0.5) * part.looks[1]
+    words = f"{where}: has no incidence.xml, its incidence is taken as linear between {near:.2f} and {far:.2f} degrees"
+    return Incidence((near + (far - near) * columns / part.width)[None], "linear in columns between near and far range", (words,))
+
+
+def _fit_plane(metadata: Metadata, incidence_deg: tuple[float, float], part: Averaged) -> Float:
+    """Angles (row, col) of the plane through those at near and far range, at the corners of the swath."""
+    corners, affine, (near, far) = np.array(metadata.corners), part.placement.transform, incidence_deg
+    x, y = (np.array(axis) for axis in transform("EPSG:4326", part.placement.crs, corners[:, 0], corners[:, 1]))
     is_left = (metadata.direction == "descending") == (metadata.look == "L")  # then near range lies on the left of the image
     stated = np.array([near, far, far, near] if is_left else [far, near, near, far])
     terms = np.stack([np.ones(4), x - x.mean(), y - y.mean()], axis=1)
     plane = np.linalg.lstsq(terms, stated, rcond=None)[0]
-    rows, columns = np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij")
-    affine = placement.transform
+    rows, columns = np.meshgrid(*(np.arange(n) + 0.5 for n in part.shape), indexing="ij")
     east = affine.a * columns + affine.b * rows + affine.c - x.mean()
     north = affine.d * columns + affine.e * rows + affine.f - y.mean()
-    angles = np.clip(plane[0] + plane[1] * east + plane[2] * north, min(near, far), max(near, far))
-    return angles, "plane through near and far range at the corners of the swath", ()
+    angles: Float = np.clip(plane[0] + plane[1] * east + plane[2] * north, min(near, far), max(near, far))
+    return angles

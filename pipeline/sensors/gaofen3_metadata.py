@@ -6,7 +6,6 @@ here, and what cannot be done without them is refused.
 
 from __future__ import annotations
 
-import math
 import re
 import xml.etree.ElementTree as ET
 from datetime import datetime
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sereno.pipeline.errors import DataError
+from sereno.pipeline.sensors.gaofen_xml import ABSENT, find_number, find_text, parse_xml, read_number, read_text, to_number
 
 Float = npt.NDArray[np.float64]
 
@@ -59,12 +59,8 @@ TAGS: Final = {
 """What the polarisation tag of a name means. `DH` and `DV` (received by both halves of the antenna) also stand in names of single files."""
 POLARISATIONS: Final = ("HH", "HV", "VH", "VV")
 """In the order of the metadata."""
-ABSENT: Final = "NULL"
-"""What the metadata write where there is no value."""
 META: Final = ".meta.xml"
 INCIDENCE: Final = ".incidence.xml"
-MAX_XML_BYTES: Final = 64 * 2**20
-"""Largest metadata that are parsed; real ones have 0.2 MB."""
 DIVISORS: Final = {"complex": 32_767.0, "detected": 65_535.0}
 """Digital numbers are amplitude times this over QualifyValue: 2^15-1 for I and Q in int16, 2^16-1 for uint16 (as SNAP's reader and
 published tools have it; the provider's pages state only the first). Twice as much would be 6.02 dB."""
@@ -89,17 +85,6 @@ class Name(NamedTuple):
     """The tag itself."""
 
 
-class State(NamedTuple):
-    """Where the satellite was at a moment."""
-
-    time: str
-    """UTC, as written."""
-    position_m: tuple[float, float, float]
-    """x, y, z, fixed to the earth."""
-    velocity_m_s: tuple[float, float, float]
-    """Their rates."""
-
-
 class Corner(NamedTuple):
     """One corner of the image on the ground."""
 
@@ -122,22 +107,12 @@ class Metadata(NamedTuple):
     """Imaging mode."""
     look: str
     """`R` or `L`: the side that the antenna looks to."""
-    frequency_ghz: float
-    """Radar frequency."""
-    wavelength_m: float
-    """Radar wavelength."""
     polarisations: tuple[str, ...]
     """What the product holds, as its tag says."""
-    look_angle_deg: float | None
-    """Off-nadir angle at the centre of the swath."""
     height_m: float
     """Mean height of the ground above the ellipsoid; 0 if not stated."""
     level: str
     """`L1A`, `L1B` or `L2`."""
-    product_type: str
-    """For example `SLC`, `SLP`; level 2 products state `SLP` too."""
-    resolution_m: float | None
-    """Nominal resolution."""
     generated: str
     """When it was processed, UTC as written."""
     start: str
@@ -146,10 +121,6 @@ class Metadata(NamedTuple):
     """Last line, likewise."""
     corners: tuple[Corner, Corner, Corner, Corner]
     """Top left, top right, bottom right, bottom left of the image."""
-    size: tuple[int, int]
-    """Rows and columns."""
-    spacing_m: tuple[float, float]
-    """Along rows and columns; (0, 0) if not stated."""
     qualify: dict[str, float | None]
     """QualifyValue by polarisation; None where it is absent."""
     calibration_db: dict[str, float | None]
@@ -158,12 +129,8 @@ class Metadata(NamedTuple):
     """Saturated echoes by polarisation; None where not stated."""
     incidence_deg: tuple[float, float] | None
     """At near and far range; None if not stated."""
-    looks: tuple[int, int]
-    """In azimuth and range, as processed."""
     dem: str
     """Which DEM was used; `0` means none."""
-    orbit_states: tuple[State, ...]
-    """Once a second."""
 
 
 def parse_name(name: str) -> Name:
@@ -190,45 +157,33 @@ def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
     Raises:
         DataError: it is not XML, or lacks something that reading needs.
     """
-    root = _parse_xml(text, where)
-    need = partial(_need, root, where=where)
+    root = parse_xml(text, where=where)
+    need = partial(read_text, root, where=where)
     tag = need("productinfo/productPolar").replace(",", "").replace("/", "")
     if tag not in TAGS:
         raise DataError(f"{where}: productPolar {tag} is not known, expected one of {', '.join(TAGS)}")
-    near, far = (_number(root, f"processinfo/incidenceAngle{end}Range", where) for end in ("Near", "Far"))
-    need_number = partial(_need_number, root, where=where)
+    near, far = (find_number(root, f"processinfo/incidenceAngle{end}Range", where=where) for end in ("Near", "Far"))
+    need_number = partial(read_number, root, where=where)
     corners = [Corner(*(need_number(f"imageinfo/corner/{end}/{axis}") for axis in ("longitude", "latitude"))) for end in CORNERS]
-    height = _number(root, "sensor/waveParams/wave/averageAltitude", where)
+    height = find_number(root, "sensor/waveParams/wave/averageAltitude", where=where)
     return Metadata(
         satellite=need("satellite"),
         orbit=int(need_number("orbitID")),
         direction="descending" if need("Direction").upper().startswith("DE") else "ascending",
         mode=need("sensor/imagingMode"),
         look=need("sensor/lookDirection"),
-        frequency_ghz=need_number("sensor/RadarCenterFrequency"),
-        wavelength_m=need_number("sensor/lamda"),
         polarisations=TAGS[tag],
-        look_angle_deg=_number(root, "sensor/waveParams/wave/centerLookAngle", where),
-        height_m=_number(root, "processinfo/DEM", where) or 0.0 if height is None else height,
+        height_m=find_number(root, "processinfo/DEM", where=where) or 0.0 if height is None else height,
         level="L" + need("productinfo/productLevel").upper().removeprefix("LEVEL").removeprefix("L"),
-        product_type=need("productinfo/productType"),
-        resolution_m=_number(root, "productinfo/NominalResolution", where),
-        generated=(root.findtext("productinfo/productGentime") or "").strip(),
+        generated=find_text(root, "productinfo/productGentime"),
         start=_to_time(need("imageinfo/imagingTime/start"), where),
         end=_to_time(need("imageinfo/imagingTime/end"), where),
         corners=(corners[0], corners[1], corners[2], corners[3]),
-        size=(int(need_number("imageinfo/height")), int(need_number("imageinfo/width"))),
-        spacing_m=(_number(root, "imageinfo/heightspace", where) or 0.0, _number(root, "imageinfo/widthspace", where) or 0.0),
-        qualify=_by_polarisation(root, "imageinfo/QualifyValue", where),
-        calibration_db=_by_polarisation(root, "processinfo/CalibrationConst", where),
-        saturation_pct=_by_polarisation(root, "imageinfo/echoSaturation", where),
+        qualify=_read_by_polarisation(root, "imageinfo/QualifyValue", where),
+        calibration_db=_read_by_polarisation(root, "processinfo/CalibrationConst", where),
+        saturation_pct=_read_by_polarisation(root, "imageinfo/echoSaturation", where),
         incidence_deg=None if near is None or far is None else (near, far),
-        looks=(
-            int(_number(root, "processinfo/MultilookAzimuth", where) or 1),
-            int(_number(root, "processinfo/MultilookRange", where) or 1),
-        ),
-        dem=(root.findtext("processinfo/DEMModel") or "").strip(),
-        orbit_states=tuple(_to_state(node, where) for node in root.findall("GPS/GPSParam")),
+        dem=find_text(root, "processinfo/DEMModel"),
     )
 
 
@@ -238,10 +193,10 @@ def parse_incidence(text: str | bytes, *, where: str) -> Float:
     Raises:
         DataError: it is not XML, holds no angles, or not as many as it states.
     """
-    root = _parse_xml(text, where)
-    angles = np.array([_to_float(node.text, "incidenceValue", where) for node in root.iter("incidenceValue")])
+    root = parse_xml(text, where=where)
+    angles = np.array([to_number(node.text, "incidenceValue", where=where) for node in root.iter("incidenceValue")])
     stated = next((node.text for node in root.iter("numberofIncidenceValue")), None)
-    if not angles.size or (stated is not None and int(_to_float(stated, "numberofIncidenceValue", where)) != angles.size):
+    if not angles.size or (stated is not None and int(to_number(stated, "numberofIncidenceValue", where=where)) != angles.size):
         raise DataError(f"{where}: holds {angles.size} incidence angles, states {stated}; the file is damaged, fetch the product again")
     if angles.min() < 0 or angles.max() >= 90:
         raise DataError(f"{where}: incidence angles reach from {angles.min():g} to {angles.max():g} degrees, expected within 0..90")
@@ -272,46 +227,9 @@ def compute_scale(metadata: Metadata, polarisation: str, divisor: float, *, wher
     return (quality / divisor) ** 2 / 10 ** (constant / 10)
 
 
-def _parse_xml(text: str | bytes, where: str) -> ET.Element:
-    """The root; expat refuses entities that grow without end (since 2.4.1), and external ones are never read."""
-    if len(text) > MAX_XML_BYTES:
-        raise DataError(f"{where}: {len(text)} bytes are too many for metadata")
-    try:
-        return ET.fromstring(text)  # noqa: S314
-    except ET.ParseError as error:
-        raise DataError(f"{where}: not valid XML ({error}); the file is damaged, fetch the product again") from None
-
-
-def _need(root: ET.Element, path: str, *, where: str) -> str:
-    text = (root.findtext(path) or "").strip()
-    if not text or text == ABSENT:
-        raise DataError(f"{where}: lacks {path}, which Gaofen-3 products state; fetch the product again")
-    return text
-
-
-def _need_number(root: ET.Element, path: str, *, where: str) -> float:
-    return _to_float(_need(root, path, where=where), path, where)
-
-
-def _number(root: ET.Element, path: str, where: str) -> float | None:
-    """The number at `path`; None if it is not there, empty or `NULL`."""
-    text = (root.findtext(path) or "").strip()
-    return None if text in ("", ABSENT) else _to_float(text, path, where)
-
-
-def _to_float(text: str | None, path: str, where: str) -> float:
-    try:
-        number = float(text or "")
-    except ValueError:
-        raise DataError(f"{where}: {path} is {text!r}, expected a number; the file is damaged, fetch the product again") from None
-    if not math.isfinite(number):
-        raise DataError(f"{where}: {path} is {text!r}, expected a finite number; the file is damaged, fetch the product again")
-    return number
-
-
-def _by_polarisation(root: ET.Element, path: str, where: str) -> dict[str, float | None]:
+def _read_by_polarisation(root: ET.Element, path: str, where: str) -> dict[str, float | None]:
     """A number per polarisation: of children with its name, never of the element's own text, which is only white space."""
-    return {polarisation: _number(root, f"{path}/{polarisation}", where) for polarisation in POLARISATIONS}
+    return {polarisation: find_number(root, f"{path}/{polarisation}", where=where) for polarisation in POLARISATIONS}
 
 
 def _to_time(text: str, where: str) -> str:
@@ -324,12 +242,3 @@ def _to_time(text: str, where: str) -> str:
     except ValueError:
         raise expected from None
     return text.replace(" ", "T") + "Z"
-
-
-def _to_state(node: ET.Element, where: str) -> State:
-    position, velocity = (
-        tuple(_to_float(node.findtext(f"{axis}{kind}"), f"GPSParam/{axis}{kind}", where) for axis in "xyz")
-        for kind in ("Position", "Velocity")
-    )
-    time = (node.findtext("TimeStamp") or "").strip()
-    return State(time, (position[0], position[1], position[2]), (velocity[0], velocity[1], velocity[2]))

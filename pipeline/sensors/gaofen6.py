@@ -1,16 +1,11 @@
 """Gaofen-6 PMS and WFV, and the optical Gaofen-1 and 2 in the same format: a product in, reflectance at the top of the atmosphere out.
 
 Level 1A images are placed by rational polynomial coefficients and a DEM, or one height; the three tiles of Gaofen-6 WFV are laid side by
-side, and scenes keep all images as their plates. Gains change every year and are in no product: a table has those of Gaofen-6, the settings
-may give others. Times are Beijing's, which is decided by where the sun stands.
+side, and scenes keep all images as their plates. What was dropped, repeated or saturated on the way is looked for in the pixels.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import xml.etree.ElementTree as ET
-from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
@@ -20,7 +15,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.archives import Contents
-from sereno.pipeline.bands import GAOFEN_BANDS
+from sereno.pipeline.bands import PAN, select_gaofen_bands
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.ledger import Entry
@@ -31,6 +26,9 @@ from sereno.pipeline.rpc import parse_rpc
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, Bool2d, Plate
 from sereno.pipeline.sensors.access import read_pixels
 from sereno.pipeline.sensors.assets import LossError
+from sereno.pipeline.sensors.gaofen6_calibration import Calibration, find_calibration
+from sereno.pipeline.sensors.gaofen6_metadata import NAME, Metadata, parse_metadata
+from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.orthorectification import (
     Ground,
     Layers,
@@ -40,25 +38,16 @@ from sereno.pipeline.sensors.orthorectification import (
     find_positions,
     open_image,
     open_product,
-    read_relief,
     to_footprint,
     to_placement,
+    to_relief,
 )
 from sereno.pipeline.signing import Resolver
-from sereno.pipeline.sun import Clock, compute_distance, compute_sun, decide_clock
 
-NAME: Final = re.compile(
-    r"^(?P<satellite>GF1[BCD]?|GF2|GF6)_(?P<sensor>PMS[12]?|WFV[1-4]?)_(?P<longitude>[EW][\d.]+)_(?P<latitude>[NS][\d.]+)_(?P<day>\d{8})_"
-    r"(?P<serial>L\d[A-Z]?\d+)(?:-(?P<part>MUX|MSS[12]?|PAN[12]?|[1-9]))?(?P<suffix>\.(?:tiff?|xml|rpb|rpc))$",
-    re.IGNORECASE,
-)
-"""Name of a file of a product: what belongs to it and is not listed here (`order.xml`, `.rpb.aux.xml`, `_thumb.jpg`) does not match."""
 WFV_TILES: Final = {"GF6": ("1", "2", "3")}
 """Parts of a WFV image by satellite; the others have one, without a number."""
 LEVEL: Final = "LEVEL1A"
 """The processing level that can be read."""
-MAX_XML_BYTES: Final = 2**20
-"""Largest metadata that are parsed; real ones have 3 kB."""
 SATURATED_DN: Final = tuple(2**bits - 1 for bits in (10, 11, 12, 14, 16))
 """Largest digital numbers of the depths that products come in: what has one of them, and is the largest, is saturated."""
 SATURATED_SHARE: Final = 0.01
@@ -71,174 +60,13 @@ MIN_JUDGED_PX: Final = 16
 """From so few pixels nothing is said about a row."""
 DROPPED_SHARE: Final = 0.5
 """A row of which more than this share holds no value, inside the image, was dropped."""
-SOURCE: Final = "CRESDA's yearly bulletin as public readers repeat it"
-"""Where the table of gains comes from: the bulletins themselves could not be opened."""
-ONE_SOURCE: Final = f"{SOURCE}, in one of them only"
-DISPUTED: Final = f"{SOURCE}, two of three: the third has 0.0534, which looks like a copy of 2019"
-PAN: Final = "PAN"
-"""Name of the panchromatic band, as a band and as an asset."""
-
-
-class Gains(NamedTuple):
-    """Gains of one year, W m-2 sr-1 um-1 per digital number; there are no offsets."""
-
-    bands: tuple[float, ...]
-    """In the order of the file."""
-    source: str
-    """Where they come from."""
-
-
-GAINS: Final[dict[str, dict[int, Gains]]] = {
-    "GF6-WFV": {
-        2018: Gains((0.0667, 0.0517, 0.0485, 0.0298, 0.0530, 0.0450, 0.0814, 0.0559), SOURCE),
-        2019: Gains((0.0705, 0.0567, 0.0516, 0.0322, 0.0532, 0.0453, 0.0786, 0.0585), SOURCE),
-        2020: Gains((0.0675, 0.0552, 0.0513, 0.0314, 0.0519, 0.0454, 0.0718, 0.0596), SOURCE),
-        2021: Gains((0.0633, 0.0532, 0.0508, 0.0325, 0.0523, 0.0463, 0.0670, 0.0591), ONE_SOURCE),
-        2022: Gains((0.0631, 0.0469, 0.0443, 0.0297, 0.0503, 0.0439, 0.0775, 0.0505), ONE_SOURCE),
-    },
-    "GF6-PMS": {
-        2018: Gains((0.0825, 0.0663, 0.0513, 0.0298), SOURCE),
-        2019: Gains((0.0847, 0.0653, 0.0491, 0.0289), SOURCE),
-        2020: Gains((0.0820, 0.0645, 0.0489, 0.0286), SOURCE),
-        2021: Gains((0.0821, 0.0671, 0.0518, 0.0310), ONE_SOURCE),
-        2022: Gains((0.0892, 0.0666, 0.0517, 0.0320), ONE_SOURCE),
-    },
-    "GF6-PMS-PAN": {
-        2018: Gains((0.0505,), SOURCE),
-        2019: Gains((0.0534,), SOURCE),
-        2020: Gains((0.0537,), DISPUTED),
-        2021: Gains((0.0577,), ONE_SOURCE),
-        2022: Gains((0.0569,), ONE_SOURCE),
-    },
-}
-"""By instrument and year. Between two years they differ by up to 15 %, so that of the acquisition counts."""
-ESUN: Final[dict[str, tuple[float, ...]]] = {
-    "GF6-WFV": (1952.16, 1847.43, 1554.76, 1074.06, 1412.00, 1267.39, 1792.64, 1736.92),
-    "GF6-PMS": (1945.5, 1832.38, 1558.18, 1090.77),
-    "GF6-PMS-PAN": (1497.79,),
-}
-"""Solar irradiance at one astronomical unit, W m-2 um-1, as a public reader has it; other spectra differ by up to 2 %."""
-
-
-class Metadata(NamedTuple):
-    """What the XML beside an image says."""
-
-    satellite: str
-    """For example `GF6`."""
-    sensor: str
-    """For example `WFV`, `PMS1`."""
-    level: str
-    """For example `LEVEL1A`."""
-    n_bands: int
-    """Bands of the image."""
-    clock: Clock
-    """When its centre was taken."""
-    corners: tuple[tuple[float, float], ...]
-    """Longitude and latitude of top left, top right, bottom right, bottom left."""
-    sun_zenith_deg: float
-    """Of the sun at the centre: as stated, else computed."""
-    sun_azimuth_deg: float | None
-    """Likewise; None if not stated."""
-    cloud_pct: float | None
-    """Cloud cover of the whole image as stated."""
-    size: tuple[int, int] | None
-    """Rows and columns; None if not stated."""
-    gsd_m: float | None
-    """Ground sampling distance; None if not stated."""
-    orbit: str
-    """Number of the orbit."""
-    bits: int | None
-    """Valid bits of a pixel; None if not stated, as usual."""
-
-
-class Calibration(NamedTuple):
-    """How digital numbers become reflectance."""
-
-    factors: tuple[float, ...]
-    """Reflectance per digital number, by band."""
-    offsets: tuple[float, ...]
-    """Reflectance at digital number 0, by band."""
-    facts: dict[str, Any]
-    """Where it comes from, for the provenance."""
-    warnings: tuple[str, ...]
-    """What a user should know."""
-
-
-def parse_metadata(text: str | bytes, *, where: str) -> Metadata:
-    """What the XML of a product says; empty elements count as missing.
-
-    Raises:
-        DataError: it is not XML, or lacks something that reading needs.
-    """
-    if len(text) > MAX_XML_BYTES:
-        raise DataError(f"{where}: {len(text)} bytes are too many for metadata")
-    try:
-        root = ET.fromstring(text)  # noqa: S314 -- expat refuses entities that grow without end (since 2.4.1)
-    except ET.ParseError as error:
-        raise DataError(f"{where}: not valid XML ({error}); the file is damaged, fetch the product again") from None
-    need, number = partial(_need, root, where=where), partial(_number, root, where=where)
-    ends = ("TopLeft", "TopRight", "BottomRight", "BottomLeft")
-    corners = tuple(
-        (_to_float(need(f"{end}Longitude"), f"{end}Longitude", where), _to_float(need(f"{end}Latitude"), f"{end}Latitude", where))
-        for end in ends
-    )
-    longitude, latitude = np.mean(to_footprint(corners)[1]["coordinates"][0][:4], axis=0)
-    centre = (float(longitude), float(latitude))
-    stated = number("SolarZenith")
-    clock = decide_clock(_parse_time(root, where), centre, stated, where=where)
-    height, width, bits = number("HeightInPixels"), number("WidthInPixels"), number("ValidPixelBits")
-    return Metadata(
-        satellite=need("SatelliteID").upper(),
-        sensor=need("SensorID").upper(),
-        level=need("ProductLevel").upper(),
-        n_bands=len(need("Bands").split(",")),
-        clock=clock,
-        corners=corners,
-        sun_zenith_deg=compute_sun(clock.time, *centre)[0] if stated is None else stated,
-        sun_azimuth_deg=number("SolarAzimuth"),
-        cloud_pct=number("CloudPercent"),
-        size=None if height is None or width is None else (int(height), int(width)),
-        gsd_m=number("ImageGSD") or number("ImageGSDLine"),
-        orbit=(root.findtext("OrbitID") or "").strip(),
-        bits=None if bits is None else int(bits),
-    )
-
-
-def _need(root: ET.Element, path: str, *, where: str) -> str:
-    text = (root.findtext(path) or "").strip()
-    if not text:
-        raise DataError(f"{where}: lacks {path}, which Gaofen products state; fetch the product again")
-    return text
-
-
-def _number(root: ET.Element, path: str, *, where: str) -> float | None:
-    text = (root.findtext(path) or "").strip()
-    return _to_float(text, path, where) if text else None
-
-
-def _to_float(text: str, path: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise DataError(f"{where}: {path} is {text!r}, expected a number; the file is damaged, fetch the product again") from None
-    if not math.isfinite(value):
-        raise DataError(f"{where}: {path} is {text!r}, expected a finite number; the file is damaged, fetch the product again")
-    return value
-
-
-def _parse_time(root: ET.Element, where: str) -> datetime:
-    text = next((found.strip() for key in ("CenterTime", "StartTime") if (found := root.findtext(key) or "").strip()), "")
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
-        raise DataError(f"{where}: CenterTime is {text!r}, expected like 2020-05-23 13:03:08; fetch the product again") from None
 
 
 def find_metadata(names: list[str]) -> str | None:
     """The metadata of the multispectral image among the files of a product; None if it is no optical product of Gaofen."""
     for path in sorted(names):
         found = NAME.match(PurePosixPath(path).name)
-        if found and found["suffix"].lower() == ".xml" and not (found["part"] or "").upper().startswith("PAN"):
+        if found and found["suffix"].lower() == ".xml" and not (found["part"] or "").upper().startswith(PAN):
             return path
     return None
 
@@ -279,9 +107,9 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
                 what = f"image {name}".strip() if kind == "image" else f"coefficients (.rpb) of image {name}".strip()
                 raise DataError(f"{product} has no {what}: its copy may be unfinished, fetch it again")
             assets[key] = AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path])
-    pan = next((name for name, kind in files if name.startswith("PAN") and kind == "image"), None)
+    pan = next((name for name, kind in files if name.startswith(PAN) and kind == "image"), None)
     if pan is not None and (pan, "rpc") in files:
-        paths = {"PAN": files[pan, "image"], "rpc-PAN": files[pan, "rpc"]}
+        paths = {PAN: files[pan, "image"], _name_rpc(PAN): files[pan, "rpc"]}
         assets |= {key: AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path]) for key, path in paths.items()}
     return _to_record(product, metadata, assets, is_wfv=is_wfv), to_footprint(metadata.corners)[1]
 
@@ -321,54 +149,6 @@ def _to_record(product: str, metadata: Metadata, assets: dict[str, AssetRecord],
         sun_elevation_deg=90 - metadata.sun_zenith_deg,
         properties={key: value for key, value in facts.items() if value},
     )
-
-
-def compute_reflectance_factor(gain: float, esun: float, zenith_deg: float, distance_au: float) -> float:
-    """Reflectance at the top of the atmosphere per digital number: pi gain d^2 / (ESUN cos(zenith)) (Chander et al. 2009, equation 2)."""
-    return math.pi * gain * distance_au**2 / (esun * math.cos(math.radians(zenith_deg)))
-
-
-def find_calibration(metadata: Metadata, settings: IngestSettings, *, where: str) -> Calibration:
-    """How the digital numbers of a product become reflectance: by the settings, else by the table of its year.
-
-    A year that the table does not have takes the nearest one's gains, with a warning.
-
-    Raises:
-        DataError: there are no gains for the instrument, or not one per band, or the sun was not above the horizon.
-    """
-    instrument = f"{metadata.satellite}-{metadata.sensor}"
-    own, year, notes = settings.gaofen.calibration.get(instrument), metadata.clock.time.year, []
-    if own is not None:
-        gains, offsets, esun = own.gains, own.offsets or (0.0,) * len(own.gains), own.esun
-        used, source = None, "pipeline.ingest.gaofen.calibration"
-    elif instrument in GAINS:
-        years = GAINS[instrument]
-        used = min(years, key=lambda known: (abs(known - year), known))
-        gains, source = years[used]
-        offsets, esun = (0.0,) * len(gains), ESUN[instrument]
-        if used != year:
-            notes.append(
-                f"{where}: gains of {year} are not known, those of {used} are taken, which may be wrong by 15 %: set "
-                f"pipeline.ingest.gaofen.calibration.{instrument} from the provider's bulletin"
-            )
-    else:
-        raise DataError(
-            f"{where}: gains of {instrument} are not in the table (it has {', '.join(GAINS)}): set "
-            f"pipeline.ingest.gaofen.calibration.{instrument} with gains and esun from the provider's bulletin of {year}"
-        )
-    if len(gains) != metadata.n_bands:
-        raise DataError(
-            f"{where}: {len(gains)} gains for {metadata.n_bands} bands; correct pipeline.ingest.gaofen.calibration.{instrument}"
-        )
-    if not 0 <= metadata.sun_zenith_deg < 90:
-        raise DataError(
-            f"{where}: the sun stood at a zenith of {metadata.sun_zenith_deg:.1f} degrees, without light there is no reflectance"
-        )
-    distance = compute_distance(metadata.clock.time)
-    factors = [compute_reflectance_factor(gain, sun, metadata.sun_zenith_deg, distance) for gain, sun in zip(gains, esun, strict=True)]
-    lowest = [factor / gain * offset for factor, gain, offset in zip(factors, gains, offsets, strict=True)]
-    facts = {"calib_source": source, "calib_year": used, "gains": list(gains), "esun": list(esun), "sun_distance_au": round(distance, 5)}
-    return Calibration(tuple(factors), tuple(lowest), facts, tuple(notes))
 
 
 class Flaws(NamedTuple):
@@ -428,7 +208,7 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
         DataError: that DEM has no height in the area.
         StoreError: there is no room to unpack an archive.
     """
-    known = list_bands(record)
+    known = select_gaofen_bands(record.sensor)
     bands = settings.bands or known
     unknown = [band for band in bands if band not in (*known, *((PAN,) if record.sensor == "gaofen-pms" else ()))]
     if unknown:
@@ -441,11 +221,6 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
     return to_reading(record, mosaic, geobox, bands=bands, settings=settings)
 
 
-def list_bands(record: SceneRecord) -> tuple[str, ...]:
-    """Bands of the multispectral images of a scene, in the order of the file: eight for WFV of Gaofen-6, else four."""
-    return tuple(band.name for band in GAOFEN_BANDS[: 8 if record.sensor == "gaofen-wfv" else 4])
-
-
 class Sheet(NamedTuple):
     """One image or tile in its own geometry."""
 
@@ -453,8 +228,12 @@ class Sheet(NamedTuple):
     """Of the asset."""
     plate: Plate | None
     """What it shows of the wanted bands under the area; None if it does not reach there."""
-    flaws: tuple[int, int, int]
-    """Rows dropped, pixels saturated, pixels known."""
+    n_dropped: int
+    """Rows under the area that were dropped or repeated, in any band."""
+    n_saturated: int
+    """Pixels under the area with a saturated band."""
+    n_known: int
+    """Pixels under the area that were measured."""
     n_clamped: int
     """Values of the plate that had to be clamped."""
     lost: tuple[str, ...]
@@ -464,7 +243,7 @@ class Sheet(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is wanted of one image."""
+    """What is wanted of one image, and how it is calibrated."""
 
     name: str
     """Of the asset."""
@@ -476,6 +255,8 @@ class Wanted(NamedTuple):
     """Which tile it is."""
     metadata: Metadata
     """Of the image: for the panchromatic one those of the product with its instrument and its one band."""
+    calibration: Calibration
+    """From its digital numbers to reflectance."""
 
 
 def _read_item(
@@ -487,21 +268,19 @@ def _read_item(
     if incomplete is not None:
         return incomplete
     place = widen_place(find_place(wanted), settings.margin_px, wanted.shape)
-    relief = None
+    heights = None if settings.dem is None else read_ellipsoidal_heights(grid[place], settings, where=f"item {item.item}")
     try:
         with open_product(item, names, resolver) as files:
             metadata = parse_metadata(files["MTD"].read_bytes(), where=f"item {item.item}, MTD")
-            plan = [_plan_image(item, name, bands, metadata) for name in images]
-            calibrations = [find_calibration(image.metadata, settings, where=f"item {item.item}") for image in plan]
+            plan = [_plan_image(item, name, bands, metadata, settings) for name in images]
             first = _name_rpc(images[0])
             stated = parse_rpc(files[first].read_bytes(), where=f"item {item.item}, {first}").height_off
-            relief = read_relief(grid[place], settings, float(stated), where=f"item {item.item}")
+            relief = to_relief(heights, settings, float(stated))
             ground = Ground(grid, place, settings.margin_px, relief)
-            sheets = [_read_sheet((item, *what), files, ground, settings) for what in zip(plan, calibrations, strict=True)]
+            sheets = [_read_sheet(item, image, files, ground, settings) for image in plan]
     except (DataError, MissingError, LossError) as error:
-        if relief is None and settings.dem and settings.dem in str(error):
-            raise  # a fault of the settings, not of the item
         return lose_item(item, str(error), n_bands=len(bands), dtype=np.uint16, asset=images[0])
+    calibrations = [image.calibration for image in plan]
     plates = tuple(sheet.plate for sheet in sheets if sheet.plate is not None)
     reflectance, inside = place_plates(plates, bands, source=grid, target=grid[place])
     data = np.rint(reflectance * REFLECTANCE_SCALE).astype(np.uint16)
@@ -525,23 +304,26 @@ def _name_rpc(image: str) -> str:
     return f"rpc-{PAN}" if image == PAN else image.replace("image", "rpc")
 
 
-def _plan_image(item: ItemRecord, name: str, bands: tuple[str, ...], metadata: Metadata) -> Wanted:
+def _plan_image(item: ItemRecord, name: str, bands: tuple[str, ...], metadata: Metadata, settings: IngestSettings) -> Wanted:
     if name == PAN:
-        return Wanted(name, (PAN,), (0,), 0, metadata._replace(sensor=f"{metadata.sensor}-{PAN}", n_bands=1))
-    all_bands = list_bands(SceneRecord(id=item.item, sensor=item.sensor, time=item.time, items=(item,)))
+        metadata = metadata._replace(sensor=f"{metadata.sensor}-{PAN}", n_bands=1)
+    calibration = find_calibration(metadata, settings, where=f"item {item.item}")
+    if name == PAN:
+        return Wanted(name, (PAN,), (0,), 0, metadata, calibration)
+    all_bands = select_gaofen_bands(item.sensor)
     chosen = tuple(band for band in bands if band != PAN)
-    return Wanted(name, chosen, tuple(all_bands.index(band) for band in chosen), int(name.removeprefix("image-")) - 1, metadata)
+    indices = tuple(all_bands.index(band) for band in chosen)
+    return Wanted(name, chosen, indices, int(name.removeprefix("image-")) - 1, metadata, calibration)
 
 
-def _read_sheet(what: tuple[ItemRecord, Wanted, Calibration], files: dict[str, Path], ground: Ground, settings: IngestSettings) -> Sheet:
+def _read_sheet(item: ItemRecord, wanted: Wanted, files: dict[str, Path], ground: Ground, settings: IngestSettings) -> Sheet:
     """The part of one image or tile under the area, calibrated.
 
     Raises:
         DataError: it has not the bands that the metadata state, or cannot be placed.
         LossError: it cannot be read.
     """
-    (item, wanted, calibration), name = what, what[1].name
-    where, metadata = f"item {item.item}, {name}", wanted.metadata
+    name, metadata, where = wanted.name, wanted.metadata, f"item {item.item}, {wanted.name}"
     coefficients = parse_rpc(files[_name_rpc(name)].read_bytes(), where=f"{where}, coefficients")
     with open_image(item, name, files[name], settings) as access:
         if access.source.count != metadata.n_bands:
@@ -549,18 +331,18 @@ def _read_sheet(what: tuple[ItemRecord, Wanted, Calibration], files: dict[str, P
         placement = to_placement(access, coefficients, where=where)
         cut = find_cut(placement, (access.source.height, access.source.width), ground)
         if cut is None:
-            return Sheet(name, None, (0, 0, 0), 0, (), access.to_entry("used", "the image does not reach the area"))
+            return Sheet(name, None, 0, 0, 0, 0, (), access.to_entry("used", "the image does not reach the area"))
         pixels = read_pixels(access, cut.window, tuple(access.source.indexes))
         entry = access.to_entry("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else access.to_entry("used")
     flaws = find_flaws(pixels.values, None if metadata.bits is None else 2**metadata.bits - 1)
     looks = count_looks(cut.steps)
     dn, valid = average_blocks(pixels.values[list(wanted.indices)], flaws.known & pixels.readable, looks)
-    values, n_clamped = _to_stored(dn, valid, calibration, wanted.indices)
+    values, n_clamped = _to_stored(dn, valid, wanted.calibration, wanted.indices)
     part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
     ratio = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])
     plate = Plate(wanted.bands, values, valid, *find_positions(part, ground), ratio, wanted.layer)
-    counts = (flaws.n_dropped, int(np.count_nonzero(flaws.saturated)), int(np.count_nonzero(flaws.known)))
-    return Sheet(name, plate, counts, n_clamped, pixels.lost, entry)
+    n_saturated, n_known = (int(np.count_nonzero(layer)) for layer in (flaws.saturated, flaws.known))
+    return Sheet(name, plate, flaws.n_dropped, n_saturated, n_known, n_clamped, pixels.lost, entry)
 
 
 def _to_stored(dn: Layers, valid: Bool2d, calibration: Calibration, indices: tuple[int, ...]) -> tuple[npt.NDArray[np.uint16], int]:
@@ -592,16 +374,17 @@ def _describe(metadata: Metadata, calibration: Calibration, sheets: list[Sheet])
         "clock_ahead_h": metadata.clock.ahead_h,
         "clock_difference_deg": None if metadata.clock.difference_deg is None else round(metadata.clock.difference_deg, 3),
         "n_clamped": sum(sheet.n_clamped for sheet in sheets),
-        "n_saturated": sum(sheet.flaws[1] for sheet in sheets),
-        "n_dropped_rows": sum(sheet.flaws[0] for sheet in sheets),
+        "n_saturated": sum(sheet.n_saturated for sheet in sheets),
+        "n_dropped_rows": sum(sheet.n_dropped for sheet in sheets),
     }
 
 
 def _warn_of_flaws(item: ItemRecord, sheets: list[Sheet]) -> list[str]:
-    dropped, saturated, looked = (sum(sheet.flaws[index] for sheet in sheets) for index in range(3))
+    n_dropped = sum(sheet.n_dropped for sheet in sheets)
+    saturated = sum(sheet.n_saturated for sheet in sheets) / max(1, sum(sheet.n_known for sheet in sheets))
     words = []
-    if dropped:
-        words.append(f"item {item.item}: {dropped} rows of its bands were dropped or repeated by the receiver, their pixels are not used")
-    if looked and saturated / looked > SATURATED_SHARE:
-        words.append(f"item {item.item}: {saturated / looked:.1%} of its pixels are saturated, their reflectance is a lower bound")
+    if n_dropped:
+        words.append(f"item {item.item}: {n_dropped} rows of its bands were dropped or repeated by the receiver, their pixels are not used")
+    if saturated > SATURATED_SHARE:
+        words.append(f"item {item.item}: {saturated:.1%} of its pixels are saturated, their reflectance is a lower bound")
     return words

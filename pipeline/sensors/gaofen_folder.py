@@ -18,6 +18,7 @@ from sereno.pipeline.pairs import ItemRecord, is_sar
 from sereno.pipeline.sensors import gaofen3, gaofen6
 from sereno.pipeline.sensors.gaofen3_metadata import META
 from sereno.pipeline.sensors.gaofen3_metadata import NAME as SAR_NAME
+from sereno.pipeline.sensors.gaofen6_metadata import NAME as OPTICAL_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _find_key(name: str) -> str:
     found = SAR_NAME.match(name)
     if found:
         return name[: found.start("tag")] + found["serial"]
-    optical = gaofen6.NAME.match(name)
+    optical = OPTICAL_NAME.match(name)
     if optical:
         return name[: optical.end("serial")]
     return name[: -len(META)] if gaofen3.find_metadata([name]) else ""

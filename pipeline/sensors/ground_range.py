@@ -111,10 +111,6 @@ class View(NamedTuple):
     """(line, pixel) of the frame; without a frame empty, of the shape of the places."""
     frame: Frame | None
     """Which part that is; None if the image does not reach the places."""
-    rows: safe.Float
-    """Rows of the places in the file."""
-    columns: safe.Float
-    """Columns of the places in the file."""
 
 
 class NamedLossError(LossError):
@@ -273,9 +269,9 @@ def read_image(asset: Asset, tables: Tables, positions: Positions, shape: tuple[
         if window is None:
             empty = np.zeros(rows.shape, np.float32)
             entry = access.to_entry("used", "the image does not reach the area")
-            return View(Backscatter(empty, empty > 0, 0, (), entry), None, rows, columns)
+            return View(Backscatter(empty, empty > 0, 0, (), entry), None)
         frame = Frame(window, size, scale)
-        return View(read_band(access, tables, frame), frame, rows, columns)
+        return View(read_band(access, tables, frame), frame)
 
 
 def _measure_border(scale: tuple[float, float]) -> tuple[int, int]:

@@ -33,7 +33,8 @@ from sereno.pipeline.plates import make_lattice
 from sereno.pipeline.scene import LATTICE_STEP_PX
 from sereno.pipeline.sensors.access import Access
 from sereno.pipeline.sensors.assets import Asset
-from sereno.pipeline.sensors.geolocation import read_ellipsoidal_heights
+from sereno.pipeline.sensors.geolocation import HEIGHT_STEP_M
+from sereno.pipeline.sensors.heights import Heights
 from sereno.pipeline.signing import Resolver
 
 Float = npt.NDArray[np.float64]
@@ -43,12 +44,12 @@ LATTICE_PX: Final = 16
 """Positions are computed for every so many pixels of the grid to find which part of an image is needed."""
 MARGIN_PX: Final = 8
 """Image pixels read around that part, for the kernel and for relief between the lattice's points."""
-HEIGHT_STEP_M: Final = 500.0
-"""Least difference of heights from which the change of position with height is taken, which is nearly a parabola."""
 STRIP_ROWS: Final = 256
 """Rows of a grid, or of an averaged image, that are computed at a time."""
 RELIEF_STEP_PX: Final = 2.0**-10
 """What relief adds to positions is rounded to this, so that it takes half the room on disk."""
+LOOKS_SLACK: Final = 1e-3
+"""Rows and columns per pixel that miss a whole number by less count as that number: they are medians of computed positions."""
 REACH: Final = 1.5
 """Coefficients describe ground within this multiple of their own scales around their offsets: cubic polynomials may lead ground far beside
 an image back into it."""
@@ -150,21 +151,15 @@ def open_image(item: ItemRecord, name: str, path: Path, settings: IngestSettings
             yield access
 
 
-def read_relief(grid: GeoBox, settings: IngestSettings, stated_m: float, *, where: str = "the scene") -> Relief:
-    """Heights on `grid`; where the settings name no DEM, one height: theirs, else `stated_m` of the product. `where` is for messages.
-
-    Raises:
-        MissingError: the DEM or the geoid is not there.
-        DataError: one of them has no height in the area.
-    """
-    if settings.dem is None:
-        height = stated_m if settings.gaofen.height_m is None else settings.gaofen.height_m
-        source = "stated by the product" if settings.gaofen.height_m is None else "of pipeline.ingest.gaofen.height_m"
-        words = f"{height:.1f} m above the ellipsoid everywhere, {source}"
-        return Relief(None, height, words, (f"relief is not corrected: ground is taken as {words}; set pipeline.ingest.dem",))
-    found = read_ellipsoidal_heights(grid, settings, where=where)
-    heights = found.values_m.astype(np.float64)
-    return Relief(heights, float(np.nanmedian(heights)), found.words, found.warnings)
+def to_relief(heights: Heights | None, settings: IngestSettings, stated_m: float) -> Relief:
+    """The relief of `heights`; without them one height: that of the settings, else `stated_m` of the product."""
+    if heights is not None:
+        values = heights.values_m.astype(np.float64)
+        return Relief(values, float(np.nanmedian(values)), heights.words, heights.warnings)
+    height = stated_m if settings.gaofen.height_m is None else settings.gaofen.height_m
+    source = "stated by the product" if settings.gaofen.height_m is None else "of pipeline.ingest.gaofen.height_m"
+    words = f"{height:.1f} m above the ellipsoid everywhere, {source}"
+    return Relief(None, height, words, (f"relief is not corrected: ground is taken as {words}; set pipeline.ingest.dem",))
 
 
 def find_cut(placement: Placement, size: tuple[int, int], ground: Ground) -> Cut | None:
@@ -215,7 +210,7 @@ def _is_described(coefficients: RPC, longitudes: Float, latitudes: Float) -> npt
 
 def count_looks(steps: tuple[float, float]) -> tuple[int, int]:
     """How many rows and columns of an image to average so that what is left is not coarser than a pixel of the grid."""
-    return max(1, math.floor(steps[0] + 1e-3)), max(1, math.floor(steps[1] + 1e-3))
+    return max(1, math.floor(steps[0] + LOOKS_SLACK)), max(1, math.floor(steps[1] + LOOKS_SLACK))
 
 
 def average_blocks(values: npt.NDArray[Any], known: npt.NDArray[np.bool_], looks: tuple[int, int]) -> tuple[Layers, npt.NDArray[np.bool_]]:

@@ -70,7 +70,7 @@ def to_sar_reading(record: SceneRecord, mosaic: Mosaic, grid: GeoBox, *, bands: 
 
     Of a mosaic with plates the values come from these, in which speckle was reduced already.
     """
-    data, n_clamped = to_stored_power(mosaic.values, mosaic.valid, SpeckleSettings() if mosaic.plates else settings.speckle)
+    data, n_clamped = to_stored_power(mosaic.values, mosaic.valid, SpeckleSettings(method="none") if mosaic.plates else settings.speckle)
     reading = to_reading(record, mosaic._replace(values=data), grid, bands=bands, settings=settings)
     provenance = reading.scene.attrs["provenance"]
     provenance |= {"n_clamped": provenance["n_clamped"] + n_clamped, "speckle": describe_filter(settings.speckle)}

@@ -34,7 +34,6 @@ from sereno.pipeline.sensors.geolocation import (
     compute_positions,
     compute_surface,
     locate,
-    read_ellipsoidal_heights,
 )
 from sereno.pipeline.sensors.ground_range import (
     KERNEL_PX,
@@ -51,6 +50,7 @@ from sereno.pipeline.sensors.ground_range import (
     to_asset,
     to_part,
 )
+from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.orthorectification import average_blocks, count_looks
 from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading, to_stored_power
 from sereno.pipeline.signing import Resolver
@@ -61,7 +61,7 @@ SQUARE_PX: Final = 2048
 """Side of the squares in which an area is read: pixels of the grid."""
 
 
-class Terrain(NamedTuple):
+class Ground(NamedTuple):
     """The ground that is read."""
 
     grid: GeoBox
@@ -124,14 +124,14 @@ def read_item(
         return lost_part
     place, files = widen_place(find_place(wanted), settings.margin_px, wanted.shape), ItemFiles(item, settings, resolver)
     heights = None if settings.dem is None else read_ellipsoidal_heights(grid[place], settings, where=f"item {item.item}")
-    terrain = Terrain(grid, place, None if heights is None else heights.values_m)
+    ground = Ground(grid, place, None if heights is None else heights.values_m)
     try:
         tables = [read_tables(files, band) for band in bands]
         location = read_location(files, bands[0], str(grid.crs))
-        sheets, positions = read_sheets([to_asset(files, band) for band in bands], tables, location, terrain, settings)
+        sheets, geocoding = read_sheets([to_asset(files, band) for band in bands], tables, location, ground, settings)
     except NamedLossError as loss:
         return lose_part(files, loss, len(bands))
-    plates, n_clamped = _to_plates(dict(zip(bands, sheets, strict=True)), positions, settings)
+    plates, n_clamped = _to_plates(dict(zip(bands, sheets, strict=True)), geocoding, settings)
     power, inside = place_plates(plates, bands, source=grid, target=grid[place])
     layers = {band: sheets[index].band._replace(power=power[index], valid=inside) for index, band in enumerate(bands)}
     part = to_part(layers, tables, place, wanted[place])
@@ -157,7 +157,7 @@ def warn_of_relief(geolocation: Geolocation) -> str:
     )
 
 
-class Lie(NamedTuple):
+class Geocoding(NamedTuple):
     """Where the ground of a scene lies in an image, in lines and pixels of its annotation."""
 
     lattice: Float
@@ -174,9 +174,9 @@ class Lie(NamedTuple):
 
 
 def read_sheets(
-    assets: Sequence[Asset], tables: Sequence[Tables], location: Location, terrain: Terrain, settings: IngestSettings
-) -> tuple[list[Sheet], Lie]:
-    """Each polarisation under the ground of `terrain`, and where that lies in it.
+    assets: Sequence[Asset], tables: Sequence[Tables], location: Location, ground: Ground, settings: IngestSettings
+) -> tuple[list[Sheet], Geocoding]:
+    """Each polarisation under `ground`, and where that lies in it.
 
     Squares follow each other, the polarisations of one are read at the same time by the readers of the settings.
 
@@ -184,23 +184,23 @@ def read_sheets(
         NamedLossError: a file is lost.
         CatalogueError: a file cannot be read now.
     """
-    lie = _find_lie(location.geolocation, terrain)
-    ground, pieces = terrain.grid[terrain.place], []
-    for square in split_grid((ground.shape.y, ground.shape.x)):
-        heights = None if terrain.heights_m is None else terrain.heights_m[square]
-        positions = compute_positions(location.geolocation, ground[square], heights)
-        _note_relief(lie, positions, (terrain.place[0].start + square[0].start, terrain.place[1].start + square[1].start))
+    geocoding = _find_geocoding(location.geolocation, ground)
+    area, pieces = ground.grid[ground.place], []
+    for square in split_grid((area.shape.y, area.shape.x)):
+        heights = None if ground.heights_m is None else ground.heights_m[square]
+        positions = compute_positions(location.geolocation, area[square], heights)
+        _note_relief(geocoding, positions, (ground.place[0].start + square[0].start, ground.place[1].start + square[1].start))
         tasks = [
-            partial(_read_square, asset, table, positions, location.shape, steps=lie.steps)
+            partial(_read_square, asset, table, positions, location.shape, steps=geocoding.steps)
             for asset, table in zip(assets, tables, strict=True)
         ]
         pieces.append(run_tasks(tasks, settings.scheduler, settings.readers))
-    return [_join_pieces([square[index] for square in pieces]) for index in range(len(assets))], lie
+    return [_join_pieces([square[index] for square in pieces]) for index in range(len(assets))], geocoding
 
 
-def _find_lie(geolocation: Geolocation, terrain: Terrain) -> Lie:
+def _find_geocoding(geolocation: Geolocation, ground: Ground) -> Geocoding:
     """The lattice on the surface through the control points; relief is not known yet, and there is none without heights."""
-    affine = terrain.grid.transform
+    affine = ground.grid.transform
 
     def locate_centres(rows: Float, columns: Float) -> tuple[Float, Float]:
         x, y = columns.ravel() + 0.5, rows.ravel() + 0.5
@@ -208,25 +208,25 @@ def _find_lie(geolocation: Geolocation, terrain: Terrain) -> Lie:
         lines, pixels = locate(geolocation, places, compute_surface(geolocation, places))
         return lines.reshape(rows.shape), pixels.reshape(rows.shape)
 
-    shape = tuple(terrain.grid.shape)
-    return Lie(make_lattice(locate_centres, shape), None if terrain.heights_m is None else np.full((2, *shape), np.nan, np.float32))
+    shape = tuple(ground.grid.shape)
+    return Geocoding(make_lattice(locate_centres, shape), None if ground.heights_m is None else np.full((2, *shape), np.nan, np.float32))
 
 
-def _note_relief(lie: Lie, positions: Positions, first: tuple[int, int]) -> None:
-    """Write how far relief moves the pixels of a square, which begins at row and column `first` of the grid, into `lie`."""
-    if lie.relief is None:
+def _note_relief(geocoding: Geocoding, positions: Positions, first: tuple[int, int]) -> None:
+    """Write how far relief moves the pixels of a square, which begins at row and column `first` of the grid, into `geocoding`."""
+    if geocoding.relief is None:
         return
     square = tuple(slice(start, start + size) for start, size in zip(first, positions.lines.shape, strict=True))
     places = Places(*np.meshgrid(*(np.arange(axis.start, axis.stop, dtype=float) for axis in square), indexing="ij"))
-    flat = compose_positions(Places(*lie.lattice), places, step_px=LATTICE_STEP_PX, first_px=-LATTICE_STEP_PX)
-    for layer, raised, level in zip(lie.relief, positions, flat, strict=True):
+    flat = compose_positions(Places(*geocoding.lattice), places, step_px=LATTICE_STEP_PX, first_px=-LATTICE_STEP_PX)
+    for layer, raised, level in zip(geocoding.relief, positions, flat, strict=True):
         layer[square] = raised - level
 
 
 def _read_square(asset: Asset, tables: Tables, positions: Positions, shape: tuple[int, int] | None, *, steps: tuple[float, float]) -> Sheet:
     """One polarisation under `positions`; `shape` is that of the image which they count in, `steps` what of it goes into a pixel."""
     with name_losses(asset.name):
-        band, frame, _, _ = read_image(asset, tables, positions, shape, margin_px=KERNEL_PX + math.ceil(max(steps)))
+        band, frame = read_image(asset, tables, positions, shape, margin_px=KERNEL_PX + math.ceil(max(steps)))
     if frame is None:
         return Sheet(band, None)
     down, across = (step / scale for step, scale in zip(steps, frame.scale, strict=True))
@@ -266,7 +266,7 @@ def _add_costs(bands: Sequence[Backscatter]) -> Backscatter:
     return bands[0]._replace(n_floored=sum(band.n_floored for band in bands), lost=lost, entry=entry)
 
 
-def _to_plates(sheets: dict[str, Sheet], lie: Lie, settings: IngestSettings) -> tuple[tuple[Plate, ...], int]:
+def _to_plates(sheets: dict[str, Sheet], geocoding: Geocoding, settings: IngestSettings) -> tuple[tuple[Plate, ...], int]:
     """The polarisations as stored plates, those that lie on each other together, and how many values were clamped."""
     alike: dict[tuple[Corner, tuple[int, ...]], list[str]] = {}
     for name, sheet in sheets.items():
@@ -279,9 +279,9 @@ def _to_plates(sheets: dict[str, Sheet], lie: Lie, settings: IngestSettings) -> 
         stored, n_clamped = to_stored_power(power, valid, settings.speckle)
         total += n_clamped
         per_row = np.array(corner.scale) * np.array(corner.looks)
-        lattice = (lie.lattice + 0.5) / per_row[:, None, None] - 0.5 - np.array(corner.first)[:, None, None]
-        relief = None if lie.relief is None else (lie.relief / per_row[:, None, None]).astype(np.float32)
-        down, across = (float(step / n) for step, n in zip(lie.steps, per_row, strict=True))
+        lattice = (geocoding.lattice + 0.5) / per_row[:, None, None] - 0.5 - np.array(corner.first)[:, None, None]
+        relief = None if geocoding.relief is None else (geocoding.relief / per_row[:, None, None]).astype(np.float32)
+        down, across = (float(step / n) for step, n in zip(geocoding.steps, per_row, strict=True))
         plates.append(Plate(tuple(names), stored, valid, lattice, relief, (down, across)))
     return tuple(plates), total
 

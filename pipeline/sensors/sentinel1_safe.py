@@ -27,7 +27,7 @@ from sereno.pipeline.mosaic import Part, Reading, find_place, lay_items, lose_in
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.radiometry import FLOOR_DB
 from sereno.pipeline.scene import Bool2d
-from sereno.pipeline.sensors.geolocation import compute_positions, read_ellipsoidal_heights
+from sereno.pipeline.sensors.geolocation import compute_positions
 from sereno.pipeline.sensors.ground_range import (
     Backscatter,
     ItemFiles,
@@ -43,6 +43,7 @@ from sereno.pipeline.sensors.ground_range import (
     to_asset,
     to_part,
 )
+from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading
 from sereno.pipeline.sensors.sentinel1_grd import read_item
 from sereno.pipeline.signing import Resolver

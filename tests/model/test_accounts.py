@@ -107,6 +107,28 @@ def test_the_agreement_of_masks_is_shown_per_image(results: Results) -> None:
     assert any(words.startswith("scl decides; threshold is compared with it and decides nothing.") for words in said)
 
 
+def test_what_was_chosen_for_pairs_is_shown_with_its_reason_and_two_methods_that_decide_are_both_named(tmp_path: Path) -> None:
+    write_lock(tmp_path)
+    why, agreement = (
+        "omnicloudmask is not installed",
+        {"clear": dict.fromkeys(("both", "only_first", "only_second", "neither", "iou"), 0.5)},
+    )
+    for name, method, asked in (
+        ("p", "haze", {"asked": "auto", "why": why}),
+        ("q", "haze", {"asked": "auto", "why": why}),
+        ("r", "scl", {}),
+    ):
+        summary = {"method": method, "second": "threshold", "unknown": {}, "agreement": agreement, **asked}
+        write_manifest(tmp_path / f"mask/west/{name}.json", kind="mask", summary=summary)
+    lock = Lock.read(tmp_path / "query/west.json")
+    pairs = tuple(lock.pairs[0].model_copy(update={"id": name}) for name in ("p", "q", "r"))
+    write_text(tmp_path / "query/west.json", lock.model_copy(update={"pairs": pairs}).to_json())
+    results = read_results(tmp_path, ())
+    assert find_table(results, "chosen because") == [["haze", why, "2"]]
+    said = [block.words for block in describe_accounts(results) if isinstance(block, Text)]
+    assert any(words.startswith("haze or scl decides; threshold is compared with it") for words in said)
+
+
 def test_what_methods_find_of_simulated_clouds_is_shown(results: Results) -> None:
     assert find_table(results, "thick cloud found") == [
         ["west", "p", "threshold", "100.0 %", "40.0 %", "1.0 %", "\N{EN DASH}", "0.0 %"],

@@ -79,7 +79,8 @@ def test_both_images_that_were_laid_onto_the_clear_one_have_a_row_in_metres_and_
 
 def test_a_pair_that_was_given_up_for_want_of_a_field_has_its_rows_but_no_picture(tmp_path: Path) -> None:
     summary = save_pair(tmp_path, measure(2.0), measure(0.0) | {"verdict": "refused", "status": "low_texture"}, "the cloudy scene: ...")
-    unread = {"registration": start_registration(GRID.shape, "", pixel_m=8.0).to_record(), "refused": "the clear scene: ..."}
+    why = "the clear scene: ..."
+    unread = {"registration": start_registration(GRID.shape, why, pixel_m=8.0).to_record(), "refused": why}
     results = make_results(tmp_path, {("west", "p1"): summary, ("west", "p2"): unread})
     blocks = describe_fields(results, Stretch(0.0, 0.3))
     table = next(block for block in blocks if isinstance(block, Table))

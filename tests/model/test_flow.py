@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -48,9 +49,14 @@ class Checkpoints:
     """What Snakemake gives the input functions, for locks that are there."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.query_area = folder, self
+        self.folder, self.query_area, self.packed = folder, self, 0
 
-    def get(self, area: str) -> SimpleNamespace:
+    @property
+    def pack_patches(self) -> "Checkpoints":
+        self.packed += 1
+        return self
+
+    def get(self, area: str = "") -> SimpleNamespace:
         return SimpleNamespace(output=SimpleNamespace(lock=str(self.folder / f"query/{area}.json")))
 
 
@@ -112,11 +118,37 @@ def test_frozen_locks_bring_their_elevation_models_unless_a_file_is_named(tmp_pa
     write_lock(tmp_path, "west", dem={"id": "dem", "items": [item], **facts})
     query = {"source": "lock", "catalogue": str(tmp_path / "query")}
     flow = Flow({"pipeline": {"query": query}}, results=str(tmp_path / "r"))
-    named = Flow({"pipeline": {"query": query, "ingest": {"dem": "dem.tif"}}}, results=str(tmp_path / "r"))
+    (tmp_path / "dem.tif").touch()
+    named = Flow({"pipeline": {"query": query, "ingest": {"dem": str(tmp_path / "dem.tif")}}}, results=str(tmp_path / "r"))
     write_lock(tmp_path / "r", "west", dem={"id": "dem", "items": [item], **facts})
     checkpoints = Checkpoints(tmp_path / "r")
     assert (len(flow.all_dems(checkpoints)), flow.dem_margin) == (1, [])
     assert named.all_dems(checkpoints) == []
+
+
+def test_the_first_pairs_that_were_not_given_up_are_cleared_once_all_are_aligned(tmp_path: Path) -> None:
+    flow, checkpoints = Flow(VALUES, results=str(tmp_path)), Checkpoints(tmp_path)
+    pair = {"sar": "s", "cloudy": "s", "clear": "s", "sar_gap_days": 0, "clear_gap_days": 0, "sky": 1}
+    for area, refusals in (("a", ["SAR: only 3 windows", None, None]), ("b", ["the clear scene: ...", "the clear scene: ..."])):
+        write_lock(tmp_path, area, pairs=[pair | {"id": f"p{number}"} for number in range(len(refusals))])
+        (tmp_path / "align" / area).mkdir(parents=True)
+        for number, why in enumerate(refusals):
+            (tmp_path / f"align/{area}/p{number}.json").write_text(json.dumps({"summary": {"refused": why}}))
+    assert flow.all_predictions(checkpoints) == [f"{tmp_path}/predict/{run}/a/p1.tif" for run in ("full", "optical-only")]
+    assert checkpoints.packed == 1
+    every = Flow({**VALUES, "model": {"predict": {"pairs_per_area": None}}}, results=str(tmp_path))
+    assert [Path(path).stem for path in every.all_predictions(checkpoints)] == ["p1", "p2"]
+    none, waited = Flow({**VALUES, "model": {"predict": {"pairs_per_area": 0}}}, results=str(tmp_path)), checkpoints.packed
+    assert (none.all_predictions(checkpoints), checkpoints.packed) == ([], waited), "no scene is asked for, so nothing is waited for"
+
+
+def test_a_damaged_pair_is_left_to_the_job_that_names_it(tmp_path: Path) -> None:
+    for area, text in (("a", "{"), ("b", "[]")):
+        write_lock(tmp_path, area)
+        (tmp_path / "align" / area).mkdir(parents=True)
+        (tmp_path / f"align/{area}/p.json").write_text(text)
+    flow = Flow({**VALUES, "model": {"runs": {"only": {}}}}, results=str(tmp_path))
+    assert flow.all_predictions(Checkpoints(tmp_path)) == [f"{tmp_path}/predict/only/{area}/p.tif" for area in "ab"]
 
 
 def with_query(results: str = "r", **query: object) -> Flow:
@@ -140,12 +172,29 @@ def test_a_folder_without_locks_and_one_that_would_be_written_over_are_refused(t
         _ = with_query(str(tmp_path), source="lock", catalogue=str(tmp_path / "query")).areas
 
 
-def test_the_files_of_an_area_and_of_heights_are_known() -> None:
-    query = {"areas": {"a": {"file": "ground.geojson"}, "b": {"bbox": [1, 2, 3, 4]}}}
+def test_the_files_of_an_area_a_table_and_heights_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ground.geojson").touch()
+    (tmp_path / "pairs.csv").touch()
+    query: dict[str, Any] = {"areas": {"a": {"file": "ground.geojson"}, "b": {"bbox": [1, 2, 3, 4]}}}
     flow = Flow({"pipeline": {"query": query, "ingest": {"dem": "r/dem.tif"}}}, results="r")
-    assert (flow.outline_files("a"), flow.outline_files("b"), flow.dem_files) == (["ground.geojson"], [], ["r/dem.tif"])
+    assert (flow.query_files("a"), flow.query_files("b"), flow.dem_files) == (["ground.geojson"], [], ["r/dem.tif"])
+    paired = Flow({"pipeline": {"query": query | {"source": "gaofen", "table": "pairs.csv"}}}, results="r")
+    assert (paired.query_files("a"), paired.query_files("b")) == (["ground.geojson", "pairs.csv"], ["pairs.csv"])
     remote = {"query": query, "ingest": {"dem": "/vsicurl/https://x/dem.tif"}}
     assert Flow({"pipeline": remote}, results="r").dem_files == []
+
+
+@pytest.mark.parametrize("key", ["query.areas.a.file", "query.table", "ingest.dem", "ingest.geoid", "pack.split.file"])
+def test_a_file_that_is_named_and_not_there_is_refused_by_the_key_that_names_it(key: str) -> None:
+    values: dict[str, Any] = {"query": {"source": "gaofen", "areas": {"a": {} if "areas" in key else {"bbox": [1, 2, 3, 4]}}}}
+    *path, last = key.split(".")
+    place = values
+    for part in path:
+        place = place.setdefault(part, {})
+    place |= {last: "lost/file"} | ({"method": "list"} if "split" in key else {})
+    with pytest.raises(MissingError, match=rf"pipeline\.{key}: there is no file lost/file: correct its path"):
+        Flow({"pipeline": values}, results="r")
 
 
 def test_how_a_step_runs_is_in_no_job_and_what_it_writes_is() -> None:

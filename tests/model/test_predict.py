@@ -294,6 +294,16 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_a_pair_that_was_given_up_is_cleared_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pair = make_pair()
+    pair = pair.assign({f"valid_{role}": pair[f"valid_{role}"] & False for role in ("sar", "cloudy", "clear")})
+    pair.attrs["provenance"]["refused"] = "SAR: only 3 windows"
+    checkpoint, manifest, masks = save_inputs(tmp_path, pair=pair)
+    predict_scene(checkpoint, (manifest, masks), tmp_path / "p1.tif", TILES)
+    assert "pair.json holds no valid pixel, so nothing is cleared: SAR: only 3 windows" in caplog.text
+    assert json.loads((tmp_path / "p1.json").read_text())["shares"]["nodata"] == 1
+
+
 def test_a_network_that_gives_no_numbers_ends_in_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, pair, masks = save_inputs(tmp_path)
     monkeypatch.setattr(predict, "load_checkpoint", lambda *_: make_loaded(lambda optical: optical / 0))

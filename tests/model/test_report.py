@@ -339,6 +339,20 @@ def test_shifts_are_shown_beside_the_true_ones(page: str) -> None:
     assert "SAR lay 22.7 to 22.7 m from the clear image before registration and lies 1.0 to 22.7 m from it after." in said
 
 
+def read_table(page: str, heading: str) -> list[dict[str, str]]:
+    """Rows of the first table that has that heading, by their headings."""
+    table = next(table for table in re.findall(r"<table.*?</table>", page, re.DOTALL) if f">{heading}<" in table)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+def test_each_error_stands_under_its_heading(page: str) -> None:
+    first, second = read_table(section(page, "pairs"), "off before, m")
+    assert (first["off before, m"], first["off after, m"], first["off after, px"]) == ("22.7", "1.0", "0.100")
+    assert (second["off before, m"], second["off after, m"], second["off after, px"]) == ("22.7", "22.7", "2.274")
+    assert (first["true dy, px"], first["true dx, px"]) == ("+1.25", "-1.90")
+
+
 def err(folder: Path) -> None:
     """Products that all err, as those of Gaofen do, and a cloudy image that was registered too."""
 
@@ -383,7 +397,7 @@ def test_what_was_left_out_is_listed_with_its_reason(page: str) -> None:
 def refuse_pair(folder: Path) -> None:
     """Pair p1 as `align` and `patch` leave it when a scene of it was refused."""
     why = "the clear scene: 0.0% of the ground is valid"
-    unmeasured = make_registration(verdict="refused") | {"n_laid": 0}
+    unmeasured = make_registration(verdict="refused") | {"n_laid": 0, "reason": why}
     edit_json(folder / "align/west/p1.json", lambda manifest: manifest["summary"].update(refused=why, registration=unmeasured))
     edit_json(folder / "patch/west/p1.json", lambda manifest: manifest["summary"].update(patches=[], pair_refused=why))
 
@@ -395,6 +409,51 @@ def test_a_pair_that_is_not_used_is_shown_as_such_and_not_as_a_refused_shift(cha
     assert said.count("the clear scene: 0.0% of the ground is valid") == 1
     assert ">west p1<" not in said, "no shift of it was measured, so none was refused"
     assert ">west p2<" in said
+
+
+def give_up_pair(folder: Path) -> None:
+    """Pair p1 as `align` and `patch` leave it when no field was found for it on a coarser grid, where no window was laid on its own."""
+    beyond = "on pixels of 20 m: shifts of up to (5.93, 0.28) px are beyond 4.0, too near the end of the search range"
+    why = f"placed by coefficients: SAR: {beyond}"
+    unfound = make_registration(verdict="refused") | {"n_laid": 0, "status": "out_of_range", "reason": beyond, "windows": []}
+    edit_json(folder / "align/west/p1.json", lambda manifest: manifest["summary"].update(refused=why, registration=unfound))
+    edit_json(folder / "patch/west/p1.json", lambda manifest: manifest["summary"].update(patches=[], pair_refused=why))
+    empty = [{"id": "w", "reason": "x", "setting": "min_valid", "value": 0.0, "limit": 0.9}]
+    edit_json(folder / "patch/west/p1.json", lambda manifest: manifest["summary"].update(refused=7 * empty))
+
+
+def test_a_registration_that_cost_its_pair_is_listed_and_its_windows_are_no_faults_of_their_own(change: Callable[..., str]) -> None:
+    said = change(give_up_pair, lambda results: [*describe_pairs(results), *describe_losses(results)])
+    assert {row["pair"]: row["reason"] for row in read_table(said[said.index("Refused registrations") :], "reason")}["west p1"].startswith(
+        "on pixels of 20 m: shifts of up to (5.93, 0.28) px are beyond 4.0"
+    )
+    assert "None of" not in said
+    assert "Windows of pairs that are not used at all (1) are not counted." in said
+    assert "0.000 to" not in said, "no share of a pair that holds nothing"
+
+
+def test_without_truth_what_was_measured_is_said_in_a_sentence_per_kind(change: Callable[..., str]) -> None:
+    def edit(folder: Path) -> None:
+        shutil.rmtree(folder / "simulate")
+        moved = make_registration(verdict="applied") | {"mean_shift_px": 11.28, "sigma_px": 0.1, "pixel_m": 8.0}
+        for name, cloudy in (("p1", moved), ("p2", moved | {"mean_shift_px": 7.0, "sigma_px": 0.08})):
+            edit_json(
+                folder / f"align/west/{name}.json", lambda manifest, found=cloudy: manifest["summary"].update(registration_cloudy=found)
+            )
+
+    said = change(edit, describe_pairs)
+    after = "by the field that was taken out; predicted error after, as a standard deviation per axis: at most"
+    assert f"The cloudy image lay 56.0 to 90.2 m from the clear image, {after} 0.10 px (0.8 m)." in said
+    assert f"SAR lay 23.6 to 23.6 m from the clear image, {after} 0.04 px (0.4 m). 1 of 2 fields was not found." in said
+
+
+def test_without_truth_and_without_a_field_that_is_said(change: Callable[..., str]) -> None:
+    def edit(folder: Path) -> None:
+        shutil.rmtree(folder / "simulate")
+        unfound = make_registration(verdict="refused")
+        edit_json(folder / "align/west/p1.json", lambda manifest: manifest["summary"].update(registration=unfound))
+
+    assert "SAR was never laid onto the clear image: none of 2 fields was found." in change(edit, describe_pairs)
 
 
 def test_a_long_list_is_cut_and_says_where_the_rest_is(change: Callable[..., str]) -> None:

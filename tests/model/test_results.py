@@ -84,6 +84,8 @@ def test_a_cleared_scene_needs_its_image_its_record_and_its_pair(tmp_path: Path)
     assert list_cleared(read_results(tmp_path, ())) == []
     write_store(tmp_path, "align/west/p.json", "pair", {})
     assert list_cleared(read_results(tmp_path, ())) == [("west", "p")]
+    write_store(tmp_path, "align/west/p.json", "pair", {"refused": "given up since"})
+    assert list_cleared(read_results(tmp_path, ())) == []
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

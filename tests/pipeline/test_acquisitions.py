@@ -213,7 +213,8 @@ def test_what_covers_too_little_together_is_refused_with_all_its_items() -> None
     assert one.reason == "covers 50.0% of the area together, needed 60.0%"
     assert len(one.items) == 2
     assert [line.item for line in to_refusals(refused)] == sorted(one.items)
-    assert assemble(to_found("S2-out")._replace(part=shapely.Polygon()))[1][0].reason == "covers none of the area"
+    (outside,) = assemble(to_found("S2-out")._replace(part=shapely.Polygon()))[1]
+    assert (outside.reason, outside.cause) == ("covers none of the area", Cause.ELSEWHERE)
 
 
 def test_the_catalogues_cloud_cover_of_a_scene_is_weighted_by_what_each_item_adds() -> None:

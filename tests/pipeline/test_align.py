@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from sereno.pipeline.align import align_pair, find_cloud, is_cloudy_wanted
 from sereno.pipeline.config import AlignSettings
-from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
 from sereno.pipeline.scene import geobox_of, to_scene
 from sereno.pipeline.shiftfield import ShiftField
@@ -134,9 +134,9 @@ def test_images_of_the_sentinels_are_not_registered_to_the_clear_one(tmp_path: P
 
 @pytest.mark.parametrize("asked", [None, True])
 def test_an_input_that_is_made_of_the_target_is_never_registered_to_it(asked: bool | None) -> None:
-    settings, made_up = AlignSettings(register_cloudy=asked), PAIR.model_copy(update={"sky": 1, "cloudy": "t"})
+    settings, simulated = AlignSettings(register_cloudy=asked), PAIR.model_copy(update={"sky": 1, "cloudy": "t"})
     assert is_cloudy_wanted(make_gaofen(), PAIR, settings)
-    assert not is_cloudy_wanted(make_gaofen(), made_up, settings)
+    assert not is_cloudy_wanted(make_gaofen(), simulated, settings)
 
 
 def test_registering_can_be_asked_for_and_classes_move_with_the_image(tmp_path: Path) -> None:
@@ -174,6 +174,12 @@ def test_a_pair_of_gaofen_is_given_up_where_one_image_is_not_found_on_the_other(
 def test_sar_of_sentinel_1_over_gaofen_is_given_up_too_for_then_the_ground_is_misplaced(tmp_path: Path) -> None:
     summary = read_manifest(align(tmp_path, make_sar(seed=9), make_gaofen("C"), make_gaofen()))["summary"]
     assert summary["refused"].endswith(f"SAR: {summary['registration']['reason']}")
+
+
+def test_sar_of_sentinel_1_over_gaofen_is_given_up_too_where_the_cloudy_image_is_not_found(tmp_path: Path) -> None:
+    summary = read_manifest(align(tmp_path, make_sar(), make_gaofen("C", seed=9), make_gaofen()))["summary"]
+    assert summary["registration"]["verdict"] == "applied"
+    assert summary["refused"].endswith(f"the cloudy scene: {summary['registration_cloudy']['reason']}")
 
 
 def test_who_asks_for_no_field_of_the_cloudy_image_loses_no_pair_for_want_of_it(tmp_path: Path) -> None:
@@ -312,3 +318,11 @@ def test_scenes_without_a_band_that_shows_structure_are_refused(tmp_path: Path) 
     blue = ("B01", "B02")
     with pytest.raises(MissingError, match=r"pipeline\.ingest\.bands"):
         align(tmp_path, make_sar(), make_optical("C", bands=blue), make_optical(bands=blue))
+
+
+def test_a_search_too_narrow_for_the_pixels_is_refused_with_the_least_that_works(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pipeline\.align\.search_m is 20, 2\.0 pixels of 10 m, .*: set it to 50 or more"):
+        align(tmp_path, make_sar(), settings=AlignSettings(search_m=20))
+    assert not (tmp_path / "pair.json").exists()
+    least = read_manifest(align(tmp_path, make_sar(), settings=AlignSettings(search_m=50)))["summary"]
+    assert least["registration"]["verdict"] == "applied"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS, SENTINEL2_BANDS, rgb_indices
+from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS, SENTINEL2_BANDS, rgb_indices, select_gaofen_bands
 from sereno.pipeline.errors import MissingError
 
 
@@ -37,3 +37,8 @@ def test_gaofen_is_shown_by_its_own_red_green_and_blue() -> None:
     assert rgb_indices(names) == (2, 1, 0)
     assert [GAOFEN_BANDS[index].common_name for index in rgb_indices(names)] == ["red", "green", "blue"]
     assert rgb_indices(names[:4][::-1]) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("sensor", "n_bands"), [("gaofen-pms", 4), ("gaofen-wfv", 8), ("gaofen-wfv4", 4)])
+def test_cameras_of_gaofen_hold_the_first_bands_of_the_table(sensor: str, n_bands: int) -> None:
+    assert select_gaofen_bands(sensor) == tuple(f"B{number + 1}" for number in range(n_bands))

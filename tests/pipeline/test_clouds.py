@@ -30,7 +30,7 @@ from sereno.pipeline.clouds import (
     grow_probability,
     to_probability,
 )
-from sereno.pipeline.sensors.gaofen6 import ESUN, GAINS, compute_reflectance_factor
+from sereno.pipeline.sensors.gaofen6_calibration import ESUN, GAINS, compute_reflectance_factor
 
 SAMPLES = os.environ.get("SERENO_SAMPLES")
 needs_samples = pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")

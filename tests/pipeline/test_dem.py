@@ -11,11 +11,24 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
-from elevations import COLLECTION, EAST, GRID, MEET_DEG, SIZE, STEP_DEG, WEST, compute_expected, make_lock, write_catalogue, write_tile
+from elevations import (
+    COLLECTION,
+    EAST,
+    GRID,
+    MEET_DEG,
+    PLACES,
+    SIZE,
+    STEP_DEG,
+    WEST,
+    compute_expected,
+    make_lock,
+    write_catalogue,
+    write_tile,
+)
 from faulty import answer, running_faulty
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from rasters import write_raster
+from rasters import read_tile_offsets, write_raster
 from real_files import find_samples
 
 from sereno.pipeline import http
@@ -27,7 +40,7 @@ from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, Missi
 from sereno.pipeline.ledger import read_ledger
 from sereno.pipeline.pairs import AssetRecord, ItemRecord, SceneRecord
 from sereno.pipeline.sensors import assets
-from sereno.pipeline.sensors.geolocation import describe_surface, read_ellipsoidal_heights
+from sereno.pipeline.sensors.heights import describe_surface, read_ellipsoidal_heights
 from sereno.pipeline.server import running_server
 
 SETTINGS = DemSettings(margin_m=500, pixel_m=30, attempts=2)
@@ -78,6 +91,20 @@ def test_the_image_says_above_what_its_heights_are_and_names_no_path(tmp_path: P
     assert found.warnings == (f"{found.words}; set pipeline.ingest.geoid",)
 
 
+def test_heights_that_an_item_states_above_the_ellipsoid_stay_so_and_get_no_geoid(tmp_path: Path) -> None:
+    """The files of the tiles have a horizontal CRS alone: only the tag of the image can tell."""
+    record = search(write_catalogue(tmp_path / "world"))
+    items = tuple(item.model_copy(update={"properties": {"vertical_datum": "ellipsoid"}}) for item in record.items)
+    join(tmp_path, record.model_copy(update={"items": items}))
+    surface = describe_surface(str(tmp_path / "dem/west.tif"))
+    assert (surface.datum, surface.is_ellipsoid, surface.is_joined) == ("ellipsoid", True, True)
+    geoid = write_raster(tmp_path / "geoid.tif", np.full((300, 400), 40, np.float32), GRID.pad(50))
+    settings = IngestSettings(dem=str(tmp_path / "dem/west.tif"), geoid=str(geoid))
+    found = read_ellipsoidal_heights(GRID, settings, where="item X")
+    np.testing.assert_allclose(found.values_m, compute_expected(GRID), atol=5e-3)
+    assert found.warnings == ()
+
+
 def test_the_same_models_give_the_same_bytes(tmp_path: Path) -> None:
     record = search(write_catalogue(tmp_path / "world"))
     for name in ("one", "two"):
@@ -123,6 +150,27 @@ def test_what_is_lost_is_never_sea(tmp_path: Path) -> None:
     assert facts["lost"] == [f"{EAST}: there is no such file"]
     entries = {entry.item: (entry.step, entry.scene, entry.status) for entry in read_ledger(tmp_path / "dem/west.ledger.csv")}
     assert entries == {WEST: ("dem", "dem", "used"), EAST: ("dem", "dem", "missing")}
+
+
+@pytest.mark.parametrize("missing", ["unknown", "sea"])
+def test_a_damaged_block_is_unknown_and_neither_zero_nor_sea(tmp_path: Path, missing: str) -> None:
+    folder = write_catalogue(tmp_path / "world")
+    path = folder / "assets" / f"{WEST}.tif"
+    write_tile(path, PLACES[WEST], compress="deflate")
+    record, offsets = search(folder), read_tile_offsets(path)
+    with path.open("r+b") as stream:
+        stream.seek(offsets[2 * 3 + 1])  # blocks of 64 in 144 columns: three to a row; the middle one of the third row
+        stream.write(b"\xff" * 40)
+    found, facts = join(tmp_path, record, SETTINGS.model_copy(update={"missing": missing}))
+    grid = to_dem_grid(GRID, 500, 30)
+    known, expected = np.isfinite(found), compute_expected(grid)
+    assert 0.05 < (~known).mean() < 0.4
+    np.testing.assert_allclose(found[known], expected[known], atol=2e-3)
+    assert facts["shares"]["sea"] == 0
+    assert len(facts["lost"]) == 1
+    assert facts["lost"][0].startswith(f"{WEST}: rows 128-187, columns 64-127: "), "of row 188 and below nothing is needed"
+    statuses = {entry.item: entry.status for entry in read_ledger(tmp_path / "dem/west.ledger.csv")}
+    assert statuses == {WEST: "partly", EAST: "used"}
 
 
 def test_a_server_that_is_down_for_a_moment_leaves_no_trace_and_one_that_stays_down_fails_the_job(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from sereno.pipeline.detectors import (
     DETECTORS,
     OMNICLOUDMASK_BANDS,
     S2CLOUDLESS_BANDS,
+    Choice,
     Detection,
     Image,
     average_valid,
+    choose_method,
     detect_clouds,
     import_extra,
     is_whole,
@@ -310,6 +312,70 @@ def test_weights_are_fetched_once_and_known_by_their_checksum(package: Recorder)
     assert first.version == "1.8.1"
     write_weights(package.cache / NAMES[0], seed=1)
     assert detect(make_pair(), "omnicloudmask").weights[NAMES[0]] != first.weights[NAMES[0]]
+
+
+def choose(pair: xr.Dataset, **settings: Any) -> Choice:
+    return choose_method([Image(pair, "cloudy", "pair.json")], MaskSettings(method="auto", **settings))
+
+
+def with_classes(pair: xr.Dataset) -> xr.Dataset:
+    return pair.assign(scl_cloudy=pair["valid_cloudy"].astype(np.uint8))
+
+
+def test_auto_takes_the_classification_where_each_image_has_one(package: Recorder) -> None:
+    pair = with_classes(make_pair(L2A_BANDS, sensor="sentinel2-l2a"))
+    assert choose(pair) == Choice("scl", "each image has a scene classification")
+    clear = pair.drop_vars("scl_cloudy").rename(cloudy="clear", valid_cloudy="valid_clear")
+    clear.attrs["provenance"] = {"clear": pair.attrs["provenance"]["cloudy"]}
+    for name in NAMES:
+        write_weights(package.cache / name)
+    both = choose_method([Image(pair, "cloudy", "p"), Image(clear, "clear", "p")], MaskSettings(method="auto"))
+    assert both == Choice("omnicloudmask", "the clear image has no scene classification")
+
+
+@pytest.mark.parametrize("is_brought", [True, False])
+def test_auto_takes_omnicloudmask_where_its_weights_are_at_hand(package: Recorder, tmp_path: Path, is_brought: bool) -> None:
+    folder = tmp_path / "brought" if is_brought else package.cache
+    files = [write_weights(folder / name) for name in NAMES]
+    weights, pair = folder if is_brought else None, make_pair(GAOFEN_BANDS_4, sensor="gaofen-pms")
+    assert choose(pair, weights=weights) == Choice("omnicloudmask", "the cloudy image has no scene classification")
+    files[1].unlink()
+    found = choose(pair, weights=weights)
+    assert found.method == "haze"
+    assert f"not in {'the folder of pipeline.mask.weights' if is_brought else 'its cache'} or not whole" in found.why
+    assert str(tmp_path) not in found.why
+
+
+def test_auto_fetches_nothing(package: Recorder) -> None:
+    package.fault = ConnectionError("no route to host")
+    assert choose(make_pair(GAOFEN_BANDS_4, sensor="gaofen-pms")).method == "haze"
+    package.fault = None
+    assert choose(make_pair()).method == "threshold"
+    assert package.fetched == []
+    assert not package.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("sensor", "bands", "method"),
+    [("gaofen-wfv", GAOFEN_BANDS_4, "haze"), ("sentinel2-l1c", L1C_BANDS, "threshold"), ("sentinel2-l2a", L2A_BANDS, "scl")],
+)
+def test_auto_takes_the_rules_that_fit_the_sensor_where_omnicloudmask_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, sensor: str, bands: tuple[str, ...], method: CloudMethod
+) -> None:
+    monkeypatch.setitem(sys.modules, "omnicloudmask", None)
+    found = choose(make_pair(bands, sensor=sensor))
+    assert found.method == method
+    assert found.why.startswith("the cloudy image has no scene classification; omnicloudmask is not installed")
+
+
+def test_auto_refuses_what_no_method_can_mask_and_says_what_each_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "omnicloudmask", None)
+    with pytest.raises(
+        DataError, match=r"pair.json: no cloud method .*no scene class.*not installed.*haze is for Gaofen; .*no band B10, B11"
+    ):
+        choose(make_pair(("B02", "B03", "B04", "B08")))
+    with pytest.raises(DataError, match=r"no band B3 for omnicloudmask; .*no band B1, B3 for haze"):
+        choose(make_pair(("B2", "B4"), sensor="gaofen-pms"))
 
 
 def test_a_folder_of_weights_is_used_without_asking_the_network(package: Recorder, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.query import query_pairs
+from sereno.pipeline.views import Terrain
 
 SIZE = 60
 TIME = datetime(2020, 6, 3, 3, 10, tzinfo=UTC)
@@ -23,9 +24,9 @@ AREA = {"epsg": 32650, "bounds_m": [500_160, 4_499_520, 500_480, 4_499_840]}
 Spoil = Callable[[Path], None]
 
 
-def make_ground(east_m: float = 0) -> products.Ground:
+def make_ground(east_m: float = 0) -> Terrain:
     box = GeoBox((SIZE, SIZE), Affine(10, 0, 500_000 + east_m, 0, -10, 4_500_000), "EPSG:32650")
-    return products.Ground(box, np.full((SIZE, SIZE), 300, np.float32))
+    return Terrain(box, np.full((SIZE, SIZE), 300, np.float32))
 
 
 def write_sar(folder: Path, serial: int = 1, *, level: str = "L1A", east_m: float = 0) -> Path:
@@ -35,9 +36,9 @@ def write_sar(folder: Path, serial: int = 1, *, level: str = "L1A", east_m: floa
 
 
 def write_optical(folder: Path, serial: int, *, cloud_pct: float = 0) -> Path:
-    flight = products.Pass(TIME + timedelta(days=serial), serial)
+    flight = products.Pass(TIME + timedelta(days=serial), serial, cloud_pct=cloud_pct)
     values = np.full((4, SIZE, SIZE), 0.2, np.float32)
-    return products.write_gaofen6_pms(folder, make_ground(), values, flight, has_pan=False, cloud_pct=cloud_pct)
+    return products.write_gaofen6_pms(folder, make_ground(), values, flight, has_pan=False)
 
 
 def write_folder(folder: Path) -> Path:
@@ -101,7 +102,7 @@ CASES = {
     "no coefficients of an image": (drop("GF6*02/*.rpb"), rf"{CLOUDY}: has no coefficients \(.rpb\) of image MUX.*fetch it again"),
     "no calibration": (edit("GF3*/*.meta.xml", ">997.1<", ">NULL<"), f"{SAR}: has no HH, needed HH, HV.*QualifyValue/HH is NULL"),
     "another mode": (rename_mode, f"{SAR}.*: mode XYZ is not known, expected one of SL, .*take the product out"),
-    "SAR elsewhere": (move_sar, f"{SAR}: covers none of the area .*optical: .*117.*sar: .*118.*make the area smaller"),
+    "SAR elsewhere": (move_sar, f"{SAR}: covers none of the area .*optical: .*117.*sar: .*118.*; correct the area in .* or the folder"),
     "another level": (edit("GF6*02/*.xml", "LEVEL1A", "LEVEL2A"), f"{CLOUDY}: is of LEVEL2A, only LEVEL1A can be read: order it"),
     "a number that is none": (edit("GF3*/*.meta.xml", "<orbitID>1", "<orbitID>x"), f"{SAR}.meta.xml: orbitID is 'x', expected a number"),
     "damaged metadata": (edit("GF6*02/*.xml", "</Product.*", ""), f"{CLOUDY}.*: not valid XML"),

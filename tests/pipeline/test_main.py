@@ -10,7 +10,8 @@ from sereno.pipeline.__main__ import app, override_settings, try_again
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import CatalogueError, ConfigError, DataError, MissingError, PermanentError, SerenoError
 from sereno.pipeline.ledger import Entry, write_ledger
-from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, SceneRecord
+from sereno.pipeline.pairs import AssetRecord, GridRecord, ItemRecord, Lock, Pair, Refusal, SceneRecord
+from sereno.pipeline.store import write_manifest
 
 MOMENT = "2021-06-03T10:20:00Z"
 
@@ -107,6 +108,18 @@ def test_a_ledger_is_summed_and_what_was_not_used_is_listed(tmp_path: Path) -> N
         "duplicate: west TWIN: another processing of S2A",
         f"missing: west o S2A B08: {lost}",
     ]
+
+
+def test_refused_products_and_pairs_given_up_are_told_by_plan_and_ledger(tmp_path: Path) -> None:
+    lost = Refusal(item="half.tar.gz", role="sar", reason="archive is cut off", cause="item")
+    (tmp_path / "query").mkdir()
+    lock = write_lock(tmp_path / "query/west.json", make_lock().model_copy(update={"refused": (lost,)}))
+    write_ledger(tmp_path / "query/west.ledger.csv", [Entry("query", "west", "", lost.item, "", "refused", lost.reason)])
+    write_manifest(tmp_path / "align/west/p.json", kind="pair", summary={"refused": "SAR: only 3 windows"})
+    assert run("plan", lock).output.splitlines()[-1] == "refused in the search: 1 cannot be used; the locks name each with its reason"
+    told = run("ledger", str(tmp_path)).output.splitlines()[-3:]
+    assert told[:2] == ["refused: west half.tar.gz: archive is cut off", "given up: west p: SAR: only 3 windows"]
+    assert told[2].startswith("1 product refused, 1 of 1 pair given up: `sereno ledger ")
 
 
 def test_a_folder_without_a_ledger_and_a_damaged_one_are_named(tmp_path: Path) -> None:

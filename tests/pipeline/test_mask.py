@@ -1,5 +1,7 @@
 """The step `mask`: a pair's input and target each get their probabilities, and a method that cannot work says what to change."""
 
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,27 @@ def facts_of_agreement(**shares: Any) -> dict[str, Any]:
     return {"method": "scl", "second": "threshold"} | {key: value and pytest.approx(value, abs=1e-6) for key, value in expected.items()}
 
 
+def test_what_auto_came_to_is_what_decides_and_stands_in_the_record_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(sys.modules, "omnicloudmask", None)
+    for with_scl, method in ((True, "scl"), (False, "threshold")):
+        pair = save_pair(tmp_path, L1C_BANDS, with_scl=with_scl)
+        mask_pair(pair, tmp_path / "named.json", MaskSettings(method=method))
+        mask_pair(pair, tmp_path / "auto.json", MaskSettings(method="auto", second="threshold"))
+        named, auto = open_dataset(tmp_path / "named.json"), open_dataset(tmp_path / "auto.json")
+        for name in named.data_vars:
+            np.testing.assert_array_equal(named[name], auto[name])
+        facts = auto.attrs["provenance"]["masks"]
+        assert (facts["method"], facts["asked"]) == (method, "auto")
+        assert facts["second"] == (None if method == "threshold" else "threshold")
+        assert ("agreement" in facts) == (method == "scl")
+        assert facts.items() <= read_manifest(tmp_path / "auto.json")["summary"].items()
+        assert f"finding clouds by {method} ({facts['why']})" in caplog.text
+    assert facts["why"].startswith("the cloudy image has no scene classification; omnicloudmask is not installed")
+
+
 def test_a_second_method_that_cannot_work_is_named_by_its_setting(tmp_path: Path) -> None:
     pair = save_pair(tmp_path, L2A_BANDS, with_scl=True)
     with pytest.raises(DataError, match=r"no band B10.*pipeline.mask.second"):
@@ -113,7 +136,7 @@ def test_a_second_method_that_cannot_work_is_named_by_its_setting(tmp_path: Path
     assert not (tmp_path / "mask.json").exists()
 
 
-@pytest.mark.parametrize("method", ["scl", "threshold", "haze", "s2cloudless", "omnicloudmask"])
+@pytest.mark.parametrize("method", ["auto", "scl", "threshold", "haze", "s2cloudless", "omnicloudmask"])
 def test_a_pair_with_a_refused_scene_gets_empty_masks(tmp_path: Path, method: Any) -> None:
     path = save_pair(tmp_path, ("B03", "B04"), with_scl=False)
     refused = open_dataset(path).load()
@@ -260,6 +283,16 @@ def test_a_simulated_input_is_masked_by_its_truth_ungrown_and_by_what_lies_under
     np.testing.assert_array_equal(cloud, expected)
     assert (masks["shadow_cloudy"].values[SHADOW] == 255).all()
     np.testing.assert_array_equal(masks["known_cloudy"], open_dataset(pair)["valid_cloudy"])
+
+
+def test_what_lies_under_a_simulated_sky_is_not_known_where_the_clear_image_is_not(tmp_path: Path) -> None:
+    lost = (slice(0, 10), slice(0, 50))
+    pair = lose_classes(save_simulated(tmp_path, L2A_BANDS, with_scl=True), "clear", lost)
+    mask_pair(pair, tmp_path / "mask.json", MaskSettings())
+    masks, expected = open_dataset(tmp_path / "mask.json", kind="mask"), open_dataset(pair)["valid_cloudy"].values.copy()
+    assert expected[lost].any()
+    expected[lost] = False
+    np.testing.assert_array_equal(masks["known_cloudy"], expected)
 
 
 def test_how_much_of_the_truth_a_method_finds_is_stated_but_not_of_classes_made_of_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from sereno.pipeline.noise import average_blocks, blur_image, make_noise, smooth_step
+from sereno.pipeline.noise import average_blocks, blur_image, draw_sensor_noise, make_noise, smooth_step
 
 
 def test_noise_has_zero_mean_and_unit_variance_and_is_float32() -> None:
@@ -42,3 +43,10 @@ def test_blocks_are_averaged_from_the_first_pixel_on() -> None:
 
 def test_smooth_step_is_zero_half_and_one_where_it_must() -> None:
     assert np.allclose(smooth_step(np.array([-1, 0, 0.5, 1, 2])), [0, 0, 0.5, 1, 1])
+
+
+def test_noise_of_a_sensor_grows_with_the_signal() -> None:
+    for level, deviation in ((0.0, 0.0012), (0.5, 0.0032)):
+        drawn = draw_sensor_noise(np.random.default_rng(1), np.full((200, 200), level, np.float32))
+        assert drawn.dtype == np.float32
+        assert drawn.std() == pytest.approx(deviation, rel=0.02)

@@ -1,4 +1,4 @@
-"""Made-up clouds over clear images: nothing where there is none, what two streams of light say of thick ones, and the truth of it."""
+"""Simulated clouds over clear images: nothing where there is none, what two streams of light say of thick ones, and the truth of it."""
 
 from typing import Any
 
@@ -97,6 +97,13 @@ def test_shadow_takes_light_of_the_ground_and_none_of_the_air() -> None:
         assert 0.2 < left[0, 0] < 0.5
     assert not found.cloud.any()
     assert (found.shadow == 1).all()
+
+
+def test_full_shadow_leaves_the_light_of_the_sky_the_less_the_longer_the_wave() -> None:
+    """Seen at the ground, where no air adds its own; what is left was measured on shadows of real clouds."""
+    image = make_image(3)
+    found = lay(image, make_clouds(shadow=1.0), (490.0, 865.0, 2200.0), None)
+    assert (found.image / image).mean(axis=(1, 2)) == pytest.approx([0.48, 0.34, 0.22], abs=1e-4)
 
 
 def test_the_truth_is_what_is_lost_of_the_contrast_of_the_ground() -> None:

@@ -222,6 +222,7 @@ def test_the_data_card_tells_what_one_must_know(packed: Path) -> None:
     card = packed.with_suffix(".md").read_text()
     for words in (
         "45 co-registered",
+        "from 3 scene pairs of 2 areas",
         "nearest patches of different splits are 160.0 m apart",
         "Contains modified Copernicus Sentinel data 2021",
         "| `patch.min_valid` | 3 |",
@@ -304,7 +305,7 @@ def test_a_pair_named_twice_is_refused(sources: list[Path], tmp_path: Path) -> N
 
 def test_no_patch_at_all_is_refused_with_the_reasons(tmp_path: Path) -> None:
     empty = write_patches(tmp_path / "empty.json", [])
-    with pytest.raises(DataError, match=r"not one patch was kept in 1 patch stores: 1 windows by patch\.min_valid: loosen"):
+    with pytest.raises(DataError, match=r"not one patch was kept in 1 patch store: 1 window by patch\.min_valid: loosen"):
         pack_patches([empty], tmp_path / "dataset.json", SETTINGS)
 
 
@@ -322,8 +323,21 @@ def test_a_refused_pair_is_left_out_with_its_reason(sources: list[Path], tmp_pat
     pack_patches([*sources, refused], tmp_path / "dataset.json", SETTINGS)
     assert read_manifest(tmp_path / "dataset.json")["summary"]["left_out"] == [{"area": "west", "pair": "empty", "reason": why}]
     assert f"| west | empty | {why} |" in (tmp_path / "dataset.md").read_text()
-    with pytest.raises(DataError, match=f"not one patch was kept in 1 patch stores: 1 pairs .* most often for {why}"):
+    with pytest.raises(DataError, match=f"not one patch was kept in 1 patch store: 1 pair not to be used: 1 x {why} .manifests of `align`"):
         pack_patches([refused], tmp_path / "alone.json", SETTINGS)
+
+
+def test_where_nothing_is_left_three_reasons_are_quoted_with_their_number_and_shortened(tmp_path: Path) -> None:
+    reasons = ["a", "b " * 400, "a", "c", "d", "e"]
+    paths = [write_patches(tmp_path / f"{n}.json", [], pair_refused=why, pair=f"p{n}") for n, why in enumerate(reasons)]
+    paths.append(write_patches(tmp_path / "windows.json", [], pair="p9"))
+    with pytest.raises(DataError) as caught:
+        pack_patches(paths, tmp_path / "dataset.json", SETTINGS)
+    words = str(caught.value)
+    assert "in 7 patch stores: 6 pairs not to be used: 2 x a; 1 x b b " in words
+    assert "; 1 x c; and 2 other reasons (manifests" in words
+    assert words.endswith("; 1 window by patch.min_valid: loosen the limits of `patch`")
+    assert len(words) < 600
 
 
 def test_a_missing_or_damaged_patch_store_is_named(sources: list[Path], tmp_path: Path) -> None:

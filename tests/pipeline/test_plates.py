@@ -163,6 +163,15 @@ def test_a_finer_image_is_averaged_as_it_is_interpolated() -> None:
     assert averaged.std() < 0.6 * sampled.std()
 
 
+def test_a_coarser_grid_gets_means_and_not_single_pixels_of_an_image() -> None:
+    noise = np.random.default_rng(6).integers(9200, 10_800, (1, 200, 220)).astype(np.uint16)
+    scene, part = make_optical(make_plate(noise)), GRID[:88, :68]
+    values, valid = place_scene(scene, part.zoom_out(4))
+    fine = scene["data"].values[:, :88, :68] / 1e4
+    assert valid.all()
+    np.testing.assert_allclose(values, fine.reshape(1, 22, 4, 17, 4).mean(axis=(2, 4)), rtol=0.02)
+
+
 def test_a_scene_comes_back_from_its_store_with_its_plates_and_the_same_bytes(tmp_path: Path) -> None:
     relief = draw_relief()
     relief[:, 3, 4] = np.nan

@@ -29,6 +29,7 @@ from sereno.pipeline.pairs import Lock
 from sereno.pipeline.query import query_pairs, to_period
 from sereno.pipeline.sensors.sentinel1_safe import Listing
 from sereno.pipeline.server import running_server
+from sereno.pipeline.views import Terrain
 
 AREA = {"epsg": 32632, "bounds_m": (500_000, 5_000_000, 510_000, 5_005_000)}
 
@@ -547,7 +548,7 @@ GAOFEN_AREA = {"epsg": 32650, "bounds_m": (500_500, 4_499_000, 501_000, 4_499_50
 def write_gaofen(folder: Path) -> dict[str, str]:
     """A clear and a cloudy PMS product and a Gaofen-3 one of the same ground, days apart; their names."""
     geobox = GeoBox((200, 200), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
-    ground = products.Ground(geobox, np.full((200, 200), 100, np.float32))
+    ground = Terrain(geobox, np.full((200, 200), 100, np.float32))
     reflectance = np.full((4, 200, 200), 0.2, np.float32)
     power = {band: np.full((200, 200), 0.1, np.float32) for band in ("HH", "HV", "VH", "VV")}
 
@@ -555,8 +556,8 @@ def write_gaofen(folder: Path) -> dict[str, str]:
         return products.Pass(datetime(2020, 6, day, 3, 10, tzinfo=UTC), serial)
 
     written = {
-        "cloudy": products.write_gaofen6_pms(folder, ground, reflectance, to_pass(3, 1), has_pan=False, cloud_pct=40),
-        "clear": products.write_gaofen6_pms(folder, ground, reflectance, to_pass(7, 2), has_pan=False, cloud_pct=1),
+        "cloudy": products.write_gaofen6_pms(folder, ground, reflectance, to_pass(3, 1)._replace(cloud_pct=40), has_pan=False),
+        "clear": products.write_gaofen6_pms(folder, ground, reflectance, to_pass(7, 2)._replace(cloud_pct=1), has_pan=False),
         "sar": products.pack_product(products.write_gaofen3(folder, ground, power, to_pass(4, 3), radar=products.Radar())),
     }
     return {role: path.name.removesuffix(".tar.gz") for role, path in written.items()}
@@ -594,6 +595,8 @@ def test_gaofen_products_that_do_not_overlap_the_area_are_refused_with_their_nam
     with pytest.raises(MissingError, match="covers none of the area") as caught:
         query_gaofen(tmp_path / "products", tmp_path / "west.json", areas=far)
     assert any(name in str(caught.value) for name in names.values())
+    assert "correct the area" in str(caught.value)
+    assert "min_overlap" not in str(caught.value), "no limit would let in what lies elsewhere"
 
 
 def test_sar_products_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from sereno.pipeline import simulate
 from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
@@ -19,10 +21,11 @@ from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import make_ground
 from sereno.pipeline.pairs import GridRecord, SceneRecord
 from sereno.pipeline.radar import compute_backscatter
-from sereno.pipeline.sensors import gaofen6
+from sereno.pipeline.sensors import gaofen3, gaofen6
 from sereno.pipeline.sensors.gaofen_folder import list_products
 from sereno.pipeline.signing import Resolver
 from sereno.pipeline.simulate import simulate_world
+from sereno.pipeline.views import HEADING_DEG
 from sereno.pipeline.world import make_rng
 
 AREAS = {
@@ -79,6 +82,7 @@ from pathlib import Path
 from sereno.pipeline.config import SimulateSettings, parse_settings
 from sereno.pipeline.errors import StoreError
 from sereno.pipeline.simulate import simulate_world
+from sereno.pipeline.views import HEADING_DEG
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
     simulate_world(Path(sys.argv[1]), parse_settings(SimulateSettings, sys.argv[2]))
@@ -285,11 +289,14 @@ def test_a_world_of_gaofen_lists_every_file_and_is_the_same_each_time(gaofen: tu
 
 
 def test_areas_of_gaofen_change_no_byte_of_those_of_sentinel(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    both = SETTINGS.model_copy(update={"areas": {**AREAS, "zulu": GAOFEN.areas["pms"]}})
+    first = min(AREAS)  # areas are made in the order of their names, and each is told by its number which baselines it has
+    both = SETTINGS.model_copy(update={"areas": {first: AREAS[first], "zulu": GAOFEN.areas["wfv"]}})
     simulate_world(tmp_path / "world.json", both)
     content, expected = json.loads((tmp_path / "world.json").read_text()), world[1]
-    assert {name: content["areas"][name] for name in AREAS} == expected["areas"]
-    shared = {name: digest for name, digest in expected["files"].items() if name.startswith(("assets/", "truth/"))}
+    assert content["areas"][first] == expected["areas"][first]
+    truths = tuple(f"truth/{fact['item']}" for fact in expected["areas"][first]["optical"])
+    shared = {name: digest for name, digest in expected["files"].items() if name.startswith((f"assets/{first}/", *truths))}
+    assert len(shared) > 20
     assert shared == {name: content["files"][name] for name in shared}
 
 
@@ -304,18 +311,17 @@ def test_a_product_of_gaofen_shows_the_truth_where_it_says_it_lies(
     fact = next(fact for fact in facts["optical"] if fact["role"] == "cloudy")
     item = next(item for item, _ in list_products(Path("products")).items if item.item == fact["item"])
     grid = GridRecord.model_validate(facts["grid"]).to_geobox()
-    pixel_m = grid.resolution.x
     moved = GeoBox(grid.shape, Affine.translation(*fact["error_m"]) * grid.transform, grid.crs)
     settings = IngestSettings(dem=str(root / f"assets/{area}/{facts['dem']}/dem.tif"), check="none")
     record = SceneRecord(id="s", sensor=item.sensor, time=item.time, items=(item,))
     scene = gaofen6.read_scene(record, moved, settings, Resolver("products")).scene
     cloud, shadow = _read(root / fact["cloud"])
     truth = _read(root / fact["truth"]).astype(float)
-    seen = scene["valid"].values & (cloud < 3) & (shadow < 3)
-    assert seen.sum() > 300
+    seen = scene["valid"].values & (cloud < 10) & (shadow < 10)
+    assert seen.sum() > 200
     error = (scene["data"].values.astype(float) - truth)[:, seen]
-    assert abs(error.mean()) < 15
-    assert error.std() < (120 if pixel_m < 10 else 300)
+    assert abs(error.mean()) < 40  # haze of up to 4 % lies over it
+    assert error.std() < 80
     assert scene["data"].values[:, cloud > 250].mean() > 4000
 
 
@@ -323,6 +329,77 @@ def test_small_areas_have_a_panchromatic_image_and_the_grid_of_their_camera(gaof
     root, content = gaofen
     assert len(list((root / "products").rglob("*-PAN.tiff"))) == 1  # of two products one is packed
     assert [content["areas"][area]["grid"]["transform"][0] for area in ("pms", "wfv")] == [8, 16]
+
+
+@pytest.fixture(scope="module", params=["L1B", "L2"])
+def leveled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], SimulateSettings]:
+    settings = SimulateSettings(areas={"wfv": GAOFEN.areas["wfv"]}, cloudy_dates=1, radar_level=request.param)
+    output = tmp_path_factory.mktemp(request.param) / "world.json"
+    simulate_world(output, settings)
+    return output.parent, json.loads(output.read_text()), settings
+
+
+def _read_radar(root: Path, facts: dict[str, Any], level: str) -> np.ndarray:
+    """HH in decibels, of one look a little smoothed, on the grid of the area moved by the product's own error."""
+    [fact] = facts["sar"]
+    grid = GridRecord.model_validate(facts["grid"]).to_geobox().zoom_to(resolution=10)
+    moved = GeoBox(grid.shape, Affine.translation(*fact["error_m"]) * grid.transform, grid.crs)
+    [item] = [item for item, _ in list_products(Path("products")).items if item.item == fact["item"]]
+    assert item.properties["processing_level"] == level
+    record = SceneRecord(id="s", sensor=item.sensor, time=item.time, items=(item,))
+    settings = IngestSettings(dem=str(root / f"assets/wfv/{facts['dem']}/dem.tif"), check="none", margin_px=0)
+    scene = gaofen3.read_scene(record, moved, settings, Resolver("products")).scene
+    return gaussian_filter(scene["data"].values[0].astype(float) / 100, 1.5)
+
+
+def test_radar_of_another_level_leans_as_its_level_does(
+    leveled: tuple[Path, dict[str, Any], SimulateSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DEM takes the lean of level 1 away. At level 2 ground stays displaced by its height over the provider's, times cot(incidence)."""
+    root, content, made = leveled
+    monkeypatch.chdir(root)
+    seen = _read_radar(root, content["areas"]["wfv"], made.radar_level)
+
+    site = simulate._open_site(("wfv", 0, made.areas["wfv"]), made, dict.fromkeys(("assets", "truth"), root))
+    power = compute_backscatter(site.ground, looks_right_deg=90 + HEADING_DEG)[0]
+    truth = gaussian_filter(10 * np.log10(site.crop(power, (0,) * 4)), 1.5)
+    over = site.crop(site.ground.height_m, (0,) * 4) - site.ground.height_m.mean()
+    lean_px = -over / math.tan(math.radians(35)) / 10
+    heading = math.radians(HEADING_DEG)
+    rows, columns = np.mgrid[: truth.shape[0], : truth.shape[1]]
+
+    def agree(share: float) -> float:
+        """Correlation of the truth and the image where the truth is expected, displaced by that share of the whole lean."""
+        places = np.stack([rows + share * lean_px * math.sin(heading), columns + share * lean_px * math.cos(heading)])
+        inside = ((places >= 20) & (places < 220)).all(axis=0)
+        return float(np.corrcoef(map_coordinates(seen, places, order=1)[inside], truth[inside])[0, 1])
+
+    found = {share: agree(share) for share in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)}
+    assert np.abs(lean_px).max() > 5
+    assert max(found, key=found.__getitem__) == (1.0 if made.radar_level == "L2" else 0.0), found
+    assert max(found.values()) > 0.85, found
+
+
+def test_relief_of_zero_is_level_ground_and_half_of_it_half_as_high(tmp_path: Path) -> None:
+    heights = []
+    for relief in (1.0, 0.5, 0.0):
+        area = GAOFEN.areas["wfv"].model_copy(update={"relief": relief})
+        settings = SimulateSettings(areas={"a": area}, cloudy_dates=1)
+        heights.append(simulate._open_site(("a", 0, area), settings, {"assets": tmp_path, "truth": tmp_path}).ground.height_m)
+    np.testing.assert_array_equal(heights[1], heights[0] / 2)
+    assert np.ptp(heights[0]) > 50
+    assert not heights[2].any()
+
+
+def test_a_world_of_another_level_is_whole_and_the_same_each_time(
+    leveled: tuple[Path, dict[str, Any], SimulateSettings], tmp_path: Path
+) -> None:
+    root, content, settings = leveled
+    assert not list_products(root / "products").refused
+    present = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {"world.json"}
+    assert present == set(content["files"])
+    simulate_world(tmp_path / "world.json", settings)
+    assert json.loads((tmp_path / "world.json").read_text()) == content
 
 
 def test_a_side_that_pixels_of_gaofen_do_not_fit_is_refused() -> None:

@@ -1,6 +1,5 @@
 """The input made of its target: the truth is kept, equal pairs get equal skies and others others, and what cannot be covered is refused."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,26 @@ import rasterio
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from real_files import find_samples
 
 from sereno.pipeline.bands import GAOFEN_BANDS, L1C_BANDS, L2A_BANDS
 from sereno.pipeline.config import OverlaySettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.scene import with_grid
-from sereno.pipeline.skies import SEEN_CLOUD, SEEN_SHADOW, THICK, TRUTHS, cover_pair, find_sun, find_wavelengths, read_truth
+from sereno.pipeline.skies import (
+    SEEN_CLOUD,
+    SEEN_SHADOW,
+    THICK,
+    TRUTHS,
+    _to_pixels,
+    cover_pair,
+    draw_settings,
+    find_sun,
+    find_wavelengths,
+    read_truth,
+)
 from sereno.pipeline.store import open_dataset, save_dataset
 
-SAMPLES = os.environ.get("SERENO_SAMPLES")
 SIDE = 120
 GRID = GeoBox((SIDE, SIDE), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
 SETTINGS = OverlaySettings(cover=(0.3, 0.4), cloud_m=(150, 200), base_m=(300, 500))
@@ -70,6 +80,13 @@ def test_every_number_drawn_stands_in_the_provenance_and_within_its_range() -> N
     for name in ("cover", "cloud_m", "haze", "cirrus", "base_m"):
         low, high = getattr(SETTINGS, name)
         assert low <= record[name] <= high, name
+
+
+def test_clouds_are_as_large_on_the_ground_whatever_the_pixel() -> None:
+    drawn = draw_settings(np.random.default_rng(0), SETTINGS)
+    for pixel_m in (8.0, 16.0):
+        assert _to_pixels(drawn, pixel_m).blob_px == drawn["cloud_m"] / pixel_m
+    assert _to_pixels(drawn, 16).base_m == drawn["base_m"]
 
 
 def test_a_pair_gets_the_same_sky_again_and_another_pair_seed_or_area_another() -> None:
@@ -163,12 +180,11 @@ def test_a_covered_pair_is_stored_and_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(SAMPLES is None, reason="set SERENO_SAMPLES to the folder of sample files")
 def test_simulated_cloud_over_a_real_image_has_the_colours_of_real_cloud() -> None:
     """Clouds equally bright in red: every band but those that the other season of the ground or vapour rules is within a seventh."""
     images = []
     for kind in ("s2_cloudy", "s2_cloudfree"):
-        with rasterio.open(Path(str(SAMPLES), f"sen12mscr/glfcr/{kind}/ROIs1970_fall_139_p839.tif")) as source:
+        with rasterio.open(find_samples() / f"sen12mscr/glfcr/{kind}/ROIs1970_fall_139_p839.tif") as source:
             images.append(source.read()[:, :SIDE, :SIDE])
     pair = make_pair()
     pair["clear"][:] = images[1]

@@ -45,7 +45,15 @@ def test_a_table_is_read_with_further_columns_and_endings_of_archives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "no column sar, cloudy, clear"), ("sar,cloudy,clear\n", "no rows"), ("sar,cloudy,clear\na,b\n", "line 2")]
+    ("text", "words"),
+    [
+        ("", "no column sar, cloudy, clear"),
+        ("sar,cloudy,clear\n", "no rows"),
+        ("sar,cloudy,clear\na,b\n", "line 2"),
+        ("sar;cloudy;clear\na;b;c\n", r"pairs\.csv: the first line is 'sar;cloudy;clear': columns are parted by commas"),
+        ("sar\tcloudy\tclear\na\tb\tc\n", "save the table with commas"),
+        ("sar,cloudy\na,b\n", "no column clear"),
+    ],
 )
 def test_a_table_that_says_too_little_is_refused(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

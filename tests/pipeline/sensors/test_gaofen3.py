@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.windows import Window
+from rasters import write_raster
 from scipy.ndimage import center_of_mass, gaussian_filter, map_coordinates
 
 from sereno.pipeline import products
@@ -24,8 +27,10 @@ from sereno.pipeline.rpc import crop_rpc, format_rpb, parse_rpc
 from sereno.pipeline.scene import geobox_of, plates_of
 from sereno.pipeline.sensors import gaofen3
 from sereno.pipeline.sensors.gaofen3 import read_scene, to_item
+from sereno.pipeline.sensors.orthorectification import open_image
 from sereno.pipeline.shiftfield import make_shift
 from sereno.pipeline.signing import Resolver
+from sereno.pipeline.views import Terrain
 
 SIZE = 240
 BOX = GeoBox((SIZE, SIZE), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
@@ -36,9 +41,9 @@ FLIGHT = products.Pass(datetime(2020, 6, 3, 22, 10, tzinfo=UTC), 4266581)
 HILLS_M = 100.0
 
 
-def make_ground(relief_m: float = HILLS_M) -> products.Ground:
+def make_ground(relief_m: float = HILLS_M) -> Terrain:
     y, x = np.mgrid[:SIZE, :SIZE]
-    return products.Ground(BOX, (300 + relief_m * np.sin(x / 27) * np.cos(y / 31)).astype(np.float32))
+    return Terrain(BOX, (300 + relief_m * np.sin(x / 27) * np.cos(y / 31)).astype(np.float32))
 
 
 def make_power(*bands: str) -> dict[str, Any]:
@@ -46,11 +51,8 @@ def make_power(*bands: str) -> dict[str, Any]:
     return {band: (0.1 + 0.05 * np.sin(x / 9 + number) * np.cos(y / 11)).astype(np.float32) for number, band in enumerate(bands)}
 
 
-def write_dem(path: Path, ground: products.Ground) -> str:
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": SIZE, "width": SIZE}
-    with rasterio.open(path, "w", **profile, crs=str(BOX.crs), transform=BOX.transform) as file:
-        file.write(ground.heights_m, 1)
-    return str(path)
+def write_dem(path: Path, ground: Terrain) -> str:
+    return str(write_raster(path, ground.heights_m, BOX))
 
 
 def make_item(product: Path) -> ItemRecord:
@@ -63,7 +65,7 @@ def read(product: Path, **settings: Any) -> Reading:
     return read_scene(record, AREA, IngestSettings(**{"margin_px": MARGIN, "attempts": 1} | settings), Resolver(str(product.parent)))
 
 
-def write(folder: Path, *bands: str, level: str = "L1A", ground: products.Ground | None = None) -> Path:
+def write(folder: Path, *bands: str, level: str = "L1A", ground: Terrain | None = None) -> Path:
     return products.write_gaofen3(
         folder, ground or make_ground(), make_power(*(bands or ("HH", "HV"))), FLIGHT, radar=products.Radar(level=level)
     )
@@ -126,6 +128,62 @@ def test_speckle_of_one_look_is_averaged_as_power(tmp_path: Path) -> None:
     assert linear.mean() == pytest.approx(0.2, rel=0.01)
     assert scene.attrs["provenance"]["items"][0]["looks"] == [2, 2]
     assert 4 < linear.mean() ** 2 / linear.var() < 16  # four looks, and what the interpolation averages
+
+
+def plant_zeros(product: Path, is_zero: npt.NDArray[np.bool_]) -> None:
+    for path in product.glob("*.tiff"):
+        with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+            file = rasterio.open(path, "r+")
+        with file:
+            rows, columns = is_zero.shape
+            values = np.maximum(file.read()[:, :rows, :columns], 1)
+            file.write(np.where(is_zero, 0, values).astype(values.dtype), window=Window(0, 0, columns, rows))
+
+
+def make_zeros(shape: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """A border of zeros whose edge runs aslant, below rows and columns that a file may be filled with; and few zeros together within."""
+    rows, columns = np.indices(shape)
+    border = (columns < 6 + rows // 4) | (rows < 2) | (columns >= shape[1] - 9 - rows // 3)
+    few = np.zeros(shape, bool)
+    few[5::11, 40:150:7] = True
+    few[5::33, 41:150:7] = few[6::33, 40:150:7] = True  # four together, and on an edge of strips
+    few[6::33, 41:150:7] = True
+    few &= ~border
+    few[20, 6 + 20 // 4] = True  # at the border itself
+    return border, few
+
+
+@pytest.mark.parametrize("level", ["L1A", "L1B"])
+def test_zeros_together_are_no_data_to_the_pixel_and_few_are_no_power(tmp_path: Path, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = write(tmp_path, "HH", level=level)
+    border, few = make_zeros((120, 200))
+    plant_zeros(product, border | few)
+    item = make_item(product)
+    path = tmp_path / item.assets["HH"].href
+    for strip_rows in (1024, 13):
+        monkeypatch.setattr(gaofen3, "STRIP_ROWS", strip_rows)
+        with open_image(item, "HH", path, IngestSettings(attempts=1, check="none")) as access:
+            power, lost = gaofen3.read_power(access, Window(0, 0, 200, 120), (1, 1))
+            part, _ = gaofen3.read_power(access, Window(31, 17, 90, 80), (1, 1))
+        assert lost == ()
+        np.testing.assert_array_equal(np.isnan(power), border)
+        np.testing.assert_array_equal(power == 0, few)
+        np.testing.assert_array_equal(part, power[17:97, 31:121])
+
+
+def test_lone_zeros_leave_no_holes_in_a_scene_and_count_in_its_mean(tmp_path: Path) -> None:
+    product = write(tmp_path, "HH", ground=make_ground(0))
+    whole = read(product).scene
+    size = whole.attrs["provenance"]["items"][0]["looks"]
+    assert size == [2, 2]
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(next(product.glob("*.tiff"))) as file:
+        is_zero = np.zeros(file.shape, bool)
+    is_zero[::2, ::2] = True  # one of the four looks
+    plant_zeros(product, is_zero)
+    scene = read(product, check="none").scene
+    assert scene["valid"].values.all()
+    difference = (scene["data"].values[0].astype(int) - whole["data"].values[0]) / 100
+    assert np.median(difference) == pytest.approx(10 * np.log10(3 / 4), abs=0.1)
 
 
 def test_a_scene_placed_without_a_field_is_its_data_and_one_of_level_2_too(tmp_path: Path) -> None:
@@ -283,11 +341,8 @@ def test_products_that_cannot_be_used_are_refused_by_name(tmp_path: Path, spoil:
 
 
 def test_a_dem_beside_the_area_is_refused_with_the_product_and_what_helps(tmp_path: Path) -> None:
-    far = BOX.pad(0)
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": 9, "width": 9}
-    path = tmp_path / "far.tif"
-    with rasterio.open(path, "w", **profile, crs=str(far.crs), transform=far.transform * Affine.translation(9000, 0)) as file:
-        file.write(np.zeros((1, 9, 9), np.float32))
+    far = GeoBox((9, 9), BOX.transform * Affine.translation(9000, 0), BOX.crs)
+    path = write_raster(tmp_path / "far.tif", np.zeros((9, 9), np.float32), far)
     with pytest.raises(
         DataError, match=r"item GF3_\S+: pipeline\.ingest\.dem \S+far\.tif holds no height in the area: give one that covers it"
     ):
@@ -308,9 +363,7 @@ def test_ground_without_a_height_is_not_used_and_said(tmp_path: Path) -> None:
     ground = make_ground()
     heights = ground.heights_m.copy()
     heights[:, :100] = -9999
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": SIZE, "width": SIZE, "nodata": -9999}
-    with rasterio.open(tmp_path / "dem.tif", "w", **profile, crs=str(BOX.crs), transform=BOX.transform) as file:
-        file.write(heights, 1)
+    write_raster(tmp_path / "dem.tif", heights, BOX, nodata=-9999)
     scene = read(write(tmp_path, ground=ground), dem=str(tmp_path / "dem.tif")).scene
     valid = scene["valid"].values
     assert not valid[:, :42].any()
@@ -322,7 +375,7 @@ def test_ground_without_a_height_is_not_used_and_said(tmp_path: Path) -> None:
 
 def test_a_geoid_is_added_to_heights_above_the_sea(tmp_path: Path) -> None:
     ground, geoid = make_ground(), make_ground(0)
-    over_sea = products.Ground(BOX, ground.heights_m - 300)
+    over_sea = Terrain(BOX, ground.heights_m - 300)
     dem, undulation = write_dem(tmp_path / "dem.tif", over_sea), write_dem(tmp_path / "geoid.tif", geoid)
     scene = read(write(tmp_path, ground=ground), dem=dem, geoid=undulation).scene
     assert np.abs(scene["data"].values[0] / 100 - 10 * np.log10(make_power("HH")["HH"][INNER])).max() < 0.1

@@ -1,4 +1,4 @@
-"""From a Gaofen product with made-up clouds to its mask: the product is written, read, and its clouds are found where they were put."""
+"""From a Gaofen product with simulated clouds to its mask: the product is written, read, and its clouds are found where they were put."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from sereno.pipeline.scene import geobox_of, with_grid
 from sereno.pipeline.sensors import gaofen6
 from sereno.pipeline.signing import Resolver
 from sereno.pipeline.sun import compute_sun
+from sereno.pipeline.views import Terrain
 
 SIZE = 240
 BOX = GeoBox((SIZE, SIZE), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
@@ -60,7 +61,7 @@ def test_clouds_of_a_product_are_found_where_they_were_put(tmp_path: Path, senso
     sky = draw_clouds(np.random.default_rng(2), (SIZE, SIZE), settings=settings, sun=sun, pixel_m=10)
     truth = lay_clouds(clear, sky, wavelengths_nm=tuple(band.wavelength_nm for band in bands), sun=sun)
     write = products.write_gaofen6_pms if sensor == "PMS" else products.write_gaofen6_wfv
-    ground = products.Ground(BOX, np.zeros((SIZE, SIZE), np.float32))
+    ground = Terrain(BOX, np.zeros((SIZE, SIZE), np.float32))
     found = detect_clouds(
         Image(read_pair(write(tmp_path, ground, truth.image, FLIGHT)), "cloudy", "pair"), "haze", MaskSettings(method="haze")
     )

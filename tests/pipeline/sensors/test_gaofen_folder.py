@@ -14,10 +14,11 @@ from odc.geo.geobox import GeoBox
 from sereno.pipeline import products
 from sereno.pipeline.errors import MissingError
 from sereno.pipeline.sensors.gaofen_folder import list_products
+from sereno.pipeline.views import Terrain
 
 SIZE = 40
 BOX = GeoBox((SIZE, SIZE), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
-GROUND = products.Ground(BOX, np.full((SIZE, SIZE), 300, np.float32))
+GROUND = Terrain(BOX, np.full((SIZE, SIZE), 300, np.float32))
 TIME = datetime(2020, 6, 3, 3, 10, tzinfo=UTC)
 
 

@@ -23,8 +23,8 @@ from sereno.pipeline.sensors.orthorectification import (
     find_cut,
     find_positions,
     locate,
-    read_relief,
     to_footprint,
+    to_relief,
 )
 
 GRID = GeoBox((40, 50), Affine(10, 0, 500_000, 0, -10, 4_500_000), "EPSG:32650")
@@ -183,8 +183,8 @@ def test_an_image_beside_the_grid_gives_no_cut() -> None:
 
 
 def test_a_stated_height_is_used_without_a_dem_and_can_be_replaced() -> None:
-    stated = read_relief(GRID, IngestSettings(), 321.0)
-    own = read_relief(GRID, IngestSettings(gaofen={"height_m": 12.0}), 321.0)  # type: ignore[arg-type]
+    stated = to_relief(None, IngestSettings(), 321.0)
+    own = to_relief(None, IngestSettings(gaofen={"height_m": 12.0}), 321.0)  # type: ignore[arg-type]
     assert (stated.constant_m, own.constant_m) == (321.0, 12.0)
     assert "stated by the product" in stated.warnings[0]
     assert "height_m" in own.warnings[0]
