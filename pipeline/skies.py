@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from sereno.pipeline.atmosphere import SkySettings, Sun, compute_sun
-from sereno.pipeline.bands import GAOFEN_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.bands import GAOFEN_BANDS, PAN, SENTINEL2_BANDS
 from sereno.pipeline.clouds import CLOUDY, FULL, SCL_NODATA, SCL_SHADOW
 from sereno.pipeline.config import OverlaySettings
 from sereno.pipeline.errors import DataError
@@ -153,7 +153,7 @@ def find_wavelengths(bands: tuple[str, ...], sensor: str) -> tuple[float, ...]:
         DataError: a band is not known.
     """
     known = {band.name: band.wavelength_nm for band in (GAOFEN_BANDS if is_gaofen(sensor) else SENTINEL2_BANDS)}
-    known |= {"PAN": PAN_NM} if is_gaofen(sensor) else {}
+    known |= {PAN: PAN_NM} if is_gaofen(sensor) else {}
     unknown = [name for name in bands if name not in known]
     if unknown:
         raise DataError(f"bands {unknown} of {sensor} have no known wavelength, so no colour under clouds; known are {', '.join(known)}")
