@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sereno.model.config import AfsstSettings, LossSettings
-from sereno.model.data import Batch
+from sereno.model.batches import Batch
 from sereno.model.layers import smooth_fill
 from sereno.model.losses import compute_loss
 from sereno.model.networks.afsst import Afsst
