@@ -16,6 +16,8 @@ NOTHING: Final = "–"
 """Stands in tables where there is no number."""
 MAX_ROWS: Final = 60
 """Longest list of what was refused or lost; how many more there are, and where they are listed, is said."""
+MAX_SHOWN: Final = 12
+"""Maps and shift fields shown; how many more there are is said."""
 
 
 class Text(NamedTuple):
@@ -132,6 +134,11 @@ def show_first(head: Sequence[str], rows: Sequence[Sequence[str]], source: str) 
     table = Table(head, [[Cell(word) for word in row] for row in rows[:MAX_ROWS]], n_words=len(head))
     more = Text(f"The first {MAX_ROWS} of {len(rows)} are shown; {source} list all.", "small")
     return [table, more] if len(rows) > MAX_ROWS else [table]
+
+
+def say_more(count: int, what: str) -> list[Block]:
+    """That only the first of so many are shown, if there are more."""
+    return [Text(f"The first {MAX_SHOWN} of {count} {what} are shown.", "small")] if count > MAX_SHOWN else []
 
 
 def show_number(value: float | None, digits: int, *, sign: bool = False) -> str:

@@ -24,6 +24,8 @@ Array = npt.NDArray[Any]
 Json = dict[str, Any]
 Key = tuple[str, str]
 """Area and pair id."""
+CLEARING: Final = "cloud-removal"
+"""The task of results that do not say what they are for."""
 PICTURE_NAME: Final = re.compile(r"step-(\d+)\.png")
 """Pictures of validation patches; the number is the step after which they were taken."""
 
@@ -76,6 +78,11 @@ class Results:
     """The runs to show."""
     world: Json | None
     """`world.json` of the simulation; None if the data is real."""
+
+    @property
+    def task(self) -> str:
+        """What the dataset is for."""
+        return str((self.dataset or {}).get("task", CLEARING))
 
     def manifest(self, step: str, key: Key) -> Path:
         """Where `step` writes what belongs to `key`."""

@@ -13,14 +13,18 @@ import pytest
 import rasterio
 import xarray as xr
 
+from sereno.model.clearing import describe_result
 from sereno.model.config import EvaluateSettings, PredictSettings, ReportSettings, TrainSettings
+from sereno.model.curves import describe_training
 from sereno.model.evaluate import evaluate_checkpoint
 from sereno.model.gallery import choose_stretch, describe_examples, describe_progress, describe_scenes
 from sereno.model.page import Block, Section, render_page
 from sereno.model.pictures import to_png
 from sereno.model.predict import predict_scene
-from sereno.model.report import describe_losses, describe_pairs, describe_result, describe_training, write_report
+from sereno.model.refusals import describe_losses
+from sereno.model.report import write_report
 from sereno.model.results import Results, name_picture, read_results
+from sereno.model.shifts import describe_pairs
 from sereno.model.train import train_network
 from sereno.pipeline.config import PackSettings, PatchSettings, load_settings
 from sereno.pipeline.errors import MissingError, StoreError

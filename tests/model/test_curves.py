@@ -1,0 +1,28 @@
+"""What is said of training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from sereno.model.curves import describe_training
+from sereno.model.page import Shots, Text
+from sereno.model.results import RunResults, read_results
+
+ROWS = [{"step": "0", "total": "", "val_loss": "0.5", "val_psnr_db": "20"}, {"step": "5", "total": "0.3", "pixel": "0.2", "phase": "0.1"}]
+
+
+def make_run(rows: list[dict[str, str]]) -> RunResults:
+    return RunResults("mine", rows, None, [], None, {}, {})
+
+
+def test_parts_are_drawn_where_a_loss_has_several(tmp_path: Path) -> None:
+    columns = dict.fromkeys(("step", "total", "pixel", "phase", "val_loss", "val_psnr_db"), "")
+    rows = [{**columns, **row} for row in ROWS]
+    (shots,) = describe_training(replace(read_results(tmp_path, ()), runs=(make_run(rows),)))
+    assert isinstance(shots, Shots)
+    assert [shot.title for shot in shots.shots] == ["Loss", "Validation", "Parts of the loss, mine"]
+
+
+def test_a_run_without_a_history_is_named(tmp_path: Path) -> None:
+    (said,) = describe_training(replace(read_results(tmp_path, ()), runs=(make_run([]),)))
+    assert isinstance(said, Text)
+    assert said.words == "mine has no history: run `sereno train`."
