@@ -60,9 +60,9 @@ class AfsstSettings(ClearingSettings):
     """How SAR enters: edges at several kernel sizes as in the notes, or one convolution (the ablation without MSFEM)."""
     msfem_alpha: Literal["channel", "scalar", "fixed"] = "channel"
     """The factor of the Sobel edges: learnt per channel, learnt as one number, or fixed at 1."""
-    fusion: Literal["pixel", "global", "concat"] = "pixel"
+    fusion: Literal["pixel", "global", "concat", "sfi"] = "pixel"
     """How the streams merge: with weights for every channel and pixel that see the cloud probability, weights per channel as in the
-    notes, or concatenation (the ablation without TFusion)."""
+    notes, concatenation (the ablation without TFusion), or in space and in the frequency domain as in SFIIN, clouds filled."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,11 +1,12 @@
 """Blocks that work on an image and on its spectrum side by side: the spatial-frequency block of SFIIN and what it is made of.
 
 Two streams of features (B, C, H, W) of the same size enter, that of the image to be mended and that of a guide whose detail is trusted;
-both leave, refined. From a description of the authors' public code (Zhou et al. 2022, ECCV), written anew.
+both leave, refined, or one, merged. From a description of the authors' public code (Zhou et al. 2022, ECCV), written anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -51,6 +52,31 @@ class SpatialFrequencyBlock(nn.Module):
         return features + self.interact(near, self.frequency(features, shown)), guide
 
 
+class SpatialFrequencyFusion(nn.Module):
+    """Merge streams in space and in the frequency domain: optical, SAR, filled, each (B, C, H, W) -> (B, C, H, W).
+
+    The paper's are both branches, their interaction and the residual (Zhou et al. 2022), with optical in the place of the multispectral
+    image and SAR in that of the panchromatic one; the spatial branch is the one 3x3 convolution of the notes. Ours, for clouds: the
+    frequency branch sees `filled`, features of the image whose clouds are filled smoothly, instead of the optical stream, since a transform
+    spreads what a cloud looks like over all frequencies; SAR passes the gate of `SpeckledFrequencyBranch`, and is refined by the blocks of
+    its own stream instead of a convolution here.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.present = PixelLinear(width, width)
+        self.spatial = _make_spatial(width, "convolution")
+        self.frequency = SpeckledFrequencyBranch(width)
+        self.interact = DomainInteraction(width)
+
+    def forward(self, optical: Tensor, sar: Tensor, filled: Tensor) -> Tensor:
+        """Merged features."""
+        shown = self.present(sar)
+        near = self.spatial(torch.cat([optical, shown], dim=1))
+        merged: Tensor = optical + self.interact(near, self.frequency(filled, shown))
+        return merged
+
+
 def _make_spatial(width: int, kind: str) -> nn.Module:
     """The spatial branch: (B, 2C, H, W) -> (B, C, H, W)."""
     if kind == "convolution":
@@ -77,12 +103,35 @@ class FrequencyBranch(nn.Module):
         images = (self.embed(features), self.embed_guide(guide))
         with torch.autocast(features.device.type, enabled=False):  # half precision has no transform of every size
             spectra = [torch.fft.rfft2(image.to(torch.promote_types(image.dtype, torch.float32)), norm="ortho") for image in images]
-            amplitude = self.amplitude(torch.cat([spectrum.abs() for spectrum in spectra], dim=1))
-            phase = self.phase(torch.cat([_take_phase(spectrum) for spectrum in spectra], dim=1))
+            amplitude, phase = self.mix_spectra([spectrum.abs() for spectrum in spectra], [_take_phase(spectrum) for spectrum in spectra])
             mixed = torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
             image = torch.fft.irfft2(mixed, s=features.shape[2:], norm="ortho").abs()
         known: Tensor = self.last(image.to(features.dtype))
         return known
+
+    def mix_spectra(self, amplitudes: Sequence[Tensor], phases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Amplitude and phase of the output, of those of both streams: each (B, C, H, W // 2 + 1)."""
+        return self.amplitude(torch.cat(list(amplitudes), dim=1)), self.phase(torch.cat(list(phases), dim=1))
+
+
+class SpeckledFrequencyBranch(FrequencyBranch):
+    """A frequency branch whose guide is speckled: features (B, C, H, W), guide (B, C, H, W) -> (B, C, H, W).
+
+    Ours, after the notes' advice for SAR, whose amplitude is speckled: a 1x1 gate G in (0, 1) sees both amplitudes and says frequency by
+    frequency how much the guide counts, `A = g_a([|U| ; G |V|])`; and its phase is never taken over, it may only turn that of the
+    features, `P = arg U + G g_p([arg U ; arg V])`. Where the gate is shut, the guide has no say at all.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.gate = PixelLinear(2 * width, width)
+
+    def mix_spectra(self, amplitudes: Sequence[Tensor], phases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Amplitude and phase of the output, of those of both streams: each (B, C, H, W // 2 + 1)."""
+        (ours, guide), (turned, _) = amplitudes, phases
+        share = torch.sigmoid(self.gate(torch.cat([ours, guide], dim=1).log1p()))  # amplitudes span decades, the mean's above all
+        amplitude, turn = super().mix_spectra((ours, share * guide), phases)
+        return amplitude, turned + share * turn
 
 
 def _mix_twice(width: int) -> nn.Sequential:
@@ -116,8 +165,9 @@ class DomainInteraction(nn.Module):
     def forward(self, spatial: Tensor, frequency: Tensor) -> Tensor:
         """Joined features, without the residual."""
         both = torch.cat([spatial + self.differ(spatial - frequency) * frequency, frequency], dim=1)
-        mean = both.mean(dim=(2, 3), keepdim=True)
-        contrast = ((both - mean).square().mean(dim=(2, 3), keepdim=True) + UNDER_ROOT).sqrt()
+        seen = both.to(torch.promote_types(both.dtype, torch.float32))  # in fp16 what stands under the root would be zero
+        mean = seen.mean(dim=(2, 3), keepdim=True)
+        contrast = ((seen - mean).square().mean(dim=(2, 3), keepdim=True) + UNDER_ROOT).sqrt()
         merged: Tensor = self.merge(both * self.weigh(contrast + mean))
         return merged
 

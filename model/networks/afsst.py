@@ -18,7 +18,18 @@ from torch import Tensor, nn
 
 from sereno.model.attention import ParallelAttention, SpectralAttention, TransformerStage, WindowAttention
 from sereno.model.config import AfsstSettings
-from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, PixelFusion, PixelLinear, double, embed_pixels, halve
+from sereno.model.frequency import SpatialFrequencyFusion
+from sereno.model.layers import (
+    ConcatFusion,
+    FusionGate,
+    MultiscaleSar,
+    PixelFusion,
+    PixelLinear,
+    double,
+    embed_pixels,
+    halve,
+    smooth_fill,
+)
 from sereno.model.networks.clearing import ClearingNetwork, count_images, make_last
 
 MAX_WIDENING: Final = 4
@@ -31,6 +42,8 @@ class Afsst(ClearingNetwork):
     Ours, beside the sizes and what `ClearingNetwork` adds: the cloud probability is one more optical channel and, with `fusion: pixel`,
     steers the fusion. The ablations of the notes: `optical_attention: spatial` is AFSST-spa, `sar_features: convolution` goes without
     MSFEM, `fusion: concat` without TFusion. `optical_attention: parallel` puts the block of the S2-Transformer into the optical stream.
+    `fusion: sfi` is the dual-domain interaction of SFIIN (see `SpatialFrequencyFusion`): its frequency branch sees the whole image, with
+    clouds filled whatever the `base`, and SAR. Tiles of a scene then see no further than themselves.
     """
 
     def __init__(self, settings: AfsstSettings, *, sar_bands: int, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -46,6 +59,8 @@ class Afsst(ClearingNetwork):
             self.sar = nn.ModuleList(_make_stage(width, settings, "spatial") for width in widths)
             self.sar_down = nn.ModuleList(halve(width, wider) for width, wider in itertools.pairwise(widths))
             self.fuse = nn.ModuleList(_make_fusion(width, settings) for width in widths)
+        self.embed_filled = embed_pixels(len(mean), widths[0], settings.stem_px) if _sees_filled(settings) else None
+        self.filled_down = nn.ModuleList(halve(width, wider) for width, wider in itertools.pairwise(widths) if _sees_filled(settings))
         self.up = nn.ModuleList(double(wider, width) for width, wider in itertools.pairwise(widths))
         self.join = nn.ModuleList(PixelLinear(2 * width, width) for width in widths[:-1])
         self.decode = nn.ModuleList(_make_stage(width, settings, settings.optical_attention) for width in widths[:-1])
@@ -55,6 +70,7 @@ class Afsst(ClearingNetwork):
         """What the base lacks, in standard deviations; the figure of the notes, read from left to right."""
         stream, levels, skies = self.embed(images), [], [F.avg_pool2d(cloud, self.stem_px)]
         echo = self.embed_sar(sar) if self.embed_sar is not None else None
+        filled = self._embed_filled(images, cloud)
         for level, block in enumerate(self.optical):
             if level:
                 stream = self.optical_down[level - 1](stream)
@@ -62,12 +78,26 @@ class Afsst(ClearingNetwork):
             stream = block(stream, 1 - skies[level])
             if echo is not None:
                 echo = self.sar[level](self.sar_down[level - 1](echo) if level else echo)
-                stream = self.fuse[level](stream, echo, skies[level])
+                stream = self.fuse[level](stream, echo, filled[level] if filled else skies[level])
             levels.append(stream)
         for level in reversed(range(len(levels) - 1)):
             stream = self.join[level](torch.cat([self.up[level](stream), levels[level]], dim=1))
             stream = self.decode[level](stream, 1 - skies[level])
         return [self.last(stream)]
+
+    def _embed_filled(self, images: Tensor, cloud: Tensor) -> list[Tensor]:
+        """Features of the normalised input whose clouds are filled, by level: nothing under a certain cloud is in them. Empty if unused.
+
+        They pass convolutions of their own, since every block of the optical stream spreads what clouds look like.
+        """
+        if self.embed_filled is None:
+            return []
+        with torch.autocast(images.device.type, enabled=False):  # fp16 would divide zero by zero far under a cloud
+            filled = smooth_fill(images[:, : len(self.mean)].float(), 1 - cloud, torch.zeros_like(self.mean))
+        features = [self.embed_filled(filled)]
+        for down in self.filled_down:
+            features.append(down(features[-1]))
+        return features
 
 
 def _make_stage(width: int, settings: AfsstSettings, kind: str) -> TransformerStage:
@@ -91,4 +121,9 @@ def _embed_sar(bands: int, settings: AfsstSettings) -> nn.Module:
 
 
 def _make_fusion(width: int, settings: AfsstSettings) -> nn.Module:
-    return {"pixel": PixelFusion, "global": FusionGate, "concat": ConcatFusion}[settings.fusion](width)
+    return {"pixel": PixelFusion, "global": FusionGate, "concat": ConcatFusion, "sfi": SpatialFrequencyFusion}[settings.fusion](width)
+
+
+def _sees_filled(settings: AfsstSettings) -> bool:
+    """Whether the fusion sees the filled image instead of the sky."""
+    return settings.use_sar and settings.fusion == "sfi"

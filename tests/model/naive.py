@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
 from sereno.model.attention import MaskEmbedding, ParallelAttention, SpectralAttention, TransformerBlock, TransformerStage, WindowAttention
+from sereno.model.frequency import SpatialFrequencyFusion
 from sereno.model.layers import ConcatFusion, FusionGate, MultiscaleSar, PixelFusion, SobelEdges, smooth_fill
 from sereno.model.networks.afsst import Afsst
 
@@ -40,6 +41,7 @@ def pad(image: Tensor, step_px: int) -> Tensor:
 def restore(network: Afsst, images: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
     stream, levels, skies = network.embed(images), [], [F.avg_pool2d(cloud, network.stem_px)]
     echo = embed_sar(network.embed_sar, sar) if network.embed_sar is not None else None
+    filled = fill(images[:, : len(network.mean)], cloud)
     for level, stage in enumerate(network.optical):
         if level:
             stream = network.optical_down[level - 1](stream)
@@ -48,12 +50,51 @@ def restore(network: Afsst, images: Tensor, sar: Tensor, cloud: Tensor) -> Tenso
         if echo is not None:
             echo = network.sar_down[level - 1](echo) if level else echo
             echo = pass_stage(network.sar[level], echo, skies[level])
-            stream = fuse(network.fuse[level], stream, echo, skies[level])
+            if isinstance(network.fuse[level], SpatialFrequencyFusion):
+                filled = network.filled_down[level - 1](filled) if level else network.embed_filled(filled)
+                stream = stream + interact(network.fuse[level], stream, echo, filled)
+            else:
+                stream = fuse(network.fuse[level], stream, echo, skies[level])
         levels.append(stream)
     for level in range(len(levels) - 2, -1, -1):
         stream = mix_channels(network.join[level], torch.cat([network.up[level](stream), levels[level]], dim=1))
         stream = pass_stage(network.decode[level], stream, skies[level])
     return network.last(stream)
+
+
+def fill(images: Tensor, cloud: Tensor) -> Tensor:
+    return smooth_fill(images, 1 - cloud, torch.zeros(images.shape[1]))
+
+
+def interact(layer: SpatialFrequencyFusion, optical: Tensor, sar: Tensor, filled: Tensor) -> Tensor:
+    """SFIIN's `f_s`, `f_f`, `r = f_s + M f_f`, `conv(a [r ; f_f])`, the whole transform instead of half of it."""
+    shown = mix_channels(layer.present, sar)
+    near = layer.spatial(torch.cat([optical, shown], dim=1))
+    far = mix_frequencies(layer.frequency, filled, shown)
+    both = torch.cat([near + layer.interact.differ(near - far) * far, far], dim=1)
+    flat = both.flatten(2)
+    level = (flat.std(dim=2, correction=0) + flat.mean(dim=2))[:, :, None, None]
+    first, _, second, _ = layer.interact.weigh
+    weights = torch.sigmoid(mix_channels(second, F.leaky_relu(mix_channels(first, level), 0.1)))
+    return layer.interact.merge(both * weights)
+
+
+def mix_frequencies(layer: nn.Module, filled: Tensor, shown: Tensor) -> Tensor:
+    """`| ifft(A exp(iP)) |`, `A = g_a([|U| ; G |V|])`, `P = arg U + G g_p([arg U ; arg V])`, on half of the frequencies of real images."""
+    half = filled.shape[3] // 2 + 1
+    spectra = [
+        torch.fft.fft2(mix_channels(embed, image), norm="ortho")[..., :half]
+        for embed, image in ((layer.embed, filled), (layer.embed_guide, shown))
+    ]
+    (ours, guide), (phase, other) = ([one(spectrum) for spectrum in spectra] for one in (torch.abs, torch.angle))
+    share = torch.sigmoid(mix_channels(layer.gate, torch.log(1 + torch.cat([ours, guide], dim=1))))
+    amplitude = mix_twice(layer.amplitude, torch.cat([ours, share * guide], dim=1))
+    phase = phase + share * mix_twice(layer.phase, torch.cat([phase, other], dim=1))
+    return mix_channels(layer.last, torch.fft.irfft2(amplitude * torch.exp(1j * phase), s=filled.shape[2:], norm="ortho").abs())
+
+
+def mix_twice(layer: nn.Sequential, features: Tensor) -> Tensor:
+    return mix_channels(layer[2], F.leaky_relu(mix_channels(layer[0], features), 0.1))
 
 
 def mix_channels(layer: nn.Linear, features: Tensor) -> Tensor:

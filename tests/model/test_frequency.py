@@ -15,6 +15,8 @@ from sereno.model.frequency import (
     InvertibleBlock,
     InvertibleMixing,
     SpatialFrequencyBlock,
+    SpatialFrequencyFusion,
+    SpeckledFrequencyBranch,
     _take_phase,
 )
 
@@ -171,3 +173,70 @@ def test_transforms_are_taken_in_full_precision_under_autocast(dtype: torch.dtyp
         half = block(*streams)[0]
     half.float().sum().backward()
     assert (half.float() - full).abs().mean() < 0.05
+
+
+def shut(branch: SpeckledFrequencyBranch, share: float) -> SpeckledFrequencyBranch:
+    """The branch with a gate that is open so far whatever it sees."""
+    with torch.no_grad():
+        branch.gate.weight.zero_()
+        branch.gate.bias.fill_(math.log(share / (1 - share)) if share else -math.inf)
+    return branch
+
+
+def test_a_shut_gate_keeps_speckle_out_and_the_phase_is_that_of_the_features() -> None:
+    torch.manual_seed(0)
+    features, guide = make_streams(size=(9, 12))
+    branch = SpeckledFrequencyBranch(8)
+    assert not torch.allclose(branch(features, guide), branch(features, guide.flip(0)), atol=1e-4)
+    shut(branch, 0.0)
+    assert torch.equal(branch(features, guide), branch(features, guide.flip(0)))
+    amplitudes, phases = torch.rand(2, 2, 8, 9, 7), torch.rand(2, 2, 8, 9, 7)
+    assert torch.equal(branch.mix_spectra(amplitudes, phases)[1], phases[0])
+
+
+def test_an_open_gate_turns_the_phase_as_far_as_it_is_open() -> None:
+    torch.manual_seed(0)
+    branch = SpeckledFrequencyBranch(8)
+    amplitudes, phases = torch.rand(2, 2, 8, 9, 7), torch.rand(2, 2, 8, 9, 7)
+    turns = [shut(branch, share).mix_spectra(amplitudes, phases)[1] - phases[0] for share in (0.25, 0.75)]
+    assert turns[0].abs().mean() > 0.01
+    torch.testing.assert_close(turns[1], 3 * turns[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_gate_opens_frequency_by_frequency() -> None:
+    """A guide that is strong in one frequency is let in there, if the gate says so, and nowhere else."""
+    torch.manual_seed(0)
+    branch = SpeckledFrequencyBranch(8)
+    with torch.no_grad():
+        branch.gate.weight.copy_(torch.cat([torch.zeros(8, 8), 100 * torch.eye(8)], dim=1))
+        branch.gate.bias.fill_(-100.0)
+    amplitudes, phases = torch.zeros(2, 1, 8, 9, 7), torch.rand(2, 1, 8, 9, 7)
+    amplitudes[1, :, :, 4, 2] = 9.0
+    turned = (branch.mix_spectra(amplitudes, phases)[1] != phases[0]).any(dim=1)[0]
+    assert turned[4, 2]
+    assert turned.sum() == 1
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 5), (5, 1), (1, 1)])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_streams_of_any_size_are_merged_with_finite_gradients(size: tuple[int, int], dtype: torch.dtype | None) -> None:
+    torch.manual_seed(0)
+    fusion, (optical, sar), (filled, _) = SpatialFrequencyFusion(8), make_streams(size=size), make_streams(size=size, count=2)
+    full = fusion(optical, sar, filled)
+    assert full.shape == optical.shape
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        merged = fusion(*(stream.to(memory_format=torch.channels_last) for stream in (optical, sar, filled)))
+    merged.float().square().sum().backward()
+    assert (merged.float() - full).abs().mean() < (0.05 if dtype else 1e-6)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in fusion.parameters())
+
+
+def test_the_frequencies_of_a_fusion_see_the_filled_image_and_space_sees_the_optical_stream() -> None:
+    torch.manual_seed(0)
+    fusion, (optical, sar), (filled, _) = SpatialFrequencyFusion(8), make_streams(), make_streams(count=2)
+    said: list[Tensor] = []
+    fusion.frequency.register_forward_hook(lambda *given: said.append(given[2]))
+    merged = [fusion(*streams) for streams in ((optical, sar, filled), (optical + 1, sar, filled), (optical, sar, filled.flip(0)))]
+    assert torch.equal(said[0], said[1])
+    assert not torch.allclose(said[0], said[2], atol=1e-4)
+    assert all(not torch.allclose(merged[0], other, atol=1e-4) for other in merged[1:])

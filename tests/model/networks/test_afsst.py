@@ -13,18 +13,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sereno.model.config import AfsstSettings, LossSettings
 from sereno.model.batches import Batch
+from sereno.model.config import AfsstSettings, LossSettings
 from sereno.model.layers import smooth_fill
 from sereno.model.losses import compute_loss
 from sereno.model.networks.afsst import Afsst
+from sereno.model.tasks import describe_network
 
 SMALL = AfsstSettings(width=8, head_dim=4, levels=2, blocks=2, window_px=4)
 CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "optical_attention": ("spectral", "spatial", "parallel"),
     "sar_features": ("msfem", "convolution"),
     "msfem_alpha": ("channel", "scalar", "fixed"),
-    "fusion": ("pixel", "global", "concat"),
+    "fusion": ("pixel", "global", "concat", "sfi"),
     "use_sar": (True, False),
     "base": ("filled", "cloudy"),
     "size": ("S", "M", "L"),
@@ -86,7 +87,7 @@ def test_every_variant_takes_the_bands_of_all_sensors_and_starts_at_its_base(cha
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_in_every_variant_all_parameters_get_a_gradient_and_images_stay_apart(changes: dict[str, Any]) -> None:
     network, inputs = make_variant(changes), images()
-    if changes.get("use_sar", True) and changes.get("fusion") != "concat":
+    if changes.get("use_sar", True) and changes.get("fusion", "pixel") in ("pixel", "global"):
         for gate in network.fuse:
             nn.init.ones_(gate.channel[0].bias)  # so narrow a gate may have nothing but dead rectifiers
     together = network(*inputs)
@@ -154,6 +155,59 @@ def test_size_is_that_of_the_notes(size: str, width: int, blocks: int, expected:
     assert sum(parameter.numel() for parameter in network.parameters()) == count_by_hand(width, blocks) == expected
 
 
+def count_interaction(c: int) -> int:
+    """Parameters of one fusion in space and in the frequency domain, layer by layer."""
+    frequency = 2 * (c**2 + c) + 2 * ((2 * c**2 + c) + (c**2 + c)) + (c**2 + c) + (2 * c**2 + c)  # two streams, two mixings, out, gate
+    interaction = (9 * c * c // 2 + c // 2) + (9 * c * c // 2 + c) + (c**2 + c // 2) + (c**2 + 2 * c) + (18 * c**2 + c)
+    return (c**2 + c) + (18 * c**2 + c) + frequency + interaction
+
+
+def test_the_fusion_in_frequencies_is_counted() -> None:
+    settings = AfsstSettings(fusion="sfi")
+    filled = (13 * 32 * 9 + 32) + 16 * (32 * 64 + 64 * 128)  # its embedding and two halvings
+    gates = sum((c**2 + c // 2) + (c**2 + 2 * c) + (2 * c**2 + 2 * c) + (2 * c**2 + c) + (9 * c**2 + c) for c in (32, 64, 128))
+    expected = count_by_hand(32, 2) - gates + filled + sum(map(count_interaction, (32, 64, 128)))
+    assert describe_network(settings, bands=13).parameters == expected == 2_658_671
+
+
+def note_frequencies(network: Afsst, inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+    """What the frequency branch of every level says."""
+    said: list[Tensor] = []
+    hooks = [fusion.frequency.register_forward_hook(lambda *given: said.append(given[2])) for fusion in network.fuse]
+    with torch.no_grad():
+        network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return said
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("base", ["cloudy", "filled"])
+def test_nothing_under_a_certain_cloud_reaches_the_frequencies(base: str, precision: torch.dtype) -> None:
+    """A transform would spread it over the whole image; what is clear, and half-clear, does reach them."""
+    network = randomise(make(SMALL.model_copy(update={"fusion": "sfi", "base": base}))).eval()
+    optical, sar, cloud = images(size=(19, 26))
+    cloud[:, :, :5, :7] = 0.5
+    brighter = torch.where(cloud == 1, optical * 3 + 5, optical)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        before, after = (note_frequencies(network, (image, sar, cloud)) for image in (optical, brighter))
+        assert len(before) == 2
+        assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
+        assert not torch.equal(network(optical, sar, cloud), network(brighter, sar, cloud)), "the optical stream sees it"
+        for changed in ((torch.where(cloud == 0.5, 0.9, optical), sar), (optical, 1 - sar)):
+            seen = note_frequencies(network, (*changed, cloud))
+            assert not any(torch.equal(first, second) for first, second in zip(before, seen, strict=True))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+@pytest.mark.parametrize("clouds", [0.0, 1.0])
+def test_gradients_through_frequencies_are_finite_where_there_is_nothing_to_see(level: float, clouds: float) -> None:
+    network = make(SMALL.model_copy(update={"fusion": "sfi"}))
+    optical, sar, cloud = (torch.full((1, channels, 9, 13), value) for channels, value in ((5, level), (2, level), (1, clouds)))
+    network(optical, sar, cloud).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
 def test_sar_moves_the_output_unless_it_is_switched_off() -> None:
     optical, sar, cloud = images()
     with_sar, without = make().eval(), make(SMALL.model_copy(update={"use_sar": False})).eval()
@@ -162,8 +216,9 @@ def test_sar_moves_the_output_unless_it_is_switched_off() -> None:
     assert sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in with_sar.parameters())
 
 
-def test_memory_layout_changes_nothing() -> None:
-    network, inputs = make().eval(), images()
+@pytest.mark.parametrize("fusion", ["pixel", "sfi"])
+def test_memory_layout_changes_nothing(fusion: str) -> None:
+    network, inputs = make(SMALL.model_copy(update={"fusion": fusion})).eval(), images()
     plain = network(*inputs)
     network.to(memory_format=torch.channels_last)
     torch.testing.assert_close(network(*inputs), plain, atol=1e-5, rtol=1e-4)
@@ -193,6 +248,8 @@ NAIVE = [
     {"optical_attention": "parallel"},
     {"fusion": "global", "msfem_alpha": "scalar"},
     {"fusion": "concat", "sar_features": "convolution", "base": "cloudy"},
+    {"fusion": "sfi", "levels": 3},
+    {"fusion": "sfi", "base": "cloudy", "stem_px": 2},
     {"use_sar": False, "levels": 3, "blocks": 3},
 ]
 
