@@ -8,40 +8,31 @@ scene's own clear pixel was kept, 2 where the network had a part. A JSON record 
 from __future__ import annotations
 
 import logging
-import sys
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-import rasterio.shutil
 import torch
 import xarray as xr
 from odc.geo.geobox import GeoBox
-from rasterio._err import CPLE_BaseError  # what `rasterio.shutil.copy` lets through has no public name
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioIOError
-from rasterio.windows import Window
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
-from sereno.model.batches import to_batch
-from sereno.model.checkpoint import Loaded, check_bands, check_question, choose_device, hash_file, load_checkpoint
-from sereno.model.config import PredictSettings, needs_sar
+from sereno.model.batches import DAYS, make_clearing_batch
+from sereno.model.checkpoint import Loaded, check_bands, check_dates, check_question, choose_device, hash_file, load_checkpoint
+from sereno.model.config import PredictSettings, needs_sar, needs_series
+from sereno.model.images import Axis, ImageRows, RowBlender, Sheet, write_cog
 from sereno.model.strips import describe_group, read_rows
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS
-from sereno.pipeline.errors import ConfigError, DataError, StoreError, TrainingError
+from sereno.pipeline.errors import ConfigError, DataError, TrainingError
+from sereno.pipeline.pairs import AROUND
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.samples import SAMPLES
 from sereno.pipeline.scene import MAX_REFLECTANCE, OPTICAL_UNITS, REFLECTANCE_SCALE, bands_of, find_unknown, geobox_of
-from sereno.pipeline.store import open_dataset, remove, staged, write_json
+from sereno.pipeline.store import open_dataset, staged, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -50,25 +41,12 @@ NODATA: Final = 65_535
 """Stored value of pixels without an answer."""
 NOTHING, OBSERVED, RECONSTRUCTED = 0, 1, 2
 """Values of the provenance band."""
-PAIR_ROLES: Final = ("sar", "cloudy", "clear")
-"""Scenes of a pair."""
+PAIR_ROLES: Final = ("sar", "cloudy", "clear", *AROUND)
+"""Scenes of a pair; the last two of a series only."""
 CLEAR_BELOW: Final = 0.05
 """Up to this cloud or shadow probability a pixel is kept as observed."""
 CLOUDY_FROM: Final = 0.5
 """From this probability on it is the network's alone; between the two the share of the network grows evenly."""
-BLOCK_PX: Final = 512
-"""Side of a block of the written image (the default of GDAL's COG driver)."""
-TRUE_COLOUR: Final = {
-    "B04": ColorInterp.red,
-    "B03": ColorInterp.green,
-    "B02": ColorInterp.blue,
-    "B3": ColorInterp.red,
-    "B2": ColorInterp.green,
-    "B1": ColorInterp.blue,
-}
-"""What makes viewers such as QGIS open the image in true colour."""
-CACHE_BYTES: Final = 32 << 20
-"""What GDAL may keep in memory beside two rows of blocks; its own default is a share of the machine's memory."""
 
 Array = npt.NDArray[Any]
 
@@ -85,7 +63,7 @@ class Scene(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Some whole rows of a scene, in memory."""
+    """Some whole rows of a scene, in memory; the tiles of one row have an axis more in front."""
 
     sar: Array
     """(S, rows, W) int16 centi-dB."""
@@ -93,6 +71,10 @@ class Strip(NamedTuple):
     """(C, rows, W) uint16 reflectance x 10000."""
     mask: Array
     """(7, rows, W) uint8 in `MASK_CHANNELS`; those of the target are 0."""
+    around: Array
+    """(2, C, rows, W) uint16 reflectance x 10000 of the dates before and after; (0, C, rows, W) where the network does not look at them."""
+    around_clear: Array
+    """(2, rows, W) uint8, probability x 255 that a pixel of them is valid and clear; (0, rows, W) likewise."""
 
     def share_of_network(self, *, keep_observed: bool) -> Array:
         """How much of each pixel is the network's, 0..1: (rows, W) float32."""
@@ -104,76 +86,6 @@ class Strip(NamedTuple):
 
 
 CLOUD, SHADOW, VALID, VALID_SAR = (MASK_CHANNELS.index(name) for name in ("cloud_input", "shadow_input", "valid_input", "valid_sar"))
-
-
-class Axis(NamedTuple):
-    """How tiles lie along the rows or the columns of a scene."""
-
-    extent: int
-    """Pixels of the scene."""
-    tile: int
-    """Pixels of a tile."""
-    overlap: int
-    """Pixels that neighbouring tiles share."""
-
-    @property
-    def stride(self) -> int:
-        """Distance of tiles: a multiple of 8, as tile and overlap are, so that attention windows lie alike in all of them."""
-        return self.tile - self.overlap
-
-    @property
-    def n_tiles(self) -> int:
-        """Tiles needed to cover every pixel."""
-        return max(1, -(-(self.extent - self.overlap) // self.stride))
-
-    @property
-    def padded(self) -> int:
-        """Pixels that the tiles cover; what lies beyond the scene is its mirror image."""
-        return self.n_tiles * self.stride + self.overlap
-
-    def window(self, number: int) -> Tensor:
-        """Weights (tile,) of tile `number`: it fades out while its neighbour fades in, so that the two sum to 1 at every pixel."""
-        weights = torch.ones(self.tile)
-        ramp = (torch.arange(self.overlap) + 0.5) / max(self.overlap, 1)
-        if number > 0:
-            weights[: self.overlap] = ramp
-        if number < self.n_tiles - 1:
-            weights[self.tile - self.overlap :] = 1 - ramp
-        return weights
-
-
-class RowBlender:
-    """The weighted sum of one row of tiles: the only image-wide buffer of floats, as high as a tile whatever the scene's height."""
-
-    def __init__(self, bands: int, rows: Axis, columns: Axis, device: torch.device) -> None:
-        self._rows, self._columns = rows, columns
-        self.sum = torch.zeros(bands, rows.tile, columns.padded, device=device)
-
-    def add(self, tile: Tensor, row: int, column: int) -> None:
-        """Lay tile (C, tile, tile), number `column` of tile row `row`, onto the sum."""
-        weights = (self._rows.window(row)[:, None] * self._columns.window(column)[None]).to(tile.device)
-        left = column * self._columns.stride
-        self.sum[:, :, left : left + self._columns.tile] += tile * weights
-
-    def take(self, row: int) -> Array:
-        """The finished rows after tile row `row`, (C, rows, W); what the next row of tiles adds to is carried on."""
-        last = row == self._rows.n_tiles - 1
-        finished = self._rows.extent - row * self._rows.stride if last else self._rows.stride
-        rows: Array = self.sum[:, :finished, : self._columns.extent].cpu().numpy()
-        rows = rows.copy()
-        carried = self.sum[:, self._rows.stride :].clone()
-        self.sum.zero_()
-        self.sum[:, : self._rows.overlap] = carried
-        return rows
-
-
-class ClearedRows(NamedTuple):
-    """Some finished rows of the written image."""
-
-    first: int
-    """Number of the first one."""
-    image: Array
-    """(C + 1, rows, W) uint16: reflectance x 10000 or NODATA, then the provenance."""
 
 
 def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: Path, settings: PredictSettings) -> None:
@@ -201,11 +113,12 @@ def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: P
         check_question(loaded, describe_group(scene.pair), where=pair_and_masks[0])
     else:
         check_bands(loaded, bands_of(scene.pair), bands_of(scene.pair, "sar_band"), where=pair_and_masks[0])
+        check_dates(loaded, has_dates=AROUND[0] in scene.pair, where=pair_and_masks[0])
     if refused := scene.pair.attrs["provenance"].get("refused"):
         logger.warning("predict: %s holds no valid pixel, so nothing is cleared: %s", pair_and_masks[0], refused)
     clearing = walk(scene, loaded, settings)
     with staged(output) as partial:
-        write_cog(clearing, partial, tags=describe_image(clearing, checkpoint))
+        write_cog(clearing.walk(), describe_sheet(clearing), partial, tags=describe_image(clearing, checkpoint))
         write_json(output.with_suffix(".json"), describe_scene(clearing, checkpoint, partial))
     logger.info("predict: wrote %s: %s", output, ", ".join(f"{count} {name}" for name, count in sorted(clearing.tally.items())))
 
@@ -226,8 +139,8 @@ def open_scene(pair: Path, masks: Path, *, kind: Literal["pair", "group"] = "pai
     return Scene(opened, opened_masks, geobox)
 
 
-def read_strip(scene: Scene, first: int, stop: int) -> Strip:
-    """Rows `first` to `stop` (exclusive) of the scene; where nobody knows whether there is cloud, there is."""
+def read_strip(scene: Scene, first: int, stop: int, *, dates: Sequence[str] = ()) -> Strip:
+    """Rows `first` to `stop` (exclusive) of the scene, with the images of those `dates`; where nobody knows of cloud, there is."""
     rows = slice(first, stop)
     pair, masks = scene.pair.isel(y=rows), scene.masks.isel(y=rows)
     stored = {
@@ -238,7 +151,23 @@ def read_strip(scene: Scene, first: int, stop: int) -> Strip:
     }
     nothing = np.zeros((stop - first, scene.geobox.shape.x), np.uint8)
     channels = [stored.get(name, nothing) for name in MASK_CHANNELS]
-    return Strip(pair["sar"].values, pair["cloudy"].values, np.stack(channels).astype(np.uint8, copy=False))
+    cloudy = pair["cloudy"].values
+    around = np.stack([pair[date].values for date in dates]) if dates else cloudy[None][:0]
+    clear = np.stack([_measure_clear(pair, masks, date) for date in dates]) if dates else nothing[None][:0]
+    return Strip(pair["sar"].values, cloudy, np.stack(channels).astype(np.uint8, copy=False), around, clear)
+
+
+def _measure_clear(pair: xr.Dataset, masks: xr.Dataset, role: str) -> Array:
+    """Probability x 255 that a pixel is valid and clear, (y, x) uint8, as patches hold it; 0 where nobody knows."""
+    covered = np.maximum(masks[f"cloud_{role}"].values, masks[f"shadow_{role}"].values)
+    clear: Array = np.where(pair[f"valid_{role}"].values & ~find_unknown(pair, masks, role), 255 - covered, 0).astype(np.uint8)
+    return clear
+
+
+def find_days(scene: Scene) -> Array:
+    """Days of the dates before and after a pair from its cloudy scene, (2,) float32; NaN where it does not state them."""
+    pair = scene.pair.attrs["provenance"]["pair"]
+    return np.array([pair.get(f"{date}_gap_days", np.nan) for date in AROUND], np.float32)
 
 
 class Clearing:
@@ -249,11 +178,12 @@ class Clearing:
         rows, columns = scene.geobox.shape.y, scene.geobox.shape.x
         self.rows = Axis(rows, settings.tile_px, settings.overlap_px)
         self.columns = Axis(columns, settings.tile_px, settings.overlap_px)
+        self.dates = AROUND if needs_series(loaded.settings.network) else ()
         self.tally: Counter[str] = Counter()
         """Pixels `observed`, `reconstructed`, `nodata_input`, `nodata_sar`; `tiles_run`, `tiles_skipped`; values `clamped`."""
 
     @torch.inference_mode()
-    def walk(self) -> Iterator[ClearedRows]:
+    def walk(self) -> Iterator[ImageRows]:
         """The scene from top to bottom.
 
         Raises:
@@ -264,14 +194,14 @@ class Clearing:
         blender = RowBlender(bands, self.rows, self.columns, self.loaded.training_mean.device)
         for row in range(self.rows.n_tiles):
             first = row * self.rows.stride
-            strip = read_strip(self.scene, first, min(first + self.rows.tile, self.rows.extent))
+            strip = read_strip(self.scene, first, min(first + self.rows.tile, self.rows.extent), dates=self.dates)
             provenance = self._decide(strip)
             for column, tile in self._run_tiles(strip, provenance == RECONSTRUCTED):
                 blender.add(tile, row, column)
             restored = blender.take(row)
             height = restored.shape[1]
-            top = Strip(*(array[:, :height] for array in strip))
-            yield ClearedRows(first, self._compose(top, restored, provenance[:height]))
+            top = Strip(*(array[..., :height, :] for array in strip))
+            yield ImageRows(first, self._compose(top, restored, provenance[:height]))
 
     def _decide(self, strip: Strip) -> Array:
         """Provenance of each pixel, (rows, W) uint8."""
@@ -287,17 +217,18 @@ class Clearing:
         tile, stride = self.columns.tile, self.columns.stride
         chosen = [number for number in range(self.columns.n_tiles) if wanted[:, number * stride : number * stride + tile].any()]
         self.tally.update(tiles_run=len(chosen), tiles_skipped=self.columns.n_tiles - len(chosen))
-        padding = ((0, 0), (0, tile - wanted.shape[0]), (0, self.columns.padded - wanted.shape[1]))
-        padded = Strip(*(np.pad(array, padding, mode="reflect") for array in strip)) if chosen else strip
+        down, across = tile - wanted.shape[0], self.columns.padded - wanted.shape[1]
+        padded = Strip(*(_mirror(array, down, across) for array in strip)) if chosen else strip
         for start in range(0, len(chosen), self.settings.batch_size):
             numbers = chosen[start : start + self.settings.batch_size]
-            cut = [np.stack([array[:, :, n * stride : n * stride + tile] for n in numbers]) for array in padded]
+            cut = [np.stack([array[..., n * stride : n * stride + tile] for n in numbers]) for array in padded]
             yield from zip(numbers, self._restore_tiles(Strip(*cut)), strict=True)
 
     def _restore_tiles(self, tiles: Strip) -> Tensor:
-        stored = tiles.sar, tiles.cloudy, np.zeros_like(tiles.cloudy), tiles.mask
-        batch = to_batch(*stored, self.loaded.settings.sar_range, self.loaded.sar_bands).to(self.loaded.training_mean.device)
-        restored: Tensor = self.loaded.network(batch.optical, batch.sar, batch.cloud).float()
+        days = np.broadcast_to(find_days(self.scene), (len(tiles.cloudy), len(AROUND)))
+        stored = {**tiles._asdict(), "clear": np.zeros_like(tiles.cloudy), DAYS: days}
+        batch = make_clearing_batch(stored, self.loaded.meta.signature, self.loaded.settings).to(self.loaded.training_mean.device)
+        restored: Tensor = self.loaded.network(*batch.inputs).float()
         if not restored.isfinite().all():
             pair = self.scene.pair.attrs["provenance"]["pair"]["id"]
             raise TrainingError(f"the network gives values that are no numbers for pair {pair}: train again, with a lower 'train.lr'")
@@ -321,6 +252,12 @@ class Clearing:
         return np.concatenate([np.where(there, stored, NODATA), provenance[None]]).astype(np.uint16)
 
 
+def _mirror(array: Array, down: int, across: int) -> Array:
+    """`array` (..., rows, W) with so many rows and columns more, mirrored."""
+    padding = ((0, 0),) * (array.ndim - 2) + ((0, down), (0, across))
+    return np.pad(array, padding, mode="reflect")
+
+
 class Making:
     """One walk over a group of another task than cloud removal: every pixel is the network's; nothing is kept as it was observed."""
 
@@ -340,7 +277,7 @@ class Making:
             raise ConfigError(f"'predict.tile_px' and 'overlap_px' must be multiples of {ratio}, the fine pixels along a coarse one")
 
     @torch.inference_mode()
-    def walk(self) -> Iterator[ClearedRows]:
+    def walk(self) -> Iterator[ImageRows]:
         """The image from top to bottom.
 
         Raises:
@@ -359,7 +296,7 @@ class Making:
                 left = column * self.columns.stride
                 usable[:, left : left + self.columns.tile] = worth
             restored = blender.take(row)
-            yield ClearedRows(first, self._compose(restored, usable[: restored.shape[1], : self.columns.extent]))
+            yield ImageRows(first, self._compose(restored, usable[: restored.shape[1], : self.columns.extent]))
 
     def _pad(self, stored: dict[str, Array], height: int) -> dict[str, Array]:
         """Rows as high as a tile, as wide as all tiles; what lacks is mirrored with the edge pixels, so that grids stay on each other."""
@@ -403,57 +340,18 @@ Walk = Clearing | Making
 """What an image is written from."""
 
 
-def write_cog(clearing: Walk, path: Path, *, tags: dict[str, str]) -> None:
-    """Write the cleared scene to `path` as a COG, by way of a plain GeoTIFF, since the COG driver can only copy.
-
-    Overviews take the nearest pixel: an average would invent provenance values and mix nodata neighbours.
-
-    Raises:
-        StoreError: it cannot be written or does not read back as it was written.
-    """
-    work = path.with_name(f"{path.name}.work")
-    remove(work)
-    work.mkdir(parents=True)
-    row_of_blocks = BLOCK_PX * clearing.columns.extent * (len(clearing.loaded.bands) + 1) * 2
-    try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES + 2 * row_of_blocks):
-            digests = _write_rows(clearing, work / "rows.tif", tags)
-            options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": BLOCK_PX, "OVERVIEW_RESAMPLING": "NEAREST"}
-            rasterio.shutil.copy(work / "rows.tif", work / "cog.tif", driver="COG", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", **options)
-            _check_rows(work / "cog.tif", digests)
-        (work / "cog.tif").replace(path)
-    except (RasterioIOError, CPLE_BaseError) as error:
-        raise StoreError(f"cannot write {path} ({error}): free space or choose another folder, then run again") from error
-    finally:
-        remove(work)
-
-
-def _write_rows(clearing: Walk, path: Path, tags: dict[str, str]) -> dict[Window, int]:
-    """Write the rows as they come; the windows written with the CRC-32 of their values."""
-    bands, geobox = clearing.loaded.bands, clearing.scene.geobox
-    rows, columns = geobox.shape.y, geobox.shape.x
-    profile = {"driver": "GTiff", "dtype": "uint16", "nodata": NODATA, "count": len(bands) + 1, "height": rows, "width": columns}
-    grid = {"crs": CRS.from_user_input(str(geobox.crs)), "transform": geobox.transform}
-    digests: dict[Window, int] = {}
-    with rasterio.open(path, "w", BIGTIFF="IF_SAFER", **profile, **grid) as image:
-        image.descriptions = (*bands, "provenance")
-        image.colorinterp = [TRUE_COLOUR.get(band, ColorInterp.undefined) for band in (*bands, "provenance")]
-        image.scales = (*[1 / REFLECTANCE_SCALE] * len(bands), 1.0)
-        image.update_tags(**tags)
-        image.update_tags(len(bands) + 1, values="0 nodata, 1 observed, 2 reconstructed")
-        console = Console(stderr=True)
-        for part in track(clearing.walk(), "predict", clearing.rows.n_tiles, console=console, disable=not sys.stderr.isatty()):
-            window = Window(0, part.first, columns, part.image.shape[1])
-            image.write(part.image, window=window)
-            digests[window] = zlib.crc32(part.image.tobytes())
-    return digests
-
-
-def _check_rows(path: Path, digests: dict[Window, int]) -> None:
-    with rasterio.open(path) as image:
-        for window, digest in digests.items():
-            if zlib.crc32(image.read(window=window).tobytes()) != digest:
-                raise StoreError(f"{path}: rows from {window.row_off} on do not read back as written; is the disk full? Run again")
+def describe_sheet(clearing: Walk) -> Sheet:
+    """What is written of a scene: its bands as stored integers, then the provenance."""
+    bands = clearing.loaded.bands
+    return Sheet(
+        bands=(*bands, "provenance"),
+        dtype="uint16",
+        nodata=NODATA,
+        scales=(*[1 / REFLECTANCE_SCALE] * len(bands), 1.0),
+        geobox=clearing.scene.geobox,
+        pieces=clearing.rows.n_tiles,
+        band_tags={len(bands) + 1: {"values": "0 nodata, 1 observed, 2 reconstructed"}},
+    )
 
 
 def list_roles(provenance: Mapping[str, Any]) -> list[str]:

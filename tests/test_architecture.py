@@ -56,7 +56,7 @@ PIPELINE_LANES = (
 MODEL_LANES = (
     {"config"},
     {"flow"},
-    {"metrics", "layers", "pictures", "results", "faults", "sharpening", "indices", "temporal", "fusion", "snapshot"},
+    {"metrics", "layers", "pictures", "results", "faults", "sharpening", "indices", "temporal", "fusion", "snapshot", "images"},
     {"attention", "frequency", "page"},
     {"gallery", "accounts", "alignment", "findings", "holdout", "curves", "making"},
     {"clearing", "shifts", "refusals"},
