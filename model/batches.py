@@ -5,7 +5,7 @@ Stored arrays (see `sereno.pipeline.samples`) enter, `Batch` or `Sample` leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
 
-from sereno.model.config import S2SnapshotSettings, SarRange, TrainSettings
+from sereno.model.config import S2SnapshotSettings, SarRange, TrainSettings, needs_series
 from sereno.model.sharpening import SENTINEL2_GAINS, TYPICAL_MS_GAIN, TYPICAL_PAN_GAIN, degrade, enlarge, make_wald_pair
 from sereno.model.snapshot import ESTIMATES, make_camera, measure_cube
+from sereno.model.temporal import Dates
 from sereno.pipeline.config import TaskName
-from sereno.pipeline.patches import MASK_CHANNELS
+from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
 from sereno.pipeline.samples import MASK_CHANNELS_OF
 from sereno.pipeline.scene import CENTI_DB, REFLECTANCE_SCALE
 
@@ -30,10 +31,16 @@ APERTURE_SEED: Final = 0
 """Of the coded aperture."""
 SEEN_WHOLE: Final = 0.999
 """Share of valid pixels from which all that a coarse pixel saw counts as valid; the rest is rounding."""
+DAYS: Final = "days"
+"""Name under which the days of a sample's dates stand among its arrays, (B, date) float32; NaN where they are not known."""
+EVEN_AROUND: Final = (-1.0, 1.0)
+"""Days of the dates around an input of which nobody knows them: as far before as after."""
+EVEN_SERIES: Final = (-1.0, 0.0, 1.0)
+"""The same of three dates."""
 
 Array = npt.NDArray[Any]
 Stored = Mapping[str, Array | Tensor]
-"""Stored arrays by the names of `SAMPLES`, each (B, ..., row, col)."""
+"""Stored arrays by the names of `SAMPLES`, each (B, ..., row, col), and where they are known the days of their dates (`DAYS`)."""
 
 
 class Signature(NamedTuple):
@@ -57,6 +64,8 @@ class Signature(NamedTuple):
     """Mean reflectance of the guide in training, per band."""
     guide_std: tuple[float, ...] = ()
     """Standard deviation of the same."""
+    series: bool = False
+    """Whether there are clear images before and after each input of cloud removal."""
 
 
 class Batch(NamedTuple):
@@ -76,19 +85,26 @@ class Batch(NamedTuple):
     """(B, 1, H, W) 1 where the input was observed, else 0."""
     valid_target: Tensor
     """(B, 1, H, W) 1 where the target was observed, else 0."""
+    dates: Dates | None = None
+    """Clear images before and after the input; None where the network does not look at them."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return self._change(lambda tensor: tensor.to(device, non_blocking=True))
 
     def cut(self, count: int) -> list[AnyBatch]:
         """The batch in `count` parts of as many patches each, which must divide it."""
-        return [Batch(*parts) for parts in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
+        return [self._change(lambda tensor, part=part: tensor.chunk(count)[part]) for part in range(count)]  # type: ignore[misc]
+
+    def _change(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with what `function` makes of each of its tensors."""
+        *own, dates = self
+        return Batch._make([*map(function, own), None if dates is None else Dates(*map(function, dates))])
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """What the network is called with."""
-        return self.optical, self.sar, self.cloud
+        return self.optical, self.sar, self.cloud, *(self.dates or ())
 
     @property
     def focus(self) -> Tensor:
@@ -192,8 +208,28 @@ def to_batch(  # the four stored arrays and the two things that give SAR its mea
 
 
 def make_clearing_batch(stored: Stored, signature: Signature, settings: TrainSettings) -> Batch:
-    """The batch of cloud removal: arrays of `PATCH_ARRAYS` -> inputs optical, SAR, cloud."""
-    return to_batch(**stored, sar_range=settings.sar_range, sar_bands=signature.sar_bands)
+    """The batch of cloud removal: arrays of `PATCH_ARRAYS` -> inputs optical, SAR, cloud; and the dates around, for who looks at them."""
+    batch = to_batch(**{name: stored[name] for name in PATCH_ARRAYS}, sar_range=settings.sar_range, sar_bands=signature.sar_bands)
+    return batch._replace(dates=read_dates(stored)) if needs_series(settings.network) else batch
+
+
+def read_dates(stored: Stored) -> Dates:
+    """The clear images around an input: around (B, 2, C, H, W), around_clear (B, 2, H, W) and days (B, 2) as tensors; 0 where not trusted.
+
+    A pixel that is rather not clear than clear counts as not clear, as one of the target does. Without days both are as far away.
+    """
+    images, clear = scale_optical(stored["around"]), _to_float(stored["around_clear"])[:, :, None] / 255
+    clear = _trust(1 - clear)
+    return Dates(torch.where(clear > 0, images, 0.0), clear, read_days(stored, images, even=EVEN_AROUND))
+
+
+def read_days(stored: Stored, like: Tensor, *, even: Sequence[float]) -> Tensor:
+    """Days of the dates, (B, date) on the device of `like` (B, ...): those `stored`, or `even` ones for samples that lack one."""
+    evenly = like.new_tensor(even).expand(len(like), -1)
+    if DAYS not in stored:
+        return evenly
+    days = _to_float(stored[DAYS])
+    return torch.where(days.isfinite().all(dim=1, keepdim=True), days, evenly)
 
 
 def make_sharpening_batch(stored: Stored, signature: Signature, _settings: TrainSettings) -> Sample:

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sereno.model.batches import Signature
-from sereno.model.config import CustomSettings, TrainSettings, needs_sar
+from sereno.model.config import CustomSettings, TrainSettings, needs_sar, needs_series
 from sereno.model.networks.custom import find_file
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, create_network
 from sereno.pipeline.config import Settings, TaskName, parse_settings
@@ -91,7 +91,8 @@ class CheckpointMeta(Settings):
     def signature(self) -> Signature:
         """What the network is made for."""
         statistics = self.training_mean, self.training_std
-        return Signature(self.bands, self.sar_bands, *statistics, self.task, self.ratio, self.guide_bands, self.guide_mean, self.guide_std)
+        made_for = Signature(self.bands, self.sar_bands, *statistics, self.task, self.ratio, series=needs_series(self.settings.network))
+        return made_for._replace(guide_bands=self.guide_bands, guide_mean=self.guide_mean, guide_std=self.guide_std)
 
 
 class Loaded(NamedTuple):
@@ -155,6 +156,20 @@ def check_question(loaded: Loaded, signature: Signature, *, where: Path) -> None
             f"ratio {its_ratio} with guide {list(its_guide)}: take a checkpoint of the same, or train on this dataset"
         )
     check_bands(loaded, signature.bands, signature.sar_bands, where=where)
+    check_dates(loaded, has_dates=signature.series, where=where)
+
+
+def check_dates(loaded: Loaded, *, has_dates: bool, where: Path) -> None:
+    """Refuse data without the dates around the input if the network looks at them; `where` names the data.
+
+    Raises:
+        DataError: says how to have them.
+    """
+    if needs_series(loaded.settings.network) and not has_dates:
+        raise DataError(
+            f"{where} has no clear images before and after the cloudy one, which the network of the checkpoint looks at (base dates): make "
+            "it with `pipeline.query.series: true`, or take a checkpoint trained without"
+        )
 
 
 def check_bands(loaded: Loaded, bands: Sequence[str], sar_bands: Sequence[str], *, where: Path) -> None:

@@ -6,6 +6,7 @@ Only pydantic is imported here, since the Snakefile reads this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import not_
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -25,8 +26,9 @@ class ClearingSettings(Settings):
 
     use_sar: bool = True
     """False trains the same network without SAR."""
-    base: Literal["cloudy", "filled"] = "filled"
-    """What the network adds to: the cloudy input as in the notes, or the input with its clouds filled smoothly."""
+    base: Literal["cloudy", "filled", "dates"] = "filled"
+    """What the network adds to: the cloudy input as in the notes, the input with its clouds filled smoothly, or with its clouds filled from
+    the clear images around its date (`pipeline.query.series`)."""
     stem_px: Literal[1, 2, 4] = 1
     """Side of the square of pixels that becomes one token; 1 as in the notes, 2 costs a quarter of the time."""
 
@@ -241,6 +243,8 @@ class CustomSettings(Settings):
     """Handed to that function as keyword arguments as well."""
     use_sar: bool = True
     """False says that the network does not look at SAR."""
+    use_series: bool = Field(default=False, exclude_if=not_)
+    """True calls it with three more inputs: the clear images around the cloudy one (`pipeline.query.series`), trust in them, their days."""
 
     @property
     def file(self) -> str:
@@ -294,6 +298,11 @@ def needs_sar(network: NetworkSettings) -> bool:
     return isinstance(network, ClearingSettings | CustomSettings) and network.use_sar
 
 
+def needs_series(network: NetworkSettings) -> bool:
+    """Whether the network looks at the clear images around the cloudy one."""
+    return network.use_series if isinstance(network, CustomSettings) else getattr(network, "base", None) == "dates"
+
+
 class LossSettings(Settings):
     """Weights of the parts of the loss, and how much each pixel counts; a part of weight zero is not computed."""
 
@@ -317,6 +326,8 @@ class LossSettings(Settings):
     """Phase of the Fourier transform, on the circle."""
     stages: Annotated[float, Field(ge=0)] = 0.0
     """All of the above for the intermediate images of a network that has them, their mean."""
+    temporal: Annotated[float, Field(ge=0)] = Field(default=0.0, exclude_if=not_)
+    """Agreement of the answers from the date before alone and from the date after alone, and the loss of both; three times the work."""
     weighting: Literal["static", "learned"] = "static"
     """How a pixel's weight follows from the clouds of the input: from the mask, or from what a small network learnt of the mask."""
     cloud_emphasis: Annotated[float, Field(ge=0)] = 3.0
@@ -442,6 +453,13 @@ class TrainSettings(Settings):
             raise ValueError("'adversarial' needs 'precision' bf16 or fp32: gradients of a critic and of the network overflow apart")
         if self.loss.stages and isinstance(self.network, S2SnapshotSettings) and self.network.encoding:
             raise ValueError("'loss.stages' and 'network.encoding' ask for different answers: set one of them to 0 or false")
+        if self.loss.temporal and not needs_series(self.network):
+            raise ValueError(
+                "'loss.temporal' compares answers from two dates around a cloudy one: it needs a network for cloud removal with 'base: "
+                "dates' (a custom one with 'use_series: true')"
+            )
+        if self.loss.temporal and self.loss.stages:
+            raise ValueError("'loss.stages' and 'loss.temporal' ask for different answers: set one of them to 0")
         has_pins = isinstance(self.network, SpatialSpectralSettings) and self.network.pins
         if self.loss.stages and not has_pins and self.network.name != "custom":
             raise ValueError("'loss.stages' needs intermediate images: those of the network s2transformer or s2snapshot with 'pins: true'")

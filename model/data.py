@@ -18,11 +18,12 @@ import torch
 import zarr
 from torch import Tensor
 
-from sereno.model.batches import AnyBatch, Signature
+from sereno.model.batches import DAYS, AnyBatch, Signature
 from sereno.model.config import TrainSettings
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Task
-from sereno.pipeline.config import load_settings
+from sereno.pipeline.config import TaskName, load_settings
 from sereno.pipeline.errors import MissingError, StoreError, TrainingError
+from sereno.pipeline.pairs import AROUND
 from sereno.pipeline.patches import PatchRecord, Split
 from sereno.pipeline.samples import SAMPLES
 from sereno.pipeline.store import read_manifest, store_of
@@ -34,12 +35,17 @@ PREFETCH: Final = 2
 WHOLE: Final = (0, 1)
 """The share of a batch that is all of it: part 0 of 1."""
 CPU: Final = torch.device("cpu")
+DATES_OF: Final[Mapping[TaskName, tuple[str, ...]]] = {"cloud-removal": AROUND, "spatiotemporal-fusion": ("1", "2", "3")}
+"""Dates whose days records may state (`PatchRecord.gaps_days`), in order of time."""
 
 Array = npt.NDArray[Any]
 
 
 class SplitArrays(dict[str, Any]):
-    """The arrays of one split by the names of `SAMPLES`, decoded only where they are indexed (zarr arrays, or NumPy arrays in memory)."""
+    """The arrays of one split by the names of `SAMPLES`, decoded only where they are indexed (zarr arrays, or NumPy arrays in memory).
+
+    Where the records state the days of dates these are there as well, under the name `DAYS`: (patch, date) float32, NaN for one not known.
+    """
 
     @property
     def n_patches(self) -> int:
@@ -85,7 +91,7 @@ def read_facts(manifest: Path) -> Signature:
     if task.subject is not None:
         return _read_subject(summary, task)
     bands, sar_bands, mean, std = (tuple(summary[key]) for key in keys)
-    return Signature(bands, sar_bands, mean, std)
+    return Signature(bands, sar_bands, mean, std, series="around" in summary.get("channels", ()))
 
 
 def _read_subject(summary: Mapping[str, Any], task: Task) -> Signature:
@@ -117,15 +123,31 @@ def open_split(manifest: Path, split: Split) -> SplitArrays:
     files, task = described["files"], _find_task(described["summary"], manifest)
     try:
         group = zarr.open_group(store, path=split, mode="r")
-        arrays = SplitArrays({spec.name: group[spec.name] for spec in SAMPLES[task.name]})
+        arrays = SplitArrays({spec.name: group[spec.name] for spec in SAMPLES[task.name] if not spec.is_optional or spec.name in group})
     except (FileNotFoundError, KeyError) as error:
         raise MissingError(f"{store} has no complete split {split!r} ({error}): run `sereno pack` again") from None
     for name in (name for name in files if name.startswith(f"{split}/")):  # zarr reads zeros where a file is missing
         if not (store / name).is_file() or (store / name).stat().st_size != files[name]["bytes"]:
             raise StoreError(f"{store / name} is missing or cut short: delete {manifest} and run `sereno pack` again")
+    if (days := _read_days(manifest, split, task.name)) is not None:
+        arrays[DAYS] = days
     if len({array.shape[0] for array in arrays.values()}) != 1:
         raise StoreError(f"{store}/{split}: arrays hold {[a.shape[0] for a in arrays.values()]} patches; run `sereno pack` again")
     return arrays
+
+
+def _read_days(manifest: Path, split: Split, task: TaskName) -> Array | None:
+    """Days of the dates of each patch of a split (patch, date); None where no record states any."""
+    table, names = store_of(manifest) / "patches.csv", DATES_OF.get(task, ())
+    if not names or not table.is_file() or "gaps_days" not in _read_header(table):
+        return None
+    rows = [[record.gaps_days.get(name, np.nan) for name in names] for record in read_records(manifest, split)]
+    return np.array(rows, np.float32).reshape(-1, len(names))
+
+
+def _read_header(table: Path) -> list[str]:
+    with table.open(newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def read_records(manifest: Path, split: Split | None = None) -> list[PatchRecord]:
@@ -145,9 +167,7 @@ def read_records(manifest: Path, split: Split | None = None) -> list[PatchRecord
 
 def _parse_row(row: dict[str, str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {key: value for key, value in row.items() if value != ""}
-    if "bounds_m" in parsed:
-        parsed["bounds_m"] = json.loads(parsed["bounds_m"])
-    return parsed
+    return parsed | {key: json.loads(parsed[key]) for key in ("bounds_m", "gaps_days") if key in parsed}
 
 
 class Draw(NamedTuple):
@@ -236,7 +256,9 @@ class PatchFeed:
         turns, mirrored = int(generator.integers(4)), bool(generator.integers(2))
         window = np.array([top, left, size])
         parts = {name: window // ratio if name in self._coarse else window for name in patch}
-        return place, SplitArrays({name: _turn(_cut_square(array, *parts[name]), turns, mirrored) for name, array in patch.items()})
+        return place, SplitArrays(
+            {name: array if name == DAYS else _turn(_cut_square(array, *parts[name]), turns, mirrored) for name, array in patch.items()}
+        )
 
 
 def _check_crop(crop_px: int, size: int, signature: Signature) -> None:

@@ -73,20 +73,21 @@ def evaluate_checkpoint(dataset: Path, checkpoint: Path, output: Path, settings:
     loaded = load_checkpoint(checkpoint, choose_device(settings.device))
     facts = read_facts(dataset)
     check_question(loaded, facts, where=dataset)
-    scoring = TASKS[facts.task].scoring
     if hash_file(dataset) != loaded.meta.dataset_sha256:
         logger.warning(
             "%s was trained on another dataset than %s: ground of this split may have been among its training", checkpoint, dataset
         )
     arrays, records = open_split(dataset, settings.split), read_records(dataset, settings.split)
     check_split(records, arrays, settings, where=dataset)
+    scoring = TASKS[facts.task].scoring.fit(arrays)
     chosen = choose_examples([record.cloud_input_share for record in records], settings.examples)
     scores, pictures = [], []
     for part in score_split(arrays, loaded, settings):
         scores.append(part.scores)
         pictures += [_cut_example(part, place, scoring) for place in chosen if 0 <= place - part.first < len(part.scores)]
     table = torch.cat(scores)
-    _write_examples(output.with_name("examples.npz"), pictures, [records[place] for place in sorted(chosen)], loaded)
+    names = _name_axes(loaded, scoring)
+    _write_examples(output.with_name("examples.npz"), pictures, [records[place] for place in sorted(chosen)], names)
     summary = summarise(table, records, settings, scoring=scoring) | {"checkpoint": loaded.meta.model_dump(mode="json")}
     write_json(output.with_name("summary.json"), summary)
     write_text(output, to_csv(table, records, scoring))
@@ -235,21 +236,27 @@ def _to_stored(reflectance: Tensor) -> Array:
     return (reflectance * REFLECTANCE_SCALE).round().clamp(0, MAX_REFLECTANCE).numpy().astype(np.uint16)
 
 
-def _write_examples(path: Path, pictures: Sequence[dict[str, Array]], records: Sequence[PatchRecord], loaded: Loaded) -> None:
-    """Write the example patches: their arrays as stored, the answers that the task's scoring shows alike, `scores`, and names.
-
-    `scores` is (patch, method, region, column) with the names in `methods`, `regions` and `columns`.
-    """
-    scoring, signature = TASKS[loaded.meta.task].scoring, loaded.meta.signature
-    names = {
-        "id": [record.id for record in records],
+def _name_axes(loaded: Loaded, scoring: Scoring) -> dict[str, list[str]]:
+    """Names along the axes of the example patches."""
+    guide = loaded.meta.signature.guide_bands
+    return {
         "bands": list(loaded.bands),
         "sar_bands": list(loaded.sar_bands),
         "methods": list(scoring.methods),
         "regions": list(scoring.regions),
         "columns": list(scoring.columns),
-        **({"guide_bands": list(signature.guide_bands)} if signature.guide_bands else {}),
+        **({"guide_bands": list(guide)} if guide else {}),
     }
+
+
+def _write_examples(
+    path: Path, pictures: Sequence[dict[str, Array]], records: Sequence[PatchRecord], axes: Mapping[str, Sequence[str]]
+) -> None:
+    """Write the example patches: their arrays as stored, the answers that the task's scoring shows alike, `scores`, and names.
+
+    `scores` is (patch, method, region, column) with the names in `methods`, `regions` and `columns`.
+    """
+    names = {"id": [record.id for record in records], **axes}
     arrays: dict[str, Any] = {name: np.array(values, dtype=np.str_) for name, values in names.items()}
     arrays["cloud_input_share"] = np.array([record.cloud_input_share for record in records])
     arrays |= {key: np.stack([picture[key] for picture in pictures]) for key in (pictures[0] if pictures else ())}

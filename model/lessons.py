@@ -13,12 +13,20 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
-from sereno.model.batches import AnyBatch, Sample
+from sereno.model.batches import AnyBatch, Batch, Sample
 from sereno.model.config import S2SnapshotSettings, StfganSettings, StfnetSettings, TrainSettings
 from sereno.model.losses import compute_loss, measure_amounts, name_parts
 from sereno.model.networks.stfgan import STAGE_RATIO
 from sereno.model.snapshot import compute_signal_loss, weigh_signal
-from sereno.model.temporal import compute_consistency_loss, compute_span_loss, measure_trust, predict_middle
+from sereno.model.temporal import (
+    Dates,
+    Middle,
+    compute_consistency_loss,
+    compute_side_loss,
+    compute_span_loss,
+    measure_trust,
+    predict_middle,
+)
 
 FIRST: Final = "first_"
 """What the amounts of the first stage's image are called by, before the name of the term."""
@@ -81,12 +89,17 @@ def find_lesson(settings: TrainSettings) -> Lesson:
         return BY_SPAN
     if isinstance(network, S2SnapshotSettings) and network.encoding:
         return BY_SIGNAL
-    return PLAIN
+    return BY_SIDES if settings.loss.temporal > 0 else PLAIN
 
 
 def choose_answer(network: nn.Module, settings: TrainSettings) -> Any:
-    """What of the network is called while it learns: its lesson's method; where `loss.stages` counts one that gives intermediate images."""
+    """What of the network is called while it learns: its lesson's method; where `loss.stages` counts one that gives intermediate images.
+
+    Where `loss.temporal` counts it is called three times.
+    """
     lesson = find_lesson(settings)
+    if lesson is BY_SIDES:
+        return ask_sides(network)
     if lesson is PLAIN:
         return network.forward_stages if settings.loss.stages > 0 and hasattr(network, "forward_stages") else network
     return getattr(network, lesson.method)
@@ -194,3 +207,61 @@ def _compare_signals(encoded: Any, piece: Piece) -> Learnt:
 
 BY_SIGNAL: Final = Lesson("forward_encoded", _name_signals, _measure_plainly, _compare_signals)
 """The S2-Transformer on snapshots, with its head for the encoded signal."""
+
+
+class Sides(NamedTuple):
+    """What a network for cloud removal answers, each (B, C, H, W)."""
+
+    both: Tensor
+    """From the dates before and after."""
+    before: Tensor
+    """From the date before alone: nothing of the other is clear."""
+    after: Tensor
+    """From the date after alone."""
+
+
+def ask_sides(network: nn.Module) -> Callable[..., Sides]:
+    """What calls `network` three times, with both dates and with each alone: it needs three times the time and the memory of one call."""
+
+    def ask(optical: Tensor, sar: Tensor, cloud: Tensor, *dates: Tensor) -> Sides:
+        around = Dates(*dates)
+        return Sides(*(network(optical, sar, cloud, *shown) for shown in (around, around.keep(0), around.keep(1))))
+
+    return ask
+
+
+def _name_sides(settings: TrainSettings) -> tuple[str, ...]:
+    return (*name_parts(settings.loss), "sides", "consistency")
+
+
+def _measure_sides(batch: AnyBatch, settings: TrainSettings, weight: Tensor) -> dict[str, Tensor]:
+    return measure_amounts(batch, settings.loss, weight) | {"consistency": measure_trust(_trust_sides(batch))}
+
+
+def _trust_sides(batch: AnyBatch) -> Tensor:
+    """How far both sides are worth comparing, (B, 1, H, W): under clouds, where both dates are clear; the target has no say."""
+    assert isinstance(batch, Batch)
+    assert batch.dates is not None
+    return batch.cloud * batch.dates.clear.prod(dim=1)
+
+
+def _compare_sides(answer: Sides, piece: Piece) -> Learnt:
+    """Temporal consistency of a cloudy date between two clear ones, after L_T of StfNet (Liu et al. 2019).
+
+    With Y1, Y3 the clear dates, X1 and X3 the answers from either alone, d12 = X1 - Y1 and d23 = Y3 - X3 must add up to Y3 - Y1
+    (`consistency`). Ours: the network is one and is shown one date at a time, where theirs are two; absolute differences, under clouds,
+    since elsewhere both answers are the input; and the answers from either date alone are compared with the target as well (`sides`, the
+    mean of both), since any two images that are alike would satisfy the constraint. `loss.temporal` weighs both parts. A step asks the
+    network three times: three times the time and memory of its layers.
+    """
+    batch, settings = piece.batch, piece.settings.loss
+    losses, *alone = (compute_loss(image, batch, settings, weight=piece.weight, amounts=piece.amounts) for image in answer)
+    losses["sides"] = torch.stack([side["total"] for side in alone]).mean()
+    middle = Middle(answer.before, answer.after)
+    losses["consistency"] = compute_side_loss(middle, _trust_sides(batch), amount=piece.amounts["consistency"])
+    losses["total"] = losses["total"] + settings.temporal * (losses["sides"] + losses["consistency"])
+    return Learnt(losses, (Shown(answer.both, batch.target, batch.weight),))
+
+
+BY_SIDES: Final = Lesson("forward", _name_sides, _measure_sides, _compare_sides)
+"""Cloud removal from a series, with `loss.temporal`."""

@@ -5,7 +5,8 @@ Some patches and a network enter (`Case`), scores and answers leave (`Judged`). 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import torch
@@ -13,12 +14,15 @@ import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
 
 from sereno.model.batches import (
+    EVEN_SERIES,
     Batch,
     Signature,
     make_clearing_batch,
     make_fusion_batch,
     make_sharpening_batch,
     make_snapshot_batch,
+    read_dates,
+    read_days,
     read_sharpening,
 )
 from sereno.model.config import TrainSettings
@@ -28,6 +32,7 @@ from sereno.model.layers import smooth_fill
 from sereno.model.metrics import COUNTS, METRICS, average_maps, compute_error_maps
 from sereno.model.sharpening import TYPICAL_MS_GAIN, degrade, enlarge, sharpen_brovey, sharpen_gsa, synthesise_pan
 from sereno.model.snapshot import estimate_first, make_camera, measure_cube, reconstruct_gap_tv
+from sereno.model.temporal import fill_from_dates
 from sereno.pipeline.patches import MASK_CHANNELS
 
 REGIONS: Final = {
@@ -97,6 +102,13 @@ class Scoring(NamedTuple):
     """Arrays of the example patches beside those that are stored, and the method whose answer they hold."""
     judge: Callable[[Case], Judged]
     """Scores patches."""
+    needed: Mapping[str, str] = MappingProxyType({})
+    """The stored array by the name of a method that is made of it; datasets without that array go without that method."""
+
+    def fit(self, arrays: Collection[str]) -> Scoring:
+        """The same with the methods that a dataset with these `arrays` can have."""
+        methods = {name: words for name, words in self.methods.items() if self.needed.get(name) in (None, *arrays)}
+        return self._replace(methods=methods, shown={name: method for name, method in self.shown.items() if method in methods})
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -110,20 +122,23 @@ class Scoring(NamedTuple):
 
 
 def judge_clearing(case: Case) -> Judged:
-    """Score cloud removal: the network beside copying, the training mean, and the smooth fill."""
+    """Score cloud removal: the network beside copying, the training mean, the smooth fill, and in a series the dates around."""
     batch = make_clearing_batch(case.stored, case.signature, case.settings)
-    answers = {"network": case.network(*batch.inputs), **_clear_simply(batch, case.signature)}
+    answers = {"network": case.network(*batch.inputs), **_clear_simply(batch, case)}
     regions = mark_regions(case.stored["mask"], case.cloud_threshold)
     return Judged(answers, torch.stack([score_regions(answer, batch.target, regions) for answer in answers.values()], dim=1))
 
 
-def _clear_simply(batch: Batch, signature: Signature) -> dict[str, Tensor]:
-    mean = torch.tensor(signature.mean, dtype=torch.float32, device=batch.optical.device)
-    return {
+def _clear_simply(batch: Batch, case: Case) -> dict[str, Tensor]:
+    mean = torch.tensor(case.signature.mean, dtype=torch.float32, device=batch.optical.device)
+    answers = {
         "copy": batch.optical,
         "mean": mean[:, None, None].expand_as(batch.optical),
         "fill": smooth_fill(batch.optical, 1 - batch.cloud, mean),
     }
+    if CLEARING.needed["dates"] in case.stored:
+        answers["dates"] = fill_from_dates(batch.optical, batch.cloud, read_dates(case.stored), mean)
+    return answers
 
 
 def mark_regions(mask: Tensor, threshold: float) -> Tensor:
@@ -199,11 +214,11 @@ def _to_row(scores: Mapping[str, Tensor]) -> Tensor:
 
 
 def judge_fusion(case: Case) -> Judged:
-    """Score fusion: the network beside what three dates give without one. The dates are taken as evenly spaced."""
+    """Score fusion: the network beside what three dates give without one. Dates whose days nobody knows are taken as evenly spaced."""
     batch = make_fusion_batch(case.stored, case.signature, case.settings)
     answers = {"network": case.network(*batch.inputs)}
     coarse, fine = batch.inputs
-    days = torch.arange(3.0).to(coarse).expand(len(coarse), 3)
+    days = read_days(case.stored, coarse, even=EVEN_SERIES)
     series = Series(coarse, fine, batch.weight[:, None].expand(-1, 2, -1, -1, -1), days)
     answers |= {name: predict(series).image for name, predict in FUSERS.items()}
     trusted = batch.weight[:, 0] > 0
@@ -229,12 +244,15 @@ CLEARING: Final = Scoring(
         "copy": "the cloudy image as it is, not clipped",
         "mean": "the training mean of each band everywhere",
         "fill": "the cloudy image with its clouds filled smoothly from what is clear around them, the training mean where nothing is clear",
+        "dates": "the cloudy image with its clouds filled from the dates around it: the straight line in time where both are clear, the "
+        "clear one where one is, the smooth fill elsewhere",
     },
     regions=REGIONS,
     metrics=METRICS,
     compared=("cloudy", ("psnr", "ssim")),
-    shown={"prediction": "network", "fill": "fill"},
+    shown={"prediction": "network", "fill": "fill", "dates": "dates"},
     judge=judge_clearing,
+    needed={"dates": "around"},
 )
 """Cloud removal."""
 SHARPENING: Final = Scoring(

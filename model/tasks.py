@@ -42,6 +42,7 @@ from sereno.model.config import (
     UnetSettings,
     explain_misfit,
     needs_sar,
+    needs_series,
 )
 from sereno.model.networks import NETWORKS
 from sereno.model.networks.custom import find_file
@@ -89,6 +90,8 @@ class Task(NamedTuple):
     """Pixels of which a validation gives the PSNR, in words."""
     usual_bands: int
     """Bands with which networks are described: those of their papers, or of Sentinel-2."""
+    around: tuple[Quantity, ...] = ()
+    """What a network is called with after `inputs` if it looks at a series (`needs_series`)."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -125,6 +128,11 @@ CLOUD_REMOVAL: Final = Task(
     scoring=CLEARING,
     focus="cloudy pixels",
     usual_bands=13,
+    around=(
+        Quantity("around", "(B, 2, C, H, W), clear dates before and after", "reflectance"),
+        Quantity("around_clear", "(B, 2, 1, H, W)", "trust in them, 0..1"),
+        Quantity("days", "(B, 2)", "days from the cloudy date, below and above 0"),
+    ),
 )
 """A clear optical image from a cloudy one, SAR of about the same day, and the cloud probability."""
 PANSHARPENING: Final = Task(
@@ -194,6 +202,11 @@ def check_task(task: Task, settings: NetworkSettings, signature: Signature) -> N
         raise ConfigError(f"task '{task.name}' needs optical bands, but the dataset has none")
     if needs_sar(settings) and not signature.sar_bands:
         raise ConfigError(f"network '{settings.name}' uses SAR, but the dataset has no SAR bands: set 'network.use_sar' to false")
+    if needs_series(settings) and not signature.series:
+        raise ConfigError(
+            f"network '{settings.name}' looks at clear images before and after the cloudy one, but the dataset has none: set "
+            "`pipeline.query.series` to true and make it anew, or 'network.base' to filled"
+        )
     if task.guide and not signature.guide_bands:
         raise ConfigError(f"task '{task.name}' needs a sharp image '{task.guide}', but the dataset has none; run `sereno pack` again")
     if isinstance(settings, StfganSettings) and signature.ratio != STAGE_RATIO**settings.stages:
@@ -306,22 +319,32 @@ def to_text(described: Description) -> str:
     lines += [f"  {name}: {count:,}" for name, count in described.parts.items()]
     for task in described.tasks:
         lines.append(f"task {task.name}: {', '.join(_name_inputs(described))} -> {task.target.name}")
-        lines += [f"  {quantity.name} {quantity.shape}: {quantity.units}" for quantity in (*task.inputs, task.target)]
-        lines.append(f"  scores: {', '.join(task.scoring.metrics)}; beside: {', '.join(task.scoring.baselines)}")
+        lines += [f"  {quantity.name} {quantity.shape}: {quantity.units}" for quantity in (*_list_inputs(described, task), task.target)]
+        lines.append(f"  scores: {', '.join(task.scoring.metrics)}; beside: {', '.join(_name_baselines(task.scoring))}")
     said = [described.provenance, *([described.docstring] if described.docstring else [])]
     return "\n".join([*lines, f"settings: {described.settings.to_json()}", *(f"\n{words}" for words in said)])
 
 
 def _name_inputs(described: Description) -> list[str]:
-    return [quantity.name for quantity in described.tasks[0].inputs]
+    return [quantity.name for quantity in _list_inputs(described, described.tasks[0])]
+
+
+def _list_inputs(described: Description, task: Task) -> tuple[Quantity, ...]:
+    """What the network is called with."""
+    return (*task.inputs, *(task.around if needs_series(described.settings) else ()))
+
+
+def _name_baselines(scoring: Scoring) -> list[str]:
+    """Baselines, with a word about those that not every dataset has."""
+    return [f"{name} (of a series)" if name in scoring.needed else name for name in scoring.baselines]
 
 
 def _imagine_signature(task: Task, settings: NetworkSettings, *, bands: int, sar_bands: int) -> Signature:
     """A dataset of so many bands, for counting."""
     optical, sar = (tuple(str(number) for number in range(count)) for count in (bands, sar_bands))
-    guide = (("guide",), (1.0,), (1.0,)) if task.guide else ((), (), ())
     ratio = STAGE_RATIO**settings.stages if isinstance(settings, StfganSettings) else 1
-    return Signature(optical, sar, (1.0,) * bands, (1.0,) * bands, task.name, ratio, *guide)
+    signature = Signature(optical, sar, (1.0,) * bands, (1.0,) * bands, task.name, ratio, series=needs_series(settings))
+    return signature._replace(guide_bands=("guide",), guide_mean=(1.0,), guide_std=(1.0,)) if task.guide else signature
 
 
 def _count_parts(network: nn.Module, settings: NetworkSettings, signature: Signature) -> dict[str, int]:

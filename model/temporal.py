@@ -1,7 +1,7 @@
-"""Three dates of one place: what changes between them say of the middle one, and what must agree.
+"""Three dates of one place: what changes between them say of the middle one, what lies between the outer ones, and what must agree.
 
 Reflectance enters and leaves. Coarse images (B, 3, C, h, w) are of all three dates, fine ones (B, 2, C, H, W) of the first and the last; a
-coarse pixel is the mean of the fine pixels under it. Everything is differentiable.
+coarse pixel is the mean of the fine pixels under it. Losses are differentiable.
 """
 
 from __future__ import annotations
@@ -12,10 +12,40 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
 
+from sereno.model.layers import smooth_fill
+
 NO_CHANGE: Final = 1e-6
 """Reflectance; smaller changes count as equally small."""
 NO_AMOUNT: Final = 1e-8
 """Smallest amount that a loss is divided by."""
+
+NO_GAP_DAYS: Final = 1e-3
+"""Days; a date that is nearer than this to the middle one, a minute and a half, counts as so far away."""
+
+
+class Dates(NamedTuple):
+    """Clear images before and after the date of a cloudy one."""
+
+    images: Tensor
+    """(B, 2, C, H, W) reflectance; what is not clear may hold anything finite."""
+    clear: Tensor
+    """(B, 2, 1, H, W) trust, 0..1: 0 where a pixel is not observed, or cloudy."""
+    days: Tensor
+    """(B, 2) days from the cloudy image, the first below and the second above 0."""
+
+    def keep(self, place: int) -> Dates:
+        """The same with nothing clear but the date before (0) or the one after (1)."""
+        shown = torch.arange(2, device=self.clear.device)[:, None, None, None] == place
+        return self._replace(clear=self.clear * shown)
+
+
+class Between(NamedTuple):
+    """An image of the date between two others."""
+
+    image: Tensor
+    """(B, C, H, W) reflectance, 0 where neither is clear."""
+    known: Tensor
+    """(B, 1, H, W) trust, 0..1: that of the clearer of the two."""
 
 
 class Changes(NamedTuple):
@@ -90,6 +120,31 @@ def predict_by_change(coarse: Tensor, fine: Tensor, *, delta: float = 0.2, reach
     return combine_middle(middle, laid, delta=delta, reach_px=reach_px)
 
 
+def interpolate_dates(dates: Dates) -> Between:
+    """What lies between the dates: on the straight line in time where both are clear, that of the clear one where only one is.
+
+    Where both are clear in part they weigh by their trust as well.
+    """
+    apart = dates.days.abs().clamp_min(NO_GAP_DAYS)
+    share = apart.flip(1) / apart.sum(dim=1, keepdim=True)
+    weight = share[:, :, None, None, None] * dates.clear
+    image = (torch.where(weight > 0, dates.images, 0.0) * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(NO_AMOUNT)
+    return Between(image, dates.clear.amax(dim=1))
+
+
+@torch.no_grad()
+def fill_from_dates(optical: Tensor, cloud: Tensor, dates: Dates, prior: Tensor) -> Tensor:
+    """`optical` with its clouds filled from the dates around it: (B, C, H, W), cloud (B, 1, H, W), prior (C,) -> (B, C, H, W).
+
+    A pixel that is cloud with probability p keeps 1 - p of itself; the rest is `interpolate_dates` as far as that is trusted, and beyond
+    that the smooth fill (`smooth_fill`, whose `prior` this is) of all that is known then.
+    """
+    between = interpolate_dates(dates)
+    own, lent = 1 - cloud, cloud * between.known
+    known = own + lent
+    return smooth_fill((own * optical + lent * between.image) / known.clamp_min(NO_AMOUNT), known, prior)
+
+
 def measure_trust(trust: Tensor) -> Tensor:
     """What the losses below are divided by, a scalar to be summed over all pieces of a batch; `trust` (B, 1, H, W) is 0..1."""
     return trust.sum()
@@ -114,6 +169,18 @@ def compute_consistency_loss(middle: Middle, trust: Tensor, *, amount: Tensor | 
     predictions will do, one from each side. A single prediction agrees with itself: F12 and F23 must not be taken from one image.
     """
     return _add_squares(middle.early - middle.late, trust, amount)
+
+
+def compute_side_loss(middle: Middle, trust: Tensor, *, amount: Tensor | None = None) -> Tensor:
+    """Absolute difference of two predictions of one date, a scalar; `trust`, `amount` and mean as in `compute_span_loss`.
+
+    With d12 = X - Y1 of the prediction from the date before and d23 = Y3 - X of the one from the date after it is
+    `|d12 + d23 - (Y3 - Y1)|`, L_T of StfNet (Liu et al. 2019) for a cloudy date between two clear ones. Ours: not squared, so that it is
+    in the units of the loss beside which it stands.
+    """
+    apart = middle.early - middle.late
+    apart = torch.where(trust > 0, apart.to(torch.promote_types(apart.dtype, torch.float32)), 0.0)
+    return (apart.abs().mean(dim=1, keepdim=True) * trust).sum() / (trust.sum() if amount is None else amount).clamp_min(NO_AMOUNT)
 
 
 def _add_squares(error: Tensor, trust: Tensor, amount: Tensor | None) -> Tensor:

