@@ -15,6 +15,7 @@ DATA_VERBS = ("simulate", "query", "dem", "ingest", "align", "mask", "patch", "p
 MODEL_VERBS = ("train", "evaluate", "predict", "report")
 PIPELINE_LANES = (
     {"errors", "fingerprint"},
+    {"arrays"},
     {"config"},
     {"bands", "http"},
     {"pairs", "patches", "layouts"},
@@ -72,7 +73,7 @@ MODEL_LANES = (
     set(MODEL_VERBS),
     {"__main__"},
 )
-CONTRACTS = {"errors", "config", "bands", "pairs", "patches", "scene", "samples", "store", "groups", "ledger"}
+CONTRACTS = {"arrays", "errors", "config", "bands", "pairs", "patches", "scene", "samples", "store", "groups", "ledger"}
 """What the model may know of the pipeline; `flow` also uses what the Snakefile needs, `train` asks whether a saved state is of this code,
 `__main__` joins the command lines."""
 EXCEPTIONS = {"flow": {"fingerprint", "layouts"}, "train": {"fingerprint"}, "__main__": {"__main__"}}

@@ -19,9 +19,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioIOError
 from rasterio.warp import transform_bounds
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from sereno.pipeline.arrays import UNNAMED, read_arrays
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.layouts import WAVELENGTHS_SUFFIX, find_cubes
@@ -212,25 +211,20 @@ Opened = tuple[npt.NDArray[Any], tuple[float, ...], GeoBox | None]
 
 
 def _open_npy(path: Path) -> Opened:
-    try:
-        values: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"cube {path} is no array that can be read ({error}): write it again with numpy.save") from None
-    return values, (), None
+    return read_arrays(path, what=CUBE)[UNNAMED], (), None
 
 
 def _open_mat(path: Path) -> Opened:
-    try:
-        content: Mapping[str, Any] = loadmat(path)
-    except NotImplementedError:
-        raise DataError(f"cube {path} is of MATLAB 7.3, which is not read: save it with `save -v7`, or as .npy") from None
-    except (ValueError, MatReadError) as error:
-        raise DataError(f"cube {path} is no MATLAB file that can be read ({error})") from None
-    arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+    arrays = read_arrays(path, what=CUBE)
     cubes = [name for name, value in arrays.items() if value.ndim == 3]
     if len(cubes) != 1:
-        raise DataError(f"cube {path} holds {len(cubes)} arrays of three dims ({', '.join(cubes) or 'none'}), expected one")
+        raise DataError(
+            f"cube {path} holds {len(cubes)} arrays of three dims ({', '.join(cubes) or 'none'}), expected one: save the cube alone, and "
+            "its wavelengths"
+        )
     named = next((arrays[name] for name in arrays if name.lower() in WAVELENGTH_NAMES), np.empty(0))
+    if named.dtype.kind not in "uif":
+        raise DataError(f"cube {path}: its wavelengths are {named.dtype}, expected numbers in nanometres: write them as such")
     return arrays[cubes[0]], _to_nanometres([float(number) for number in named.ravel()]), None
 
 
