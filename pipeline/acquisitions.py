@@ -54,6 +54,7 @@ class Cause(Enum):
     COVER = "widen pipeline.query.cloudy_cover_pct or raise clear_cover_pct"
     CLEAR_COVER = "raise pipeline.query.clear_cover_pct"
     CLEAR_GAP = "raise pipeline.query.max_gap_clear_days or clear_cover_pct"
+    SERIES = "lengthen start..end, raise pipeline.query.max_gap_clear_days or clear_cover_pct, or leave pipeline.query.series out"
     SAR_GAP = "raise pipeline.query.max_gap_sar_days"
     UNUSED = "widen pipeline.query.cloudy_cover_pct or lengthen start..end"
     MAX_PAIRS = "raise pipeline.query.max_pairs"

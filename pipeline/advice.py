@@ -46,7 +46,7 @@ def describe_failure(area: str, aim: Aim, listed: Mapping[Kind, Sequence[Read | 
     # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
     decisive = _select_decisive(refused, len(listed.get("sar", ())))
     causes: Counter[Cause] = Counter(entry.cause for entry in decisive)
-    partner = (Cause.CLEAR_GAP, Cause.SAR_GAP)
+    partner = (Cause.CLEAR_GAP, Cause.SAR_GAP, Cause.SERIES, Cause.COARSE_GAP)
     cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
     example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
     if cause in (Cause.OVERLAP, Cause.ELSEWHERE):

@@ -1,9 +1,10 @@
-"""Lay the three scenes of a pair on one grid, or those of a group on each other.
+"""Lay the scenes of a pair on one grid, or those of a group on each other.
 
 Scenes and the lock enter; a pair leaves, or for other tasks than cloud removal a group. The clear scene of a pair stays where it is. The
-field of shifts of SAR, and where needed that of the cloudy scene, is measured against it and taken out in the one interpolation that brings
-the image onto the grid, or refused, and the record says which and why. Ground outside the area's outline is not valid, and nothing is where
-a scene was refused, or where the coefficients that placed them are too coarse to be believed and no field was found.
+field of shifts of SAR, and where needed those of the cloudy scene and of the dates around a pair, is measured against it and taken out in
+the one interpolation that brings the image onto the grid, or refused, and the record says which and why. Ground outside the area's outline
+is not valid, and nothing is where a scene was refused, or where the coefficients that placed them are too coarse to be believed and no
+field was found.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ STRUCTURE_BANDS: Final = ("B03", "B04", "B08", "B2", "B3", "B4")
 
 
 class Scenes(NamedTuple):
-    """The three scenes of a pair, as `sereno.pipeline.scene` defines them."""
+    """The scenes of a pair, as `sereno.pipeline.scene` defines them."""
 
     sar: xr.Dataset
     """On its own grid as it is read, on the area's once it is aligned."""
@@ -75,21 +76,35 @@ class Scenes(NamedTuple):
     """On the area's grid."""
     clear: xr.Dataset
     """On the area's grid."""
+    before: xr.Dataset | None = None
+    """The clear date before both, on the area's grid; None if the pair has none."""
+    after: xr.Dataset | None = None
+    """The clear date after both; likewise."""
+
+    @property
+    def by_role(self) -> dict[str, xr.Dataset]:
+        """Those that there are by their roles."""
+        return {role: scene for role, scene in self._asdict().items() if scene is not None}
+
+    @property
+    def others(self) -> dict[str, xr.Dataset]:
+        """Optical scenes that are no target: they are laid onto it."""
+        return {role: scene for role, scene in self.by_role.items() if role not in ("sar", "clear")}
 
 
 class Aligned(NamedTuple):
-    """Three scenes on one grid, and how they came to lie on each other."""
+    """Scenes on one grid, and how they came to lie on each other."""
 
     scenes: Scenes
     """All on the area's grid."""
     sar: Registration
     """The field of SAR relative to the clear scene."""
-    cloudy: Registration | None
-    """That of the cloudy scene; None if it was not wanted."""
+    others: dict[str, Registration | None]
+    """Those of the cloudy scene and of dates around the pair, by role; None of one where none was wanted."""
 
 
-def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path], output: Path, settings: AlignSettings) -> None:
-    """Write the pair at `output` from the lock, the pair's id and the manifests of its SAR, cloudy and clear scenes.
+def align_pair(lock_and_pair: tuple[Path, str], scenes: Sequence[Path], output: Path, settings: AlignSettings) -> None:
+    """Write the pair at `output` from the lock, the pair's id and the manifests of its scenes: SAR, cloudy, clear, and before and after.
 
     A pair with a scene that `ingest` refused is written too, with no valid pixel and the reason in its provenance under `refused`; so is
     one that `find_misplaced` refuses.
@@ -104,17 +119,17 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: tuple[Path, Path, Path],
     pair, grid = lock.pair(pair_id), lock.grid.to_geobox()
     check_search(settings, pixel_m=measure_pixel(grid))
     logger.info("align: %s/%s", lock.area, pair.id)
-    opened = Scenes(*(open_dataset(manifest, kind="scene") for manifest in scenes))
+    opened = Scenes(**{role: open_dataset(manifest, kind="scene") for role, manifest in zip(pair.roles, scenes, strict=True)})
     check_scenes(opened, lock, pair, scenes)
-    refused = find_refusal(opened._asdict())
+    refused = find_refusal(opened.by_role)
     aligned = _align_scenes(opened, pair, grid, settings) if refused is None else _leave_scenes(opened, grid, refused)
     refused = refused or find_misplaced(aligned)
     provenance = {
         "pair": pair.model_dump(mode="json"),
         "area": lock.area,
-        **{role: scene.attrs["provenance"] for role, scene in opened._asdict().items()},
+        **{role: scene.attrs["provenance"] for role, scene in opened.by_role.items()},
         "registration": _to_record(aligned.sar, grid),
-        "registration_cloudy": None if aligned.cloudy is None else _to_record(aligned.cloudy, grid),
+        **{f"registration_{role}": None if one is None else _to_record(one, grid) for role, one in aligned.others.items()},
         "refused": refused,
     }
     inside = mark_inside(lock.outline, grid) if refused is None else np.zeros(grid.shape, bool)
@@ -153,7 +168,7 @@ def align_job(lock_and_id: tuple[Path, str], scenes: Sequence[Path], output: Pat
     if isinstance(job, Group):
         align_group(lock_and_id, scenes, output, settings)
     else:
-        align_pair(lock_and_id, (scenes[0], scenes[1], scenes[2]), output, settings)
+        align_pair(lock_and_id, scenes, output, settings)
 
 
 def align_group(lock_and_id: tuple[Path, str], scenes: Sequence[Path], output: Path, settings: AlignSettings) -> None:
@@ -187,12 +202,13 @@ def align_group(lock_and_id: tuple[Path, str], scenes: Sequence[Path], output: P
         "area": lock.area,
         **{role: scene.attrs["provenance"] for role, scene in opened.items()},
         "registration": found,
+        **laid.facts,
         "refused": refused,
     }
     kept = {role: _limit_scene(scene, lock.outline, refused) for role, scene in laid.scenes.items()}
     dataset = to_group(kept, grid, provenance)
     shares = {role: round(float(dataset[f"valid_{role}"].values.mean()), 6) for role in group.roles}
-    told = {key: provenance[key] for key in ("task", "ratio", "pair", "area", "registration", "refused")}
+    told = {key: provenance[key] for key in ("task", "ratio", "pair", "area", "registration", *laid.facts, "refused")}
     bands = {role: list(bands_of(scene)) for role, scene in kept.items()}
     save_dataset(dataset, output, kind="group", summary=told | {"bands": bands, "valid_share": shares})
     _log_group(name, laid.registrations, refused, time.monotonic() - started)
@@ -223,13 +239,13 @@ def _to_record(registration: Registration, grid: GeoBox) -> dict[str, Any]:
 
 
 def _log_end(name: str, aligned: Aligned, refused: str | None, seconds: float) -> None:
-    for role, found in (("SAR", aligned.sar), ("the cloudy image", aligned.cloudy)):
+    for role, found in (("SAR", aligned.sar), *((f"the {role} image", one) for role, one in aligned.others.items())):
         if refused is None and found is not None and found.verdict == "refused":
             logger.warning("align: %s: %s stays where its geocoding puts it: %s", name, role, found.reason)
     if refused is not None:
         logger.warning("align: %s: not used: %s", name, refused)
-    cloudy = "not wanted" if aligned.cloudy is None else aligned.cloudy.verdict
-    logger.info("align: %s: shift %s, %s; of the cloudy image %s, %.1f s", name, aligned.sar.verdict, aligned.sar.reason, cloudy, seconds)
+    others = ", ".join(f"of the {role} image {'not wanted' if one is None else one.verdict}" for role, one in aligned.others.items())
+    logger.info("align: %s: shift %s, %s; %s, %.1f s", name, aligned.sar.verdict, aligned.sar.reason, others, seconds)
 
 
 def find_refusal(scenes: Mapping[str, xr.Dataset]) -> str | None:
@@ -250,13 +266,14 @@ def find_misplaced(aligned: Aligned) -> str | None:
     how far; where it is refused nothing does, and a network trained on such a pair learns to move borders: the pair is given up. Images of
     the Sentinels lie right to a pixel by themselves and stay. `align.register_cloudy: false` asks for no field, and none is missed.
     """
-    placed = {role for role, scene in aligned.scenes._asdict().items() if is_placed_by_coefficients(scene)}
+    placed = {role for role, scene in aligned.scenes.by_role.items() if is_placed_by_coefficients(scene)}
     faults = []
     if aligned.sar.verdict == "refused" and placed & {"sar", "clear"}:
         remedy = ", but high ground leans at level 2: use level 1 with a DEM" if is_projected(aligned.scenes.sar) else ""
         faults.append(f"SAR: {aligned.sar.reason}{remedy}")
-    if aligned.cloudy is not None and aligned.cloudy.verdict == "refused" and placed & {"cloudy", "clear"}:
-        faults.append(f"the cloudy scene: {aligned.cloudy.reason}")
+    for role, one in aligned.others.items():
+        if one is not None and one.verdict == "refused" and placed & {role, "clear"}:
+            faults.append(f"the {role} scene: {one.reason}")
     words = "placed by coefficients or its provider, up to some hundred metres off, and where it lies on the clear scene cannot be told"
     return f"{words}: {'; '.join(faults)}" if faults else None
 
@@ -273,16 +290,14 @@ def is_placed_by_coefficients(scene: xr.Dataset) -> bool:
 
 def _align_scenes(scenes: Scenes, pair: Pair, grid: GeoBox, settings: AlignSettings) -> Aligned:
     """The scenes on `grid`, with the fields taken out that were found."""
-    fixed, cloudy = without_cloud(scenes.clear), None
+    fixed, others = without_cloud(scenes.clear), scenes.others
     sar = measure_field(fixed, scenes.sar, grid, settings)
-    if is_cloudy_wanted(scenes.cloudy, pair, settings):
-        cloudy = measure_field(fixed, scenes.cloudy, grid, settings)
-    moved = Scenes(
-        sar=place_sar(scenes.sar, grid, sar.field),
-        cloudy=scenes.cloudy if cloudy is None else place_optical(scenes.cloudy, grid, cloudy.field),
-        clear=scenes.clear,
-    )
-    return Aligned(moved, sar, cloudy)
+    found = {
+        role: measure_field(fixed, scene, grid, settings) if is_field_wanted(scene, role, pair, settings) else None
+        for role, scene in others.items()
+    }
+    moved = {role: place_optical(others[role], grid, one.field) for role, one in found.items() if one is not None}
+    return Aligned(scenes._replace(sar=place_sar(scenes.sar, grid, sar.field), **moved), sar, found)
 
 
 def measure_field(fixed: Layer, scene: xr.Dataset, grid: GeoBox, settings: AlignSettings) -> Registration:
@@ -308,11 +323,11 @@ def _register_image(fixed: Layer, place: Placer, scene: xr.Dataset, grid: GeoBox
     return estimate_field(fixed, place(make_shift(fixed.valid.shape)), settings, pixel_m=pixel_m)
 
 
-def is_cloudy_wanted(cloudy: xr.Dataset, pair: Pair, settings: AlignSettings) -> bool:
-    """Whether the cloudy scene is registered to the clear one; where it is made of it, it lies right."""
-    if pair.sky is not None:
+def is_field_wanted(scene: xr.Dataset, role: str, pair: Pair, settings: AlignSettings) -> bool:
+    """Whether the cloudy scene, or one around it, is registered to the clear one; a cloudy one that is made of that lies right."""
+    if role == "cloudy" and pair.sky is not None:
         return False
-    return is_placed_by_coefficients(cloudy) if settings.register_cloudy is None else settings.register_cloudy
+    return is_placed_by_coefficients(scene) if settings.register_cloudy is None else settings.register_cloudy
 
 
 def place_sar(scene: xr.Dataset, grid: GeoBox, field: ShiftField) -> xr.Dataset:
@@ -347,7 +362,7 @@ def _leave_scenes(scenes: Scenes, grid: GeoBox, refused: str) -> Aligned:
     nothing = np.zeros((len(names), *grid.shape), np.int16)
     sar = to_scene(nothing, nowhere, bands=names, geobox=grid, provenance=scenes.sar.attrs["provenance"])
     start = start_registration((grid.shape.y, grid.shape.x), refused, pixel_m=measure_pixel(grid))
-    return Aligned(scenes._replace(sar=sar), start, None)
+    return Aligned(scenes._replace(sar=sar), start, dict.fromkeys(scenes.others))
 
 
 def mark_inside(outline: dict[str, Any] | None, grid: GeoBox) -> Bool:
@@ -362,18 +377,18 @@ def limit_to(inside: Bool, pair: xr.Dataset) -> xr.Dataset:
     """`pair` with nothing valid outside `inside`, (y, x) bool; there values are 0, as they are wherever nothing is valid."""
     if inside.all():
         return pair
-    names = [name for role in Scenes._fields for name in (role, f"valid_{role}")]
+    names = [name for role in Scenes._fields if role in pair for name in (role, f"valid_{role}")]
     return pair.assign({name: pair[name].copy(data=pair[name].values * inside) for name in names})
 
 
-def check_scenes(scenes: Scenes, lock: Lock, pair: Pair, manifests: tuple[Path, Path, Path]) -> None:
+def check_scenes(scenes: Scenes, lock: Lock, pair: Pair, manifests: Sequence[Path]) -> None:
     """Refuse scenes that are not those of `pair`, or do not fit each other.
 
     Raises:
         DataError: see `align_pair`; the message names the manifest.
     """
     grid = lock.grid.to_geobox()
-    for role, scene, manifest in zip(Scenes._fields, scenes, manifests, strict=True):
+    for (role, scene), manifest in zip(scenes.by_role.items(), manifests, strict=True):
         dim, what = ("sar_band" if role == "sar" else "band"), f"the {role} scene of {pair.id}"
         if dim not in scene.dims:
             raise DataError(f"{manifest} is given as {what}, but its values lie along {scene['data'].dims}, not {dim!r}")
@@ -397,12 +412,13 @@ def _check_grid(scene: xr.Dataset, manifest: Path, grid: GeoBox) -> None:
 
 
 def _check_same_product(scenes: Scenes, pair: Pair) -> None:
-    levels = [scene.attrs["provenance"]["sensor"] for scene in (scenes.cloudy, scenes.clear)]
-    if levels[0] != levels[1]:
-        raise DataError(f"pair {pair.id}: cloudy is of product {levels[0]!r}, clear of {levels[1]!r}; both must be of one processing level")
-    bands = [bands_of(scene) for scene in (scenes.cloudy, scenes.clear)]
-    if bands[0] != bands[1]:
-        raise DataError(f"pair {pair.id}: cloudy has bands {bands[0]}, clear has {bands[1]}; set pipeline.ingest.bands to those of both")
+    level, bands = scenes.clear.attrs["provenance"]["sensor"], bands_of(scenes.clear)
+    for role, scene in scenes.others.items():
+        own, held = scene.attrs["provenance"]["sensor"], bands_of(scene)
+        if own != level:
+            raise DataError(f"pair {pair.id}: {role} is of product {own!r}, clear of {level!r}; both must be of one processing level")
+        if held != bands:
+            raise DataError(f"pair {pair.id}: {role} has bands {held}, clear has {bands}; set pipeline.ingest.bands to those of both")
 
 
 def to_layer(scene: xr.Dataset) -> Layer:
@@ -457,7 +473,9 @@ def to_pair(scenes: Scenes, grid: GeoBox, provenance: dict[str, Any]) -> xr.Data
         "sar": (("sar_band", "y", "x"), scenes.sar["data"].values, {"units": SAR_UNITS}),
         "valid_sar": (("y", "x"), scenes.sar["valid"].values),
     }
-    for role, scene in (("cloudy", scenes.cloudy), ("clear", scenes.clear)):
+    for role, scene in scenes.by_role.items():
+        if role == "sar":
+            continue
         variables[role] = (("band", "y", "x"), scene["data"].values, {"units": OPTICAL_UNITS})
         variables[f"valid_{role}"] = (("y", "x"), scene["valid"].values)
         if "scl" in scene:
@@ -471,7 +489,7 @@ def to_pair(scenes: Scenes, grid: GeoBox, provenance: dict[str, Any]) -> xr.Data
 def _summarise(dataset: xr.Dataset) -> dict[str, Any]:
     """What people and the report want to know of a pair without opening it."""
     provenance = dataset.attrs["provenance"]
-    shares = {role: round(float(dataset[f"valid_{role}"].values.mean()), 6) for role in Scenes._fields}
+    shares = {role: round(float(dataset[f"valid_{role}"].values.mean()), 6) for role in Scenes._fields if role in dataset}
     return {
         "area": provenance["area"],
         "pair": provenance["pair"],
@@ -479,7 +497,7 @@ def _summarise(dataset: xr.Dataset) -> dict[str, Any]:
         "sar_bands": list(bands_of(dataset, "sar_band")),
         "valid_share": shares,
         "registration": provenance["registration"],
-        "registration_cloudy": provenance["registration_cloudy"],
+        **{name: value for name, value in provenance.items() if name.startswith("registration_")},
         "overlay": provenance.get("overlay"),
         "refused": provenance["refused"],
     }

@@ -1,10 +1,11 @@
-"""Samples of cloud removal: SAR, cloudy input and clear target of a pair, and the mask of both images.
+"""Samples of cloud removal: SAR, cloudy input and clear target of a pair, the mask of both images, and dates around them if it has some.
 
 A pair and its masks enter; what patches are cut from leaves, and what a window is judged by.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from sereno.pipeline.config import PatchSettings
-from sereno.pipeline.material import Limit, Material, read_image
+from sereno.pipeline.material import Array, Limit, Material, read_image
+from sereno.pipeline.pairs import AROUND
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
 from sereno.pipeline.scene import bands_of, find_unknown
 
@@ -45,9 +47,34 @@ def list_material(pair: xr.Dataset, masks: xr.Dataset) -> Material:
         channel[:] = np.where(pair[source].values, 255, 0) if source.startswith("valid_") else masks[source].values
         if source.removeprefix("valid_") in unknown:
             channel[unknown[source.removeprefix("valid_")]] = 0
-    arrays = {name: partial(read_image, pair, name) for name in ("sar", "cloudy", "clear")}
-    names = {"bands": bands_of(pair), "sar_bands": bands_of(pair, "sar_band")}
-    return Material("cloud-removal", arrays, stacked, names, 1, np.logical_or(*unknown.values()))
+    arrays: dict[str, Callable[[], Array]] = {name: partial(read_image, pair, name) for name in ("sar", "cloudy", "clear")}
+    names: dict[str, Sequence[str]] = {"bands": bands_of(pair), "sar_bands": bands_of(pair, "sar_band")}
+    gaps: dict[str, float] = {}
+    if AROUND[0] in pair:
+        arrays |= {"around": partial(_stack, pair), "around_clear": partial(measure_around, pair, masks)}
+        names["dates"] = AROUND
+        gaps = {date: pair.attrs["provenance"]["pair"][f"{date}_gap_days"] for date in AROUND}
+    return Material("cloud-removal", arrays, stacked, names, 1, np.logical_or(*unknown.values()), gaps)
+
+
+def _stack(pair: xr.Dataset) -> Array:
+    """Images of the dates around a pair, (date, band, y, x)."""
+    return np.stack([read_image(pair, role) for role in AROUND])
+
+
+def measure_around(pair: xr.Dataset, masks: xr.Dataset) -> npt.NDArray[np.uint8]:
+    """Probability x 255 that a pixel of the dates around a pair shows the ground, (date, y, x): neither cloud nor shadow.
+
+    0 where it is not valid or nobody knows whether there is cloud.
+
+    Raises:
+        DataError: the masks do not say where clouds are known.
+    """
+    clear = np.empty((len(AROUND), pair.sizes["y"], pair.sizes["x"]), np.uint8)
+    for date, role in zip(clear, AROUND, strict=True):
+        seen = pair[f"valid_{role}"].values & ~find_unknown(pair, masks, role)
+        date[:] = np.where(seen, 255 - np.maximum(masks[f"cloud_{role}"].values, masks[f"shadow_{role}"].values), 0)
+    return clear
 
 
 def measure_window(mask: npt.NDArray[np.uint8], settings: PatchSettings) -> tuple[Limit, ...]:

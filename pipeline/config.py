@@ -9,6 +9,7 @@ import difflib
 import json
 import types
 from datetime import UTC, date, datetime, time
+from operator import not_
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, Union, get_args, get_origin
 
@@ -34,6 +35,8 @@ class Settings(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
+SERIES_CLOUDY_DATES: Final = 5
+"""Cloudy dates of a simulated world from which on it has three clear ones, the fewest that a series can have."""
 WHOLE: Final = 1e-6
 """A number this near to a whole one is whole."""
 S = TypeVar("S", bound=BaseModel)
@@ -254,7 +257,21 @@ class QuerySettings(Settings):
     resolution_m: Annotated[float, Field(gt=0)] = 10.0
     """Pixel size of the common grid; for tasks with fine and coarse images that of the fine ones."""
     coarse_m: Annotated[float, Field(gt=0)] | None = None
-    """Pixel of coarse images, a whole multiple of `resolution_m`. None: their product's own, or 16 pixels of the grid for fusion."""
+    """Pixel of coarse images, a whole multiple of `resolution_m`. None: their product's own, or for fusion 480 m of MODIS, else 16 pixels of
+    the grid."""
+    origin_m: Annotated[float, Field(ge=0)] = Field(default=0.0, exclude_if=not_)
+    """For tasks with fine and coarse images: edges of coarse pixels are multiples of `coarse_m` plus this. 15 for Landsat, whose pixels have
+    their centres, not their edges, at multiples of 30 m: then none of them is interpolated."""
+    coarse_catalogue: str | None = Field(default=None, exclude_if=lambda address: address is None)
+    """Where coarse images for fusion are searched if not in `catalogue`."""
+    coarse_collections: tuple[str, ...] = Field(default=(), exclude_if=not_)
+    """Collections of coarse images for fusion, for example `modis-09A1-061`. Empty: they are averages of the fine ones."""
+    max_gap_coarse_days: Annotated[float, Field(ge=0)] = Field(default=1.0, exclude_if=lambda days: days == 1)
+    """Largest time between a fine image and its coarse one. To a composite of several days it is counted from the period that it states, 0
+    inside; of several such the one whose middle is nearest is taken."""
+    coarse_clear_share: Share = Field(default=0.75, exclude_if=lambda share: share == 0.75)
+    """A coarse pixel of another sensor counts where so much of it is clear by that sensor's own quality bits: what the rest hides then
+    changes its mean by a quarter of the contrast inside it at most."""
     exclude: tuple[str, ...] = ()
     """Ids of items that are left out, for example because a file of theirs is damaged; the lock lists them as refused."""
     table: Path | None = None
@@ -270,6 +287,9 @@ class QuerySettings(Settings):
     them to one image per area, which takes the place of `ingest.dem`. None: no search."""
     dem_collection: str = "cop-dem-glo-30"
     """Collection of the elevation models."""
+    series: bool = Field(default=False, exclude_if=not_)
+    """Each pair also names the clear scenes before and after it: the last one earlier and the first one later than both its input and its
+    target, at most twice `max_gap_clear_days` from the input. A target that lacks one of them gives way to another. For cloud removal."""
     max_pairs: Annotated[int, Field(ge=1)] | None = None
     """At most so many pairs per area, the smallest time gaps first; none means all."""
     max_requests: Annotated[int, Field(ge=1)] = 2000
@@ -289,8 +309,13 @@ class QuerySettings(Settings):
             raise ValueError("'table' needs 'source: gaofen'")
         if self.dem_catalogue is not None and self.source == "sen12mscr":
             raise ValueError("'dem_catalogue' is for scenes that are placed by heights, which those of 'source: sen12mscr' are not")
+        if self.series and (self.source not in ("stac", "gaofen", "lock") or self.table is not None):
+            seen = f"'source: {self.source}' has no dates" if self.table is None else "a row of 'table' names no other dates"
+            raise ValueError(f"'series' cannot be had: {seen}; leave it out, or search scenes of several dates (stac, gaofen)")
         if self.source in ("stac", "gaofen") and not self.areas:
             raise ValueError("'areas' is empty: name at least one area with its bbox")
+        if self.coarse_catalogue is not None and not self.coarse_collections:
+            raise ValueError("'coarse_catalogue' needs 'coarse_collections': name what is searched there")
         ratio = (self.coarse_m or self.resolution_m) / self.resolution_m
         if abs(ratio - round(ratio)) > WHOLE or ratio < 1 - WHOLE:
             raise ValueError(
@@ -602,6 +627,13 @@ class PipelineSettings(Settings):
         for name, fault in (("source", self.query.source == "sen12mscr"), ("table", self.query.table is not None)):
             if self.task != "cloud-removal" and fault:
                 raise ValueError(f"'query.{name}' {getattr(self.query, name)} has pairs for cloud removal, but 'task' is {self.task}")
+        if self.query.series and self.task != "cloud-removal":
+            raise ValueError(f"'query.series' is for pairs of task cloud-removal, but 'task' is {self.task}")
+        if self.query.series and self.simulate is not None and self.simulate.cloudy_dates < SERIES_CLOUDY_DATES:
+            seen = f"three clear dates, which a simulated world has from 'simulate.cloudy_dates' {SERIES_CLOUDY_DATES} on"
+            raise ValueError(f"'query.series' needs {seen} (seen {self.simulate.cloudy_dates})")
+        if self.query.coarse_collections and self.task != "spatiotemporal-fusion":
+            raise ValueError(f"'query.coarse_collections' is for spatiotemporal-fusion, but 'task' is {self.task}: leave it out")
         if self.query.source != "lock" and (self.query.source == "cubes") != (self.task == "snapshot-reconstruction"):
             raise ValueError(f"'query.source' {self.query.source} does not fit 'task' {self.task}: cubes are for snapshot-reconstruction")
         if self.ingest.dem is not None and self.query.dem_catalogue is not None:

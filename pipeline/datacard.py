@@ -5,13 +5,14 @@ The provenance of every pair enters, and what is counted of them for the manifes
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sereno.pipeline.config import TaskName
-from sereno.pipeline.pairs import is_gaofen
+from sereno.pipeline.pairs import AROUND, is_gaofen
 from sereno.pipeline.patches import SPLITS
-from sereno.pipeline.samples import ROLES_OF, SAMPLES
+from sereno.pipeline.samples import SAMPLES, list_roles, select_specs
 
 Json = Mapping[str, Any]
 
@@ -25,6 +26,8 @@ SCENE_FACTS: Final = {
     "levels": "level",
 }
 """What the summary says of the scenes of a role, and its heading."""
+FIT: Final = ("gain", "offset", "scatter")
+"""What is told of how two sensors differ."""
 UNKNOWN: Final = ("None", "-")
 """What stands for a fact that no scene states."""
 
@@ -110,7 +113,8 @@ def count_registrations(provenances: Sequence[Json]) -> dict[str, dict[str, Any]
     if any("task" in provenance for provenance in provenances):  # groups, which state them by role
         roles = sorted({role for provenance in provenances for role in provenance["registration"]})
         return {role: _count_moved([provenance["registration"].get(role) for provenance in provenances]) for role in roles}
-    return {role: _count_moved([provenance.get(key) for provenance in provenances]) for role, key in REGISTERED.items()}
+    series = {role: f"registration_{role}" for role in AROUND if any(role in provenance for provenance in provenances)}
+    return {role: _count_moved([provenance.get(key) for provenance in provenances]) for role, key in (REGISTERED | series).items()}
 
 
 def _count_moved(records: Sequence[Json | None]) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def list_calibrations(provenances: Sequence[Json]) -> list[dict[str, Any]]:
     """How products of Gaofen were calibrated and at which heights they were placed; equal ones once, with their number."""
     found: dict[tuple[str, str, str], set[str]] = {}
     for provenance in provenances:
-        for role in (role for roles in ROLES_OF[provenance.get("task", "cloud-removal")] for role in roles):
+        for role in (role for roles in list_roles(provenance.get("task", "cloud-removal"), provenance) for role in roles):
             scene = provenance.get(role, {})
             if is_gaofen(str(scene.get("sensor"))):
                 for fact in (fact for fact in scene.get("items", ()) if fact.get("share", 1)):
@@ -141,6 +145,21 @@ def list_calibrations(provenances: Sequence[Json]) -> list[dict[str, Any]]:
         {"sensor": sensor, "calibration": calibration, "heights": heights, "products": len(found[sensor, calibration, heights])}
         for sensor, calibration, heights in sorted(found)
     ]
+
+
+def join_radiometry(provenances: Sequence[Json]) -> dict[str, Any]:
+    """How coarse images of another sensor differ from averaged fine ones, under `radiometry` by band: medians of all series.
+
+    Nothing where no coarse image is of another sensor.
+    """
+    measured = [provenance["radiometry"] for provenance in provenances if provenance.get("radiometry")]
+    bands = list(dict.fromkeys(band for fits in measured for band in fits))
+    joined = {
+        band: {name: round(statistics.median(fits[band][name] for fits in measured if band in fits), 5) for name in FIT}
+        | {"series": sum(band in fits for fits in measured)}
+        for band in bands
+    }
+    return {"radiometry": joined} if joined else {}
 
 
 def _describe_calibration(fact: Json) -> str:
@@ -164,9 +183,11 @@ def describe_dataset(name: str, summary: Json) -> str:
         "## Sensors\n\n" + _describe_scenes(scenes),
         _describe_registration(summary["registration"], words),
         _describe_gaofen(summary["gaofen"]),
+        _describe_radiometry(summary.get("radiometry", {})),
         "## Arrays\n\n" + _describe_arrays(summary),
         f"## Reflectance of training {'patches' if words else 'targets'}\n\n" + _describe_bands(summary),
         "## Cloud cover of the inputs\n\n" + _describe_cover(summary["cloud_share"]),
+        _describe_series(summary, words),
         "## Processing\n\n" + (words.processing if words else _describe_processing(scenes)),
         "## Windows that were refused\n\n" + _describe_refusals(summary["refused"]),
         "## Pairs without a patch\n\n" + _describe_absences(summary["left_out"]),
@@ -185,9 +206,10 @@ def count_things(count: int, thing: str) -> str:
 def _describe_content(summary: Json, times: Sequence[str]) -> str:
     areas, size, words = summary["areas"], summary["size_px"], WORDS.get(summary["task"])
     content, job = (words.content, words.job) if words else ("co-registered SAR, cloudy and clear patches", "scene pair")
+    around = "" if words or "dates" not in summary else " each with the clear dates before and after it,"
     return (
         f"{sum(summary['counts'].values())} {content} of {size} x {size} pixels of "
-        f"{summary['resolution_m']:g} m, from {count_things(sum(len(area['pairs']) for area in areas.values()), job)} of "
+        f"{summary['resolution_m']:g} m,{around} from {count_things(sum(len(area['pairs']) for area in areas.values()), job)} of "
         f"{count_things(len(areas), 'area')}, {times[0]} to {times[-1]}."
     )
 
@@ -201,6 +223,18 @@ def _describe_skies(skies: Json) -> str:
         f"**Simulated clouds**: {skies['simulated']} of {count_things(skies['pairs'], 'pair')} have as input no image of a cloudy day but "
         f"the target itself under simulated clouds (seed {seeds}; skies of one target: {skies['skies']}; dense cloud over {low:.0%} to "
         f"{high:.0%} of the ground). What was drawn for each is in `provenance.json` under `overlay`."
+    )
+
+
+def _describe_series(summary: Json, words: Words | None) -> str:
+    """What the dates around pairs are, where there are some."""
+    if words or "dates" not in summary:
+        return ""
+    return (
+        "## Dates around each pair\n\n`around` holds the last clear scene before both input and target and the first one after them, of "
+        "the same product, laid onto the target as the input is. A clear scene may hold some clouds: `around_clear` is 255 where a pixel "
+        "of a date is certain to show the ground, 0 where it is covered or not valid, or nobody knows. `gaps_days` in `patches.csv` has "
+        "the days from the input to each."
     )
 
 
@@ -280,6 +314,17 @@ def _describe_gaofen(calibrations: Sequence[Json]) -> str:
     return "## Gaofen\n\n" + _to_table(("sensor", "products", "calibration", "heights of the ground"), rows)
 
 
+def _describe_radiometry(radiometry: Mapping[str, Json]) -> str:
+    if not radiometry:
+        return ""
+    rows = [(band, *(f"{fit[name]:.4f}" for name in FIT), fit["series"]) for band, fit in radiometry.items()]
+    words = (
+        "Coarse reflectance as a straight line over averaged fine reflectance, where both are clear: medians of all series. The difference "
+        "is left in the images, for a network to learn."
+    )
+    return f"## Coarse images against fine ones\n\n{words}\n\n" + _to_table(("band", *FIT, "series"), rows)
+
+
 def _describe_splits(summary: Json) -> str:
     how, leakage, counts = summary["splits"], summary["leakage"], summary["counts"]
     rows = [(split, counts[split], how["blocks"][split]) for split in SPLITS]
@@ -318,7 +363,8 @@ def _describe_scenes(scenes: Json) -> str:
 
 def _describe_arrays(summary: Json) -> str:
     rows = [
-        (spec.name, ", ".join(spec.all_dims), spec.units, ", ".join(summary["channels"][spec.name])) for spec in SAMPLES[summary["task"]]
+        (spec.name, ", ".join(spec.all_dims), spec.units, ", ".join(summary["channels"][spec.name]))
+        for spec in select_specs(summary["task"], summary)
     ]
     return _to_table(("array", "dims", "stored as", "channels"), rows) + (
         "\n\nIn the mask 255 is certain cloud or shadow, and usable where it says valid. Pixels that are not valid hold 0. "

@@ -86,7 +86,14 @@ def list_material(group: xr.Dataset, masks: xr.Dataset) -> Material:
         date[channels.index("valid")] = np.where(group[f"valid_{fine}"].values & seen & ~unknown[fine], 255, 0)
     arrays = {"fine": partial(_stack, group, FINE), "coarse": partial(_stack, group, COARSE)}
     names = {"bands": bands_of(group), "dates": DATES}
-    return Material("spatiotemporal-fusion", arrays, stacked, names, ratio, np.logical_or.reduce(list(unknown.values())))
+    unsure = np.logical_or.reduce(list(unknown.values()))
+    return Material("spatiotemporal-fusion", arrays, stacked, names, ratio, unsure, find_gaps(group))
+
+
+def find_gaps(group: xr.Dataset) -> dict[str, float]:
+    """Days from the target to each date, by its name; nothing if the group does not state them."""
+    gaps = group.attrs["provenance"]["pair"].get("gaps_days", {})
+    return {date: round(gaps[role] - gaps[TARGET], 6) for date, role in zip(DATES, FINE, strict=True)} if {*FINE} <= {*gaps} else {}
 
 
 def _stack(group: xr.Dataset, roles: tuple[str, ...]) -> Array:

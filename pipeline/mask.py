@@ -1,4 +1,4 @@
-"""Step `mask`: cloud and shadow probability of a pair's input and target, or of the images of a group, each on its own."""
+"""Step `mask`: cloud and shadow probability of a pair's input and target, and of the dates around it, or of a group's images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sereno.pipeline.clouds import CLOUDY, FULL, CloudShadow, compare_masks, com
 from sereno.pipeline.config import MaskSettings
 from sereno.pipeline.detectors import Detection, Image, choose_method, detect_clouds
 from sereno.pipeline.groups import open_job, task_of, view_image
-from sereno.pipeline.samples import SKIES_OF
+from sereno.pipeline.samples import list_skies
 from sereno.pipeline.scene import Bool2d, geobox_of, with_grid
 from sereno.pipeline.skies import Truth, read_truth
 from sereno.pipeline.store import save_dataset
@@ -43,11 +43,12 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     """Write the masks of the pair, or group, at `pair` as a store of kind `mask` with manifest `output`.
 
     Variables `cloud_cloudy`, `shadow_cloudy`, `cloud_clear`, `shadow_clear` (y, x) are uint8 probability x 255, 0 where the image is not
-    valid; `known_cloudy`, `known_clear` (y, x) are True where it is valid and the method could decide. Those of a group bear the roles that
-    `SKIES_OF` names, and lie on the grid of these images. An image without a valid pixel is not looked at. Summary and provenance say which
-    method of which version with which weights made them, under `asked` and `why` how `auto` came to it, with `settings.second` how far the
-    other agrees, and under `unknown` why of an image nothing is known, None if something is; the summary also holds the shares of the valid
-    pixels that are known, and of the known ones that are probably covered.
+    valid; `known_cloudy`, `known_clear` (y, x) are True where it is valid and the method could decide. A pair in a series has
+    those of `before` and `after` too. Those of a group bear the roles that `SKIES_OF` names, and lie on the grid of these images. An image
+    without a valid pixel is not looked at. Summary and provenance say which method of which version with which weights made them, under
+    `asked` and `why` how `auto` came to it, with `settings.second` how far the other agrees, and under `unknown` why of an image nothing is
+    known, None if something is; the summary also holds the shares of the valid pixels that are known, and of the known ones that are
+    probably covered.
 
     Where the input lies under a simulated sky its masks are the truth, not grown, joined with what the method finds in the clear image
     that is under it; `simulated` is then `known`, and `truth` holds how much of it each method finds in the input. The classification of
@@ -61,7 +62,7 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     """
     started = time.monotonic()
     dataset = open_job(pair)
-    images = {role: view_image(dataset, role) for role in SKIES_OF[task_of(dataset)]}
+    images = {role: view_image(dataset, role) for role in list_skies(task_of(dataset), [str(name) for name in dataset.data_vars])}
     grid = geobox_of(next(iter(images.values()), dataset))
     settings, asked = resolve_method(images, settings, where=str(pair))
     why, where = f" ({asked['why']})" if asked else "", ", ".join(images) or "nothing: it has no sky"

@@ -7,6 +7,7 @@ they are kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from sereno.pipeline.errors import DataError
 from sereno.pipeline.patches import CLOUDY_FROM
 from sereno.pipeline.plates import place_scene
 from sereno.pipeline.registration import Registration
-from sereno.pipeline.samples import SAMPLES
+from sereno.pipeline.samples import SAMPLES, select_specs
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE, Bool2d, bands_of, geobox_of, plates_of, to_scene
 from sereno.pipeline.shiftfield import ShiftField
 from sereno.pipeline.splits import Window
@@ -36,6 +37,8 @@ class Laid(NamedTuple):
     """The field of each role that was compared with another one."""
     grid: GeoBox
     """In whose pixels those fields are."""
+    facts: Mapping[str, Any] = MappingProxyType({})
+    """What else was measured, for provenance and summary."""
 
 
 class Material(NamedTuple):
@@ -53,6 +56,8 @@ class Material(NamedTuple):
     """Pixels of the grid along each side of a coarse pixel."""
     unsure: Bool2d
     """(y, x) of the mask, True where nobody knows whether there is cloud in an image."""
+    gaps_days: Mapping[str, float] = MappingProxyType({})
+    """Time of other dates minus the sample's own, days, by their names (`PatchRecord.gaps_days`)."""
 
 
 class Limit(NamedTuple):
@@ -98,7 +103,7 @@ def _ratio_of_mask(material: Material) -> int:
 def cut_patches(material: Material, windows: Sequence[Window], size_px: int) -> dict[str, tuple[tuple[str, ...], Array, dict[str, str]]]:
     """The windows of every array as variables of a patch store: dims, values (patch, ..., row, col), units."""
     variables = {}
-    for spec in SAMPLES[material.task]:
+    for spec in select_specs(material.task, material.names):
         whole = material.mask if spec.name == "mask" else material.arrays[spec.name]()
         ratio = material.ratio if spec.is_coarse else 1
         cut = np.empty((len(windows), *whole.shape[:-2], size_px // ratio, size_px // ratio), whole.dtype)

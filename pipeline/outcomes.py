@@ -26,6 +26,7 @@ CAUSE_WORDS: Final[Mapping[str | None, str]] = {
     "cover": "are neither cloudy nor clear enough",
     "clear_cover": "are too cloudy as target",
     "clear_gap": "have no clear scene near in time",
+    "series": "have no clear scene before or after",
     "sar_gap": "have no SAR near in time",
     "unused": "are needed by no pair",
     "max_pairs": "are beyond the pairs wanted",

@@ -33,7 +33,7 @@ from sereno.pipeline.config import PackSettings, SplitSettings, TaskName, load_s
 from sereno.pipeline.datacard import count_registrations, count_skies, count_things, describe_dataset, list_calibrations
 from sereno.pipeline.errors import DataError, StoreError
 from sereno.pipeline.patches import SPLITS, PatchRecord, Split
-from sereno.pipeline.samples import DATED_BY, MASK_UNITS, MEASURED, NAMED_DIMS, ROLES_OF, SAMPLES, name_dims
+from sereno.pipeline.samples import CLEAR_UNITS, DATED_BY, MASK_UNITS, MEASURED, NAMED_DIMS, list_roles, name_dims, select_specs
 from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS
 from sereno.pipeline.splits import Leakage, assign_splits, check_leakage, group_blocks
 from sereno.pipeline.statistics import Sums, find_usable, fit_usable, sum_pixels
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 FORMAT: Final = "sereno-dataset/1"
 HISTOGRAM_BINS: Final = 10
 """Bins of the cloud cover of inputs, from 0 to 1."""
-SCALED_UNITS: Final = {SAR_UNITS: "dB", OPTICAL_UNITS: "1", MASK_UNITS: "1"}
+SCALED_UNITS: Final = {SAR_UNITS: "dB", OPTICAL_UNITS: "1", MASK_UNITS: "1", CLEAR_UNITS: "1"}
 """Units after scaling by those at rest; CF writes `1` for a number without unit."""
 QUOTED_REASONS: Final = 3
 """So many different reasons are quoted where no pair is left."""
@@ -151,14 +151,30 @@ def _read_sources(manifests: Sequence[Path]) -> list[Source]:
         _check_alike(first, second)
     if not any(source.records for source in sources):
         raise DataError(f"not one patch was kept in {count_things(len(sources), 'patch store')}: {_explain_nothing(sources)}")
-    for roles in ROLES_OF[sources[0].facts["task"]]:
+    for roles in _list_roles(sources[0]):
         _check_levels([source for source in sources if source.records], roles)
     return sources
 
 
 def _check_alike(first: Source, second: Source) -> None:
     for fact, value in first.facts.items():
+def _list_roles(source: Source) -> tuple[tuple[str, ...], ...]:
+    """Scenes that its pair or group is made of; all sources have the same."""
+    return list_roles(source.facts["task"], source.facts.get("dates", ()))
+
+
         if value != second.facts[fact]:
+    """Whether two stores can be packed together.
+
+    Raises:
+        DataError: they cannot.
+    """
+    if first.facts["task"] == second.facts["task"] and ("dates" in first.facts) != ("dates" in second.facts):
+        series, plain = (first, second) if "dates" in first.facts else (second, first)
+        raise DataError(
+            f"{series.manifest} holds the dates before and after its pair, {plain.manifest} does not: a dataset has them for all pairs or "
+            "none; pack them apart, or query all areas with the same pipeline.query.series"
+        )
             raise DataError(
                 f"{first.manifest} has {fact} {value}, {second.manifest} has {second.facts[fact]}: "
                 "a dataset needs one; pack them apart, or patch both with the same settings"
@@ -242,7 +258,7 @@ def _arrange_patches(sources: Sequence[Source], settings: PackSettings) -> dict[
 def create_arrays(store: Path, counts: Mapping[Split, int], facts: Mapping[str, Any], settings: PackSettings) -> None:
     """Write groups and empty arrays for `counts` patches: chunk = one patch with all its bands, shard = `shard_patches` patches."""
     task, size = facts["task"], facts["size_px"]
-    specs = SAMPLES[task]
+    specs = select_specs(task, facts)
     attributes = {
         "format": FORMAT,
         **{f"{dim}s": facts[f"{dim}s"] for dim in NAMED_DIMS if f"{dim}s" in facts},
@@ -281,7 +297,7 @@ def _fill_shards(store: Path, entries: Entries, sources: Sequence[Source], shard
     Raises:
         StoreError: a patch does not read back as it was written.
     """
-    names = [spec.name for spec in SAMPLES[sources[0].facts["task"]]]
+    names = [spec.name for spec in select_specs(sources[0].facts["task"], sources[0].facts)]
     inputs = [_open_arrays(store_of(source.manifest), names) for source in sources]
     shards = [shard for split in SPLITS for name in names for shard in _list_shards(split, name, len(entries[split]), shard_patches)]
     written: dict[Shard, list[int]] = {}
@@ -348,12 +364,14 @@ def _state_statistics(statistics: Mapping[str, Sums]) -> dict[str, Any]:
 
 
 def to_csv(records: Sequence[PatchRecord]) -> str:
-    """One line per patch in stored order; bounds as a JSON list, None as nothing."""
+    """One line per patch in stored order; bounds as a JSON list, None as nothing; gaps of dates as JSON, if there are some."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(PatchRecord.model_fields), lineterminator="\n")
+    names = [name for name in PatchRecord.model_fields if name != "gaps_days" or any(record.gaps_days for record in records)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow({**record.model_dump(), "bounds_m": json.dumps(record.bounds_m)})
+        gaps = {"gaps_days": json.dumps(record.gaps_days, sort_keys=True)} if record.gaps_days else {}
+        writer.writerow({**record.model_dump(), "bounds_m": json.dumps(record.bounds_m), **gaps})
     return text.getvalue()
 
 
@@ -379,7 +397,7 @@ def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settin
     return {
         "task": task,
         "ratio": facts["ratio"],
-        "channels": {spec.name: facts[f"{spec.dims[-1]}s"] for spec in SAMPLES[task]},
+        "channels": {spec.name: facts[f"{spec.dims[-1]}s"] for spec in select_specs(task, facts)},
         **{f"{dim}s": facts[f"{dim}s"] for dim in NAMED_DIMS if f"{dim}s" in facts},
         "size_px": facts["size_px"],
         "resolution_m": facts["resolution_m"],
@@ -449,6 +467,6 @@ def _summarise_scenes(sources: Sequence[Source]) -> dict[str, dict[str, list[str
     return {
         role: {name: sorted({str(source.provenance[role].get(key)) for source in sources}) for name, key in facts.items()}
         | {"levels": sorted({describe_level(source.provenance[role]) or "-" for source in sources})}
-        for roles in ROLES_OF[sources[0].facts["task"]]
+        for roles in _list_roles(sources[0])
         for role in roles
     }

@@ -1,5 +1,7 @@
 """Which scenes form pairs: for each cloudy scene, or each clear one under a simulated sky, the nearest partners within the limits.
 
+In a series a pair also has the clear scenes before and after it.
+
 Enters: candidates, which are scene records with the ground that they cover. Leaves: triplets, and for every candidate that is not used the
 reason with the value seen and the limit. Pure, and independent of the order in which candidates come.
 """
@@ -9,18 +11,20 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse, refuse_item
 from sereno.pipeline.areas import Ground, compute_common_share
 from sereno.pipeline.bands import POLARISATIONS, SCL
 from sereno.pipeline.config import QuerySettings
-from sereno.pipeline.pairs import ItemRecord, Pair, Role, is_gaofen, is_sar
+from sereno.pipeline.pairs import AROUND, ItemRecord, Pair, Role, is_gaofen, is_sar
 
 DAY_S: Final = 86_400.0
 """Seconds of a day."""
 SHARE_ERROR: Final = 1e-6
 """Shares of ground are exact to this much: footprints are cut and joined in floating point."""
+SERIES_GAP: Final = 2
+"""A scene before or after a pair may be so many times `max_gap_clear_days` from its input: one step to the target, one beyond it."""
 SOURCES: Final = {"scl": "of the area by SCL", "catalogue": "by the catalogue", None: ""}
 """How the source of a cloud cover is called in a reason."""
 
@@ -36,11 +40,18 @@ class Triplet(NamedTuple):
     """The SAR scene, nearest in time."""
     sky: int | None = None
     """Number of the simulated sky where `cloudy` is the clear scene itself; None: the cloudy scene is real."""
+    around: tuple[Candidate, ...] = ()
+    """In a series the clear scenes before and after; else none."""
 
     @property
     def scenes(self) -> tuple[Candidate, Candidate, Candidate]:
         """Its three scenes; under a simulated sky two of them are one."""
         return self.cloudy, self.clear, self.sar
+
+    @property
+    def used(self) -> set[str]:
+        """Ids of all its scenes."""
+        return {one.scene.id for one in (*self.scenes, *self.around)}
 
     @property
     def gap_days(self) -> float:
@@ -114,21 +125,18 @@ def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], setti
     """The optical scenes that can still become part of a pair whatever their cloud cover is: only those are worth measuring.
 
     A real input needs SAR and another optical scene of its product within the limits of time; a target needs such an input. What may lie
-    under a simulated sky needs SAR alone.
+    under a simulated sky needs SAR alone. A scene before or after a pair needs an input as near as that.
     """
     inputs = [one for one in optical if any(_is_near(one, other, settings.max_gap_sar_days) for other in sar)]
-    if settings.inputs == "simulated":
+    if settings.inputs == "simulated" and not settings.series:
         return inputs
-    ids = {one.scene.id for one in inputs}
+    ids, limit = {one.scene.id for one in inputs}, settings.max_gap_clear_days * (SERIES_GAP if settings.series else 1)
 
     def has_partner(one: Candidate) -> bool:
         others = optical if one.scene.id in ids else inputs
-        return any(
-            other.scene.sensor == one.scene.sensor and other is not one and _is_near(one, other, settings.max_gap_clear_days)
-            for other in others
-        )
+        return any(other.scene.sensor == one.scene.sensor and other is not one and _is_near(one, other, limit) for other in others)
 
-    return [one for one in optical if has_partner(one) or (settings.inputs == "either" and one.scene.id in ids)]
+    return [one for one in optical if has_partner(one) or (settings.inputs != "found" and one.scene.id in ids)]
 
 
 def _is_near(one: Candidate, other: Candidate, limit_days: float) -> bool:
@@ -164,12 +172,12 @@ def choose_simulated(
     """
     clear, refused = _keep_clear(optical, settings)
     radar = _in_order(sar)
-    found = [_find_radar(one, radar, ground, settings) for one in clear]
+    found = [_find_radar(one, radar, clear, ground=ground, settings=settings) for one in clear]
     skies = [one._replace(sky=sky) for one in found if isinstance(one, Triplet) for sky in range(1, settings.skies + 1)]
     ranked = sorted(skies, key=lambda one: (one.sky, one.gap_days, one.clear.moment, one.clear.scene.id))
     kept = {(one.clear.scene.id, one.sky) for one in ranked[: settings.max_pairs]}
     chosen = [one for one in skies if (one.clear.scene.id, one.sky) in kept]
-    used = {one.scene.id for triplet in chosen for one in triplet.scenes}
+    used = {name for triplet in chosen for name in triplet.used}
     reason = f"its gap to SAR is not among the {settings.max_pairs} smallest, max_pairs {settings.max_pairs}"
     beyond = [refuse(one.clear, "clear", reason, Cause.MAX_PAIRS) for one in ranked if one.sky == 1 and one.clear.scene.id not in used]
     idle = [
@@ -191,16 +199,58 @@ def _keep_clear(optical: Iterable[Candidate], settings: QuerySettings) -> tuple[
     return roles.clear, [*unknown, *cloudy]
 
 
-def _find_radar(clear: Candidate, sar: list[Candidate], ground: Ground, settings: QuerySettings) -> Triplet | Refused:
-    """A clear scene as its own input with the nearest SAR scene that shares enough ground, or why there is none."""
+def _find_radar(
+    clear: Candidate, sar: list[Candidate], targets: list[Candidate], *, ground: Ground, settings: QuerySettings
+) -> Triplet | Refused:
+    """A clear scene as its own input with the nearest SAR scene that shares enough ground, or why there is none.
+
+    In a series the scenes before and after it are others of the `targets`.
+    """
     near = _sort_by_gap(clear, (one for one in sar if _is_near(clear, one, settings.max_gap_sar_days)))
     if not near:
         return _refuse_alone(clear, sar, f"SAR scene within {settings.max_gap_sar_days:g} days", Cause.SAR_GAP, role="clear")
-    return _choose_by_ground([Triplet(clear, clear, one) for one in near], ground, settings.min_overlap)
+    series = _add_series([Triplet(clear, clear, one) for one in near], targets, settings)
+    return series if isinstance(series, Refused) else _choose_by_ground(series, ground, settings.min_overlap)
+
+
+def _add_series(triplets: list[Triplet], clear: list[Candidate], settings: QuerySettings) -> list[Triplet] | Refused:
+    """Those of an input's triplets that have scenes before and after them, with these, or why none has; all if no series is asked for."""
+    if not settings.series:
+        return triplets
+    limit_days = settings.max_gap_clear_days * SERIES_GAP
+    found = [(triplet, _find_around(triplet, clear, limit_days)) for triplet in triplets]
+    whole = [triplet._replace(around=around) for triplet, around in found if len(around) == len(AROUND)]
+    return whole or _refuse_unframed(found, limit_days)
+
+
+def _find_around(triplet: Triplet, clear: list[Candidate], limit_days: float) -> tuple[Candidate, ...]:
+    """The last scene of the target's product among `clear`, in order of time, that is earlier than input and target, and the first later.
+
+    One that is not there within the limit is left out.
+    """
+    first, last = sorted((triplet.cloudy.moment, triplet.clear.moment))
+    near = [one for one in clear if one.scene.sensor == triplet.clear.scene.sensor and _is_near(triplet.cloudy, one, limit_days)]
+    return (*[one for one in near if one.moment < first][-1:], *[one for one in near if one.moment > last][:1])
+
+
+def _refuse_unframed(found: list[tuple[Triplet, tuple[Candidate, ...]]], limit_days: float) -> Refused:
+    """The refusal of an input none of whose triplets has clear scenes before and after it; the reason tells of the nearest target."""
+    nearest, around = found[0]
+    is_real = nearest.cloudy is not nearest.clear
+    lacking = "before and none after" if not around else "after" if around[0].moment < nearest.cloudy.moment else "before"
+    others = len({triplet.clear.scene.id for triplet, _ in found}) - 1
+    what = f"input and target {nearest.clear.scene.item}" if is_real else "it"
+    reason = f"needs a clear scene before and one after {what}, each within {limit_days:g} days: there is none {lacking}"
+    return refuse(
+        nearest.cloudy,
+        "cloudy" if is_real else "clear",
+        f"{reason}, and none of {others} other targets has both" if others else reason,
+        Cause.SERIES,
+    )
 
 
 def _list_items(triplets: Iterable[Triplet]) -> set[str]:
-    return {item.item for triplet in triplets for one in triplet.scenes for item in one.scene.items}
+    return {item.item for triplet in triplets for one in (*triplet.scenes, *triplet.around) for item in one.scene.items}
 
 
 def choose_found(
@@ -264,7 +314,8 @@ def _find_partners(cloudy: Candidate, roles: Roles, ground: Ground, settings: Qu
         return _refuse_alone(cloudy, roles.sar, f"SAR scene within {settings.max_gap_sar_days:g} days", Cause.SAR_GAP)
     pairs = itertools.product(_sort_by_gap(cloudy, near_clear), _sort_by_gap(cloudy, near_sar))
     triplets = sorted((Triplet(cloudy, *pair) for pair in pairs), key=lambda triplet: triplet.gap_days)
-    return _choose_by_ground(triplets, ground, settings.min_overlap)
+    series = _add_series(triplets, roles.clear, settings)
+    return series if isinstance(series, Refused) else _choose_by_ground(series, ground, settings.min_overlap)
 
 
 def _choose_by_ground(triplets: list[Triplet], ground: Ground, min_overlap: float) -> Triplet | Refused:
@@ -308,7 +359,7 @@ def _keep_smallest(triplets: list[Triplet], count: int | None) -> tuple[list[Tri
 
 def _refuse_unused(chosen: list[Triplet], roles: Roles, settings: QuerySettings) -> list[Refused]:
     """Clear and SAR scenes that no pair uses."""
-    used = {part.scene.id for triplet in chosen for part in triplet.scenes}
+    used = {name for triplet in chosen for name in triplet.used}
     judged = {one.scene.id for one in roles.cloudy}  # a scene that is both has its line as an input
     kinds: tuple[tuple[Role, list[Candidate], float], ...]
     kinds = (("clear", roles.clear, settings.max_gap_clear_days), ("sar", roles.sar, settings.max_gap_sar_days))
@@ -352,6 +403,14 @@ def to_pairs(triplets: Iterable[Triplet]) -> tuple[Pair, ...]:
                 sar_gap_days=round(_gap_days(triplet.cloudy, triplet.sar), 6),
                 clear_gap_days=round(_gap_days(triplet.cloudy, triplet.clear), 6),
                 sky=triplet.sky,
+                **_name_around(triplet),
             )
         )
     return tuple(pairs)
+
+
+def _name_around(triplet: Triplet) -> dict[str, Any]:
+    """The fields of a pair that a series fills."""
+    named = {role: one.scene.id for role, one in zip(AROUND, triplet.around, strict=False)}
+    gaps = {f"{role}_gap_days": round(_gap_days(triplet.cloudy, one), 6) for role, one in zip(AROUND, triplet.around, strict=False)}
+    return {**named, **gaps}

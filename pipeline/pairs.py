@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from operator import not_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -29,11 +29,17 @@ Sensor = Literal[
     "gaofen-pms",
     "gaofen-wfv",
     "gaofen-wfv4",
+    "landsat-oli",
+    "landsat-tm",
+    "modis-09a1",
+    "modis-43a4",
     "cube",
     "dem",
 ]
-"""`gaofen-wfv` is that of Gaofen-6 with eight bands, `gaofen-wfv4` that of Gaofen-1 with four."""
+"""`gaofen-wfv` is that of Gaofen-6 with eight bands, `gaofen-wfv4` that of Gaofen-1 with four; what Landsat and MODIS are says `imagers`."""
 Role = Literal["sar", "cloudy", "clear"]
+AROUND: Final = ("before", "after")
+"""Roles of the clear scenes around the others in a series, and names of their dates, in order of time."""
 OffsetSource = Literal["flag", "metadata", "declared", "baseline"]
 """What may tell whether values carry the reflectance offset: the provider's flag that it is removed, the product's own metadata file,
 `raster:bands` of the catalogue, the processing baseline."""
@@ -155,6 +161,9 @@ class SceneRecord(Settings):
     """Pixels of the lock's grid along each side of one pixel of this scene."""
     averaged: bool = Field(default=False, exclude_if=not_)
     """Whether its own pixels are those of the lock's grid, or finer: it is read there and averaged. Else it is read on its coarse grid."""
+    clear_share: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, exclude_if=lambda share: share is None)
+    """An averaged scene of another sensor than the fine ones: clouds of its own stay out of the means, and a coarse pixel is valid where
+    this share of it is known and clear. None: where all of it is known, clouds or not."""
 
     @property
     def item(self) -> str:
@@ -162,8 +171,12 @@ class SceneRecord(Settings):
         return "+".join(item.item for item in self.items)
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Pair(Settings):
-    """One SAR, one cloudy and one clear scene of the same ground."""
+    """One SAR, one cloudy and one clear scene of the same ground; in a series also the clear scenes before and after them."""
 
     id: str
     """File-safe name, unique in the lock."""
@@ -179,18 +192,36 @@ class Pair(Settings):
     """Time of the clear scene minus time of the cloudy scene, in days."""
     sky: Annotated[int, Field(ge=1)] | None = None
     """Number of the simulated sky that is laid over the clear scene to make the input, which then is `cloudy` too; None: it is real."""
+    before: str | None = Field(default=None, exclude_if=_is_none)
+    """Scene id of the last clear scene earlier than both input and target; None: not asked for, so that there is no `after` either."""
+    after: str | None = Field(default=None, exclude_if=_is_none)
+    """Scene id of the first clear scene later than both; likewise."""
+    before_gap_days: float | None = Field(default=None, exclude_if=_is_none)
+    """Time of the scene before minus time of the cloudy scene, in days: below zero."""
+    after_gap_days: float | None = Field(default=None, exclude_if=_is_none)
+    """Time of the scene after minus time of the cloudy scene, in days: above zero."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.sky is None) == (self.cloudy == self.clear):
             seen = f"'sky' is {self.sky}, 'cloudy' {self.cloudy!r}, 'clear' {self.clear!r}"
             raise ValueError(f"a pair has a 'sky' if its input is its target, and else none ({seen})")
+        stated = (self.before, self.after, self.before_gap_days, self.after_gap_days)
+        if None in stated and any(value is not None for value in stated):
+            raise ValueError("a pair has 'before' and 'after' with the gaps of both, or none of the four")
+        if self.before is not None and len({self.before, self.after, self.cloudy, self.clear}) < len({self.cloudy, self.clear}) + 2:
+            raise ValueError(f"'before' {self.before!r} and 'after' {self.after!r} must be two scenes beside input and target")
         return self
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """What its scenes are, in their order: `sar`, `cloudy`, `clear`, and in a series `before`, `after`."""
+        return ("sar", "cloudy", "clear", *(() if self.before is None else AROUND))
+
+    @property
     def scene_ids(self) -> tuple[str, ...]:
-        """Ids of its scenes: SAR, cloudy, clear."""
-        return self.sar, self.cloudy, self.clear
+        """Ids of its scenes in the order of their roles."""
+        return tuple(getattr(self, role) for role in self.roles)
 
 
 class Group(Settings):

@@ -21,6 +21,7 @@ from sereno.pipeline.config import PatchSettings, TaskName
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.groups import open_job, ratio_of, task_of, to_coarse_grid
 from sereno.pipeline.material import Limit, Material, check_windows, cut_mask, cut_patches, measure_clear, measure_unsure
+from sereno.pipeline.pairs import AROUND
 from sereno.pipeline.patches import PatchRecord
 from sereno.pipeline.samples import MASK_CHANNELS_OF
 from sereno.pipeline.scene import geobox_of
@@ -78,7 +79,8 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
         if limit is not None
     ]
     kept = [(window, limits) for window, limits in measured if all(limit.is_met for limit in limits)]
-    records = [_to_record(window, limits, provenance, (geobox, settings.size_px)) for window, limits in kept]
+    place = (geobox, settings.size_px)
+    records = [_to_record(window, limits, provenance, place=place, gaps_days=material.gaps_days) for window, limits in kept]
     names = {**material.names, "mask_channels": MASK_CHANNELS_OF[task]}
     patches = xr.Dataset(
         cut_patches(material, [window for window, _ in kept], settings.size_px),
@@ -133,8 +135,8 @@ def _describe_refusal(window: Window, limit: Limit, unknown: float) -> dict[str,
 
 
 def _find_unknown_image(masks: Mapping[str, Any]) -> str | None:
-    """Why of an image of the pair no cloud is known, if that is so."""
-    return next(filter(None, masks.get("unknown", {}).values()), None)
+    """Why of an image of the pair no cloud is known, if that is so; dates around a pair say by `around_clear` that nothing is."""
+    return next((why for role, why in masks.get("unknown", {}).items() if why and role not in AROUND), None)
 
 
 def _list_windows(pair: xr.Dataset, geobox: GeoBox, settings: PatchSettings) -> list[Window]:
@@ -159,7 +161,9 @@ def _list_windows(pair: xr.Dataset, geobox: GeoBox, settings: PatchSettings) -> 
     return windows
 
 
-def _to_record(window: Window, limits: Sequence[Limit], provenance: dict[str, Any], place: tuple[GeoBox, int]) -> PatchRecord:
+def _to_record(
+    window: Window, limits: Sequence[Limit], provenance: dict[str, Any], *, place: tuple[GeoBox, int], gaps_days: Mapping[str, float]
+) -> PatchRecord:
     geobox, size = place
     bounds = geobox[window.row : window.row + size, window.col : window.col + size].boundingbox
     shares = {limit.setting: round(limit.value, 6) for limit in limits}
@@ -178,4 +182,5 @@ def _to_record(window: Window, limits: Sequence[Limit], provenance: dict[str, An
         cloud_target_share=shares["max_target_cloud"],
         sar_gap_days=pair.get("sar_gap_days", 0.0),
         clear_gap_days=pair.get("clear_gap_days", 0.0),
+        gaps_days=dict(gaps_days),
     )

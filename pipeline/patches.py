@@ -8,12 +8,18 @@ A pair's patches are a store of kind `patches` with four variables along `patch`
     clear   (patch, band, row, col)          uint16 reflectance x 10000
     mask    (patch, mask_channel, row, col)  uint8, MASK_CHANNELS; probabilities and validity x 255
 
-The packed dataset is a store of kind `dataset` with one Zarr group per split (`train`, `val`, `test`) that holds the same four
+and, where the pairs are series (`QuerySettings.series`), two more with the dates `before` and `after` along `date`:
+
+    around        (patch, date, band, row, col)  uint16 reflectance x 10000
+    around_clear  (patch, date, row, col)        uint8, probability x 255 that the pixel is valid and neither cloud nor shadow
+
+The packed dataset is a store of kind `dataset` with one Zarr group per split (`train`, `val`, `test`) that holds the same
 arrays, one chunk per patch, many patches per shard, already shuffled; `patches.csv` inside it lists the records in stored order.
 """
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -33,7 +39,7 @@ MASK_CHANNELS: Final = (
 CLOUDY_FROM: Final = 128
 """Stored probability from which a pixel counts as cloud or shadow: 0.5 x 255, rounded up."""
 PATCH_ARRAYS: Final = ("sar", "cloudy", "clear", "mask")
-"""The arrays of a patch store and of each split."""
+"""The arrays that every patch store and each split has."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
@@ -70,6 +76,9 @@ class PatchRecord(Settings):
     """Time of SAR minus time of the input, days; 0 for other tasks."""
     clear_gap_days: float
     """Time of the target minus time of the input, days; 0 for other tasks."""
+    gaps_days: dict[str, float] = Field(default_factory=dict, exclude_if=not_)
+    """Time of other dates minus the sample's own, days, by their names: `before` and `after` of a series (from its input), `1`, `2`, `3` of
+    fusion (from date 2). Empty where there are none. `patches.csv` has it as JSON, and no such column where all are empty."""
     split: Split | None = None
     """Given by `pack`."""
     position: int | None = None

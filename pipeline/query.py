@@ -92,6 +92,11 @@ def _make_lock(area: str, settings: QuerySettings, task: TaskName) -> tuple[Lock
                 f"{lock.task}, or search again without 'source: lock'"
             )
         if settings.dem_catalogue is not None and lock.dem is None:
+        if settings.series and any(pair.before is None for pair in lock.pairs):
+            raise ConfigError(
+                f"the frozen lock of area {area!r} in {settings.catalogue} has pairs without scenes before and after them, which "
+                "pipeline.query.series asks for: leave that out, or search again without 'source: lock'"
+            )
             raise ConfigError(
                 f"the frozen lock of area {area!r} in {settings.catalogue} names no elevation models, which pipeline.query.dem_catalogue "
                 "asks for: search again without 'source: lock', or name a GeoTIFF in pipeline.ingest.dem instead"
@@ -509,7 +514,7 @@ def _to_note(scene: str, entry: Entry) -> Entry:
 
 def _list_used(triplets: Sequence[Triplet]) -> dict[Kind, list[SceneRecord]]:
     """The scenes of the triplets by kind."""
-    optical = [one.scene for triplet in triplets for one in (triplet.cloudy, triplet.clear)]
+    optical = [one.scene for triplet in triplets for one in (triplet.cloudy, triplet.clear, *triplet.around)]
     return {"optical": optical, "sar": [triplet.sar.scene for triplet in triplets]}
 
 

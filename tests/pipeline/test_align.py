@@ -12,7 +12,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
 
-from sereno.pipeline.align import align_pair, find_cloud, is_cloudy_wanted
+from sereno.pipeline.align import align_pair, find_cloud, is_field_wanted
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
@@ -135,8 +135,8 @@ def test_images_of_the_sentinels_are_not_registered_to_the_clear_one(tmp_path: P
 @pytest.mark.parametrize("asked", [None, True])
 def test_an_input_that_is_made_of_the_target_is_never_registered_to_it(asked: bool | None) -> None:
     settings, simulated = AlignSettings(register_cloudy=asked), PAIR.model_copy(update={"sky": 1, "cloudy": "t"})
-    assert is_cloudy_wanted(make_gaofen(), PAIR, settings)
-    assert not is_cloudy_wanted(make_gaofen(), simulated, settings)
+    assert is_field_wanted(make_gaofen(), "cloudy", PAIR, settings)
+    assert not is_field_wanted(make_gaofen(), "cloudy", simulated, settings)
 
 
 def test_registering_can_be_asked_for_and_classes_move_with_the_image(tmp_path: Path) -> None:
