@@ -156,14 +156,12 @@ def _read_sources(manifests: Sequence[Path]) -> list[Source]:
     return sources
 
 
-def _check_alike(first: Source, second: Source) -> None:
-    for fact, value in first.facts.items():
 def _list_roles(source: Source) -> tuple[tuple[str, ...], ...]:
     """Scenes that its pair or group is made of; all sources have the same."""
     return list_roles(source.facts["task"], source.facts.get("dates", ()))
 
 
-        if value != second.facts[fact]:
+def _check_alike(first: Source, second: Source) -> None:
     """Whether two stores can be packed together.
 
     Raises:
@@ -175,6 +173,8 @@ def _list_roles(source: Source) -> tuple[tuple[str, ...], ...]:
             f"{series.manifest} holds the dates before and after its pair, {plain.manifest} does not: a dataset has them for all pairs or "
             "none; pack them apart, or query all areas with the same pipeline.query.series"
         )
+    for fact, value in first.facts.items():
+        if value != second.facts[fact]:
             raise DataError(
                 f"{first.manifest} has {fact} {value}, {second.manifest} has {second.facts[fact]}: "
                 "a dataset needs one; pack them apart, or patch both with the same settings"

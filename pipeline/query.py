@@ -91,12 +91,12 @@ def _make_lock(area: str, settings: QuerySettings, task: TaskName) -> tuple[Lock
                 f"the frozen lock of area {area!r} in {settings.catalogue} is for {lock.task}, but pipeline.task is {task}: set that to "
                 f"{lock.task}, or search again without 'source: lock'"
             )
-        if settings.dem_catalogue is not None and lock.dem is None:
         if settings.series and any(pair.before is None for pair in lock.pairs):
             raise ConfigError(
                 f"the frozen lock of area {area!r} in {settings.catalogue} has pairs without scenes before and after them, which "
                 "pipeline.query.series asks for: leave that out, or search again without 'source: lock'"
             )
+        if settings.dem_catalogue is not None and lock.dem is None:
             raise ConfigError(
                 f"the frozen lock of area {area!r} in {settings.catalogue} names no elevation models, which pipeline.query.dem_catalogue "
                 "asks for: search again without 'source: lock', or name a GeoTIFF in pipeline.ingest.dem instead"
