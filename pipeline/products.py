@@ -47,6 +47,10 @@ RADAR_TAGS: Final = {
 """Polarisation tags of the simulated products."""
 OPTICAL_GSD_M: Final = {"MUX": 8.0, "PAN": 2.0, "WFV": 16.0}
 """Ground sampling distances of Gaofen-6."""
+PAN_SHARES: Final = (0.2, 0.23, 0.17, 0.4)
+"""What each band of PMS is of its panchromatic one, which covers 450 to 900 nm: their widths, 70, 80, 60 and 140 nm, over the sum."""
+PAN_SLIP_M: Final = (2.6, -3.4)
+"""East and north by which the coefficients of PAN err more than those of MUX, each image having its own: half a pixel of MUX."""
 OPTICAL_MAX_DN: Final = 4095
 """Digital numbers of Gaofen-6 have 12 bits."""
 OPTICAL_LEAN: Final = 0.18
@@ -242,7 +246,7 @@ def _describe_radar(bands: tuple[str, ...], radar: Radar, flight: Pass, view: Vi
 def write_gaofen6_pms(folder: Path, terrain: Terrain, reflectance: Layers, flight: Pass, *, has_pan: bool = True) -> Path:
     """The folder of a PMS product in `folder`, of `reflectance` (4, y, x) at the top of the atmosphere.
 
-    It holds MUX and, unless `has_pan` is false, PAN: the mean reflectance of the first three bands, which takes sixteen times the pixels.
+    It holds MUX and, unless `has_pan` is false, PAN, of sixteen times the pixels, which coefficients place `PAN_SLIP_M` off.
     """
     view = make_view(terrain, OPTICAL_GSD_M["MUX"], OPTICAL_LEAN)
     product, zenith = _open_optical(folder, "PMS", view, flight)
@@ -251,8 +255,10 @@ def write_gaofen6_pms(folder: Path, terrain: Terrain, reflectance: Layers, fligh
     _write_xml(product / f"{product.name}-MUX.xml", _describe_optical("PMS", len(dn), view, flight, zenith))
     if has_pan:
         fine = make_view(terrain, OPTICAL_GSD_M["PAN"], OPTICAL_LEAN)
-        pan = _to_counts(see_image(terrain, reflectance[:3].mean(axis=0)[None], fine), "GF6-PMS-PAN", zenith, flight.time)
-        _write_part(product, "-PAN", pan, make_rpc(fine, flight.error_m))
+        grey = np.tensordot(np.float32(PAN_SHARES), reflectance, 1)[None]
+        pan = _to_counts(see_image(terrain, grey, fine), "GF6-PMS-PAN", zenith, flight.time)
+        east_m, north_m = (error + slip for error, slip in zip(flight.error_m, PAN_SLIP_M, strict=True))
+        _write_part(product, "-PAN", pan, make_rpc(fine, (east_m, north_m)))
         _write_xml(product / f"{product.name}-PAN.xml", _describe_optical("PMS", 1, fine, flight, zenith))
     return product
 

@@ -60,6 +60,7 @@ def read(*names: str) -> Config:
         ("recipes/gaofen.yaml",),
         ("recipes/gaofen-demo.yaml",),
         ("recipes/pansharpening.yaml",),
+        ("recipes/pansharpening-gaofen.yaml",),
         ("recipes/spatiotemporal-fusion.yaml",),
         ("recipes/snapshot-reconstruction.yaml",),
         ("recipes/sen12mscr.yaml",),
@@ -81,15 +82,17 @@ def test_every_recipe_is_tried_above() -> None:
         "gaofen-demo.yaml",
         "sen12mscr.yaml",
         "pansharpening.yaml",
+        "pansharpening-gaofen.yaml",
         "spatiotemporal-fusion.yaml",
         "snapshot-reconstruction.yaml",
     }
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == whole | overlays
 
 
-def test_the_demo_of_gaofen_works_on_the_world_that_it_makes() -> None:
-    text = yaml.safe_load((ROOT / "recipes/gaofen-demo.yaml").read_text())
-    pipeline = read("recipes/gaofen-demo.yaml").pipeline
+@pytest.mark.parametrize("recipe", ["recipes/gaofen-demo.yaml", "recipes/pansharpening-gaofen.yaml"])
+def test_demos_of_gaofen_work_on_the_world_that_they_make(recipe: str) -> None:
+    text = yaml.safe_load((ROOT / recipe).read_text())
+    pipeline = read(recipe).pipeline
     assert pipeline.simulate is not None
     world = f"{text['pathvars']['results']}/simulate"
     assert (pipeline.query.catalogue, pipeline.query.dem_catalogue) == (f"{world}/products", world)
@@ -99,6 +102,11 @@ def test_the_demo_of_gaofen_works_on_the_world_that_it_makes() -> None:
         side_m = 10 * area.size_px
         assert pipeline.query.areas[name].bounds_m == (area.west_m, area.south_m, area.west_m + side_m, area.south_m + side_m)
         assert [place % block_m for place in (area.west_m, area.south_m, side_m)] == [0, 0, 0]
+
+
+def test_the_demo_of_gaofen_searches_as_far_as_its_products_err() -> None:
+    pipeline = read("recipes/gaofen-demo.yaml").pipeline
+    assert pipeline.simulate is not None
     reach_px = 2 * pipeline.simulate.rpc_error_m[1] / pipeline.query.resolution_m
     assert pipeline.ingest.margin_px >= reach_px
     assert pipeline.align.search_m * 0.8 >= 2 * pipeline.simulate.rpc_error_m[1]
