@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
 
+from sereno.model.apertures import Seen, see_cubes
 from sereno.model.config import S2SnapshotSettings, SarRange, TrainSettings, needs_series
 from sereno.model.sharpening import SENTINEL2_GAINS, TYPICAL_MS_GAIN, TYPICAL_PAN_GAIN, degrade, enlarge, make_wald_pair
-from sereno.model.snapshot import ESTIMATES, make_camera, measure_cube
+from sereno.model.snapshot import ESTIMATES
 from sereno.model.temporal import Dates
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
@@ -27,10 +28,10 @@ MAX_TARGET_CLOUD: Final = 0.5
 """Target pixels that are cloud or shadow with more than this probability have no weight at all."""
 CLOUDY: Final = 0.5
 """A pixel whose cloud probability is at least this counts as cloudy in the validation's PSNR."""
-APERTURE_SEED: Final = 0
-"""Of the coded aperture."""
 SEEN_WHOLE: Final = 0.999
 """Share of valid pixels from which all that a coarse pixel saw counts as valid; the rest is rounding."""
+CROPS: Final = "crops"
+"""Name under which the numbers of random crops stand among the arrays of training samples, (B,) int64; elsewhere there are none."""
 DAYS: Final = "days"
 """Name under which the days of a sample's dates stand among its arrays, (B, date) float32; NaN where they are not known."""
 EVEN_AROUND: Final = (-1.0, 1.0)
@@ -311,19 +312,42 @@ def prepare_snapshot(stored: Stored, signature: Signature, settings: TrainSettin
 def make_snapshot_batch(stored: Stored, signature: Signature, settings: TrainSettings) -> Sample:
     """The batch of snapshot reconstruction: cube and mask (B, C, H, W) -> inputs estimate, aperture.
 
-    The cube is the target; the picture of it that `make_aperture` gives becomes the estimate that the network is for.
+    The cube is the target; the picture of it that `see_snapshots` gives becomes the estimate that the network is for.
     """
+    cube, valid, seen = see_snapshots(stored, signature, settings)
+    estimate = estimate_cube(seen, settings)
+    return Sample((estimate, lay_mask(seen, len(cube))), cube, valid, estimate)
+
+
+class Snapshots(NamedTuple):
+    """Cubes and their pictures."""
+
+    cube: Tensor
+    """(B, C, H, W); invalid pixels are 0."""
+    valid: Tensor
+    """(B, 1, H, W) 1 where it was observed, else 0."""
+    seen: Seen
+    """The camera and what it saw."""
+
+
+def see_snapshots(stored: Stored, _signature: Signature, settings: TrainSettings) -> Snapshots:
+    """Stored cubes and what the camera of `settings` sees of them."""
     (valid,) = _read_mask(stored["mask"], "snapshot-reconstruction")
     cube = scale_optical(stored["cube"]) * valid
-    camera = make_camera(make_aperture(cube.shape[-2], cube.shape[-1]).to(cube), len(signature.bands))
+    crops = [int(number) for number in stored[CROPS]] if CROPS in stored else None
+    return Snapshots(cube, valid, see_cubes(cube, settings, crops))
+
+
+def estimate_cube(seen: Seen, settings: TrainSettings) -> Tensor:
+    """What the network of `settings` is given of pictures: (B, C, H, W)."""
     base = settings.network.base if isinstance(settings.network, S2SnapshotSettings) else "open"
-    estimate = ESTIMATES[base](camera, measure_cube(camera, cube))
-    return Sample((estimate, camera.mask.expand(len(cube), 1, -1, -1)), cube, valid, estimate)
+    return ESTIMATES[base](seen.camera, seen.picture)
 
 
-def make_aperture(rows: int, columns: int) -> Tensor:
-    """The coded aperture of simulated pictures, (rows, columns) of 0 and 1: the same whenever it is asked for, half of it open."""
-    return torch.randint(2, (rows, columns), generator=torch.Generator().manual_seed(APERTURE_SEED)).float()
+def lay_mask(seen: Seen, count: int) -> Tensor:
+    """The aperture over each of `count` cubes, (B, 1, H, W)."""
+    mask = seen.camera.mask
+    return mask if mask.ndim == 4 else mask.expand(count, 1, -1, -1)
 
 
 def _read_mask(mask: Array | Tensor, task: TaskName) -> tuple[Tensor, ...]:

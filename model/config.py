@@ -21,6 +21,11 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 """How much of an average is kept at each step; with 1 it would never move."""
 
 
+def is_none(value: object) -> bool:
+    """Whether there is none: such settings are left out of records."""
+    return value is None
+
+
 class ClearingSettings(Settings):
     """What every network of ours for cloud removal has in common."""
 
@@ -137,6 +142,33 @@ class S2SnapshotSettings(SpatialSpectralSettings):
     base: Literal["gap-tv", "open", "first"] = "gap-tv"
     """What the network sees and adds to, a row of `ESTIMATES` in `model/snapshot.py`: a few rounds of GAP-TV, or the measurement shifted
     back without the aperture, or with it as in the authors' code."""
+
+
+class Pattern(Settings):
+    """A coded aperture as a checkpoint holds it, filled in when training begins."""
+
+    shape: tuple[int, int]
+    """Rows, columns."""
+    values: str
+    """Shares of light times 65535, rounded, row by row as little-endian 16-bit numbers, compressed by zlib, in base64."""
+    sha256: str
+    """SHA-256 of the file they were read from."""
+
+
+class ApertureSettings(Settings):
+    """The camera that pictures of cubes are taken with; without these settings one with an aperture that we made up, and no noise."""
+
+    file: str | None = None
+    """Its coded aperture: `.mat`, `.npy`, GeoTIFF or PNG, rows x columns of shares of light 0..1 (integers above 1: shares of the largest
+    number of their type), at least as large as crops and patches. None: the one that we made up. A checkpoint keeps name and values."""
+    shift_px: Annotated[int, Field(ge=0)] = 2
+    """Columns by which the disperser shifts each band further than the one before."""
+    electrons: Annotated[float, Field(gt=0)] | None = None
+    """Electrons that a white scene frees in a detector pixel: training pictures have the shot noise that goes with it; None: none."""
+    read_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of what the detector adds to each pixel of a training picture; 1 is as bright as a white scene."""
+    pattern: Pattern | None = Field(default=None, exclude_if=is_none)
+    """What the file held; leave it out."""
 
 
 class FusingSettings(Settings):
@@ -379,6 +411,8 @@ class TrainSettings(Settings):
     """What is minimised."""
     sar_range: SarRange = SarRange()
     """Scaling of SAR (the convention of GLF-CR and of TCRNet)."""
+    aperture: ApertureSettings | None = Field(default=None, exclude_if=is_none)
+    """Task snapshot-reconstruction: the camera; none has an aperture that we made up."""
     adversarial: AdversarialSettings | None = None
     """A critic that judges the images while the network learns; none trains without. It sharpens texture and lowers PSNR."""
     start_from: str | None = None
@@ -451,6 +485,8 @@ class TrainSettings(Settings):
             raise ValueError(f"'batch_size' {self.batch_size} cannot be shared evenly among {parts}")
         if self.adversarial and self.precision == "fp16":
             raise ValueError("'adversarial' needs 'precision' bf16 or fp32: gradients of a critic and of the network overflow apart")
+        if self.aperture and not isinstance(self.network, S2SnapshotSettings):
+            raise ValueError(f"'aperture' is the camera of snapshots, which network '{self.network.name}' does not see: leave it out")
         if self.loss.stages and isinstance(self.network, S2SnapshotSettings) and self.network.encoding:
             raise ValueError("'loss.stages' and 'network.encoding' ask for different answers: set one of them to 0 or false")
         if self.loss.temporal and not needs_series(self.network):
@@ -496,6 +532,13 @@ class PredictSettings(Settings):
     """Tiles per forward pass."""
     keep_observed: bool = True
     """Clear input pixels are kept as they were observed; false takes the network's output everywhere."""
+    measurements: str | None = Field(default=None, exclude_if=is_none)
+    """Task snapshot-reconstruction: folder of real pictures (`.mat`, `.npy`, GeoTIFF, PNG), of which each run then makes cubes."""
+    measurement_scale: Annotated[float, Field(gt=0)] | Literal["training"] | None = Field(default=None, exclude_if=is_none)
+    """Number of a picture that stands for a white scene. None: 1 of floats, the largest of the type of integers. `training`: pictures are
+    made as bright, on average, as training cubes are through the same aperture, so that reflectance is right but for a factor."""
+    measurement_black: float = Field(default=0.0, exclude_if=not_)
+    """Number of a picture that stands for no light at all."""
     device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
 

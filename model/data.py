@@ -18,7 +18,7 @@ import torch
 import zarr
 from torch import Tensor
 
-from sereno.model.batches import DAYS, AnyBatch, Signature
+from sereno.model.batches import CROPS, DAYS, AnyBatch, Signature
 from sereno.model.config import TrainSettings
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, Task
 from sereno.pipeline.config import TaskName, load_settings
@@ -142,7 +142,8 @@ def _read_days(manifest: Path, split: Split, task: TaskName) -> Array | None:
     if not names or not table.is_file() or "gaps_days" not in _read_header(table):
         return None
     rows = [[record.gaps_days.get(name, np.nan) for name in names] for record in read_records(manifest, split)]
-    return np.array(rows, np.float32).reshape(-1, len(names))
+    days = np.array(rows, np.float32).reshape(-1, len(names))
+    return days if np.isfinite(days).any() else None
 
 
 def _read_header(table: Path) -> list[str]:
@@ -225,6 +226,7 @@ class PatchFeed:
         """Batch `number`, counted from 0, on the feed's device; with `share` (n, count) only part n of `count` equal parts, in order."""
         crops = [self._cut(crop) for crop in self._crops_of(number, share)]
         stacked = {name: self._ship(np.stack([arrays[name] for _, arrays in crops])) for name in self._arrays}
+        stacked[CROPS] = np.asarray(self._crops_of(number, share))
         batch = self._make(stacked, self._signature, self._settings)
         return Draw(batch.to(self._device), tuple(place for place, _ in crops))
 

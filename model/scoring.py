@@ -24,6 +24,7 @@ from sereno.model.batches import (
     read_dates,
     read_days,
     read_sharpening,
+    see_snapshots,
 )
 from sereno.model.config import TrainSettings
 from sereno.model.fusion import Estimate, Series, predict_changed, predict_linear, predict_nearest, predict_starfm
@@ -31,7 +32,7 @@ from sereno.model.indices import compute_q2n, compute_qnr, compute_spatial_disto
 from sereno.model.layers import smooth_fill
 from sereno.model.metrics import COUNTS, METRICS, average_maps, compute_error_maps
 from sereno.model.sharpening import TYPICAL_MS_GAIN, degrade, enlarge, sharpen_brovey, sharpen_gsa, synthesise_pan
-from sereno.model.snapshot import estimate_first, make_camera, measure_cube, reconstruct_gap_tv
+from sereno.model.snapshot import estimate_first, reconstruct_gap_tv
 from sereno.model.temporal import fill_from_dates
 from sereno.pipeline.patches import MASK_CHANNELS
 
@@ -230,8 +231,7 @@ def judge_fusion(case: Case) -> Judged:
 def judge_reconstruction(case: Case) -> Judged:
     """Score snapshot reconstruction: the network beside the estimates that need no weights."""
     batch = make_snapshot_batch(case.stored, case.signature, case.settings)
-    camera = make_camera(batch.inputs[1][0, 0], len(case.signature.bands))
-    picture = measure_cube(camera, batch.target)
+    camera, picture = see_snapshots(case.stored, case.signature, case.settings).seen
     answers = {"network": case.network(*batch.inputs), "estimate": batch.optical}
     answers |= {"first": estimate_first(camera, picture), "gap-tv": reconstruct_gap_tv(camera, picture)}
     region = batch.weight > 0

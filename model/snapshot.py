@@ -27,7 +27,7 @@ class Camera(NamedTuple):
     """What a scene goes through on its way to the detector."""
 
     mask: Tensor
-    """(H, W) share of light that the coded aperture lets through at each pixel."""
+    """(H, W) share of light that the coded aperture lets through at each pixel; or (B, 1, H, W), another for each cube."""
     shifts_px: tuple[int, ...]
     """Columns by which each band is shifted, not falling."""
     gain: float
@@ -36,7 +36,7 @@ class Camera(NamedTuple):
     @property
     def detector(self) -> tuple[int, int]:
         """Rows and columns of a measurement."""
-        return self.mask.shape[0], self.mask.shape[1] + self.shifts_px[-1]
+        return self.mask.shape[-2], self.mask.shape[-1] + self.shifts_px[-1]
 
 
 class GapTv(NamedTuple):
@@ -81,8 +81,8 @@ def check_cube(camera: Camera, cube: Tensor, *, where: str = "cube") -> None:
         raise DataError(
             f"{where}: {bands} bands, but the camera is for {len(camera.shifts_px)}; resample its wavelengths or change the camera"
         )
-    if tuple(size) != tuple(camera.mask.shape):
-        raise DataError(f"{where}: {_say(size)}, but the mask has {_say(camera.mask.shape)}; crop one to the size of the other")
+    if tuple(size) != tuple(camera.mask.shape[-2:]):
+        raise DataError(f"{where}: {_say(size)}, but the mask has {_say(camera.mask.shape[-2:])}; crop one to the size of the other")
 
 
 def check_measurement(camera: Camera, measurement: Tensor, *, where: str = "measurement") -> None:
@@ -93,7 +93,7 @@ def check_measurement(camera: Camera, measurement: Tensor, *, where: str = "meas
     """
     if tuple(measurement.shape[-2:]) != camera.detector:
         raise DataError(
-            f"{where}: {_say(measurement.shape[-2:])}, but a mask of {_say(camera.mask.shape)} and shifts up to "
+            f"{where}: {_say(measurement.shape[-2:])}, but a mask of {_say(camera.mask.shape[-2:])} and shifts up to "
             f"{camera.shifts_px[-1]} columns give {_say(camera.detector)}; use the mask and the shift it was taken with"
         )
 
@@ -125,7 +125,7 @@ def estimate_open(camera: Camera, measurement: Tensor) -> Tensor:
 
     Ours: behind closed apertures it shows other bands of other places, which is mostly nearer than nothing.
     """
-    sums = measure_cube(camera, torch.ones(1, len(camera.shifts_px), *camera.mask.shape).to(measurement))
+    sums = measure_cube(camera, torch.ones(1, len(camera.shifts_px), *camera.mask.shape[-2:]).to(measurement))
     return _shift_back(camera, torch.where(sums > NO_LIGHT, measurement / sums.clamp_min(NO_LIGHT), 0.0))
 
 
@@ -205,12 +205,12 @@ def compute_mask_aware_loss(image: Tensor, cube: Tensor, weight: Tensor, *, emph
 
 def _shift_back(camera: Camera, measurement: Tensor) -> Tensor:
     """What of a measurement each band fell upon: (B, H, W') -> (B, C, H, W)."""
-    width = camera.mask.shape[1]
+    width = camera.mask.shape[-1]
     return torch.stack([measurement[..., shift : shift + width] for shift in camera.shifts_px], dim=1)
 
 
 def _measure_light(camera: Camera, like: Tensor) -> Tensor:
-    """The diagonal of A A': (1, H, W')."""
+    """The diagonal of A A': (1 or B, H, W')."""
     openness = project_back(camera, torch.ones(1, *camera.detector).to(like))
     return measure_cube(camera, openness).clamp_min(NO_LIGHT)
 

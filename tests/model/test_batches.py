@@ -7,20 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from series_samples import make_series
 from task_samples import BANDS, make_fusion, make_sharpening, make_snapshot
 
+from sereno.model.apertures import make_aperture
 from sereno.model.batches import (
     Batch,
     Signature,
     Stored,
-    make_aperture,
+    make_clearing_batch,
     make_fusion_batch,
     make_sharpening_batch,
     make_snapshot_batch,
+    read_dates,
+    read_days,
     scale_sar,
     to_batch,
 )
-from sereno.model.config import S2SnapshotSettings, SarRange, TrainSettings
+from sereno.model.config import AfsstSettings, S2SnapshotSettings, SarRange, TrainSettings
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
 from sereno.pipeline.samples import MASK_CHANNELS_OF
 
@@ -173,3 +177,53 @@ def test_a_sample_is_cut_in_order(count: int) -> None:
         assert torch.equal(torch.cat([part.inputs[place] for part in parts]), whole)
     for name in ("target", "weight", "optical", "cloud", "valid_input", "focus"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+SERIES = Signature(("B02", "B03", "B04"), ("VV", "VH"), (0.2,) * 3, (0.1,) * 3, series=True)
+FROM_DATES = TrainSettings(network=AfsstSettings(base="dates"))
+
+
+def series() -> dict[str, Any]:
+    return {**make_series(4, np.random.default_rng(0)), "days": np.array([[-15, 5], [-1, 2], [-3, 3], [-9, 4]], np.float32)}
+
+
+def test_dates_are_reflectance_trust_and_days_and_what_is_rather_cloudy_is_not_trusted() -> None:
+    arrays = series()
+    arrays["around_clear"][0, 0, 0, :3] = 127, 128, 204
+    dates = read_dates(arrays)
+    assert dates.images.shape == (4, 2, 3, 24, 24)
+    assert dates.clear.shape == (4, 2, 1, 24, 24)
+    assert dates.clear[0, 0, 0, 0, :4].tolist() == pytest.approx([0, 128 / 255, 0.8, 1])
+    assert dates.images[0, 0, :, 0, 0].eq(0).all(), "what is not trusted is not shown"
+    assert dates.images[1, 1, 2, 3, 4].item() == pytest.approx(arrays["around"][1, 1, 2, 3, 4] / 10_000)
+    assert dates.days.tolist() == arrays["days"].tolist()
+
+
+def test_days_that_are_not_known_are_even_for_that_sample_alone() -> None:
+    arrays = series()
+    arrays["days"][2, 0] = np.nan
+    days = read_dates(arrays).days.tolist()
+    assert days == [[-15, 5], [-1, 2], [-1, 1], [-9, 4]]
+    del arrays["days"]
+    assert read_dates(arrays).days.tolist() == [[-1, 1]] * 4
+    assert read_days({}, torch.zeros(2, 1), even=(-1.0, 0.0, 1.0)).tolist() == [[-1, 0, 1]] * 2
+
+
+def test_only_a_network_that_looks_at_dates_is_given_them() -> None:
+    arrays = series()
+    batch = make_clearing_batch(arrays, SERIES, FROM_DATES)
+    assert [tuple(one.shape[:2]) for one in batch.inputs] == [(4, 3), (4, 2), (4, 1), (4, 2), (4, 2), (4, 2)]
+    plain = make_clearing_batch(arrays, SERIES, TrainSettings())
+    assert plain.dates is None
+    assert len(plain.inputs) == 3
+    bare = make_clearing_batch({name: arrays[name] for name in PATCH_ARRAYS}, SERIES, TrainSettings())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(plain[:-1], bare[:-1], strict=True))
+
+
+def test_dates_are_cut_and_moved_with_their_batch() -> None:
+    batch = make_clearing_batch(series(), SERIES, FROM_DATES)
+    parts = batch.cut(2)
+    for place, whole in enumerate(batch.inputs):
+        assert torch.equal(torch.cat([part.inputs[place] for part in parts]), whole)
+    assert {tensor.device.type for tensor in batch.to(torch.device("meta")).inputs} == {"meta"}
+    assert [len(part.inputs) for part in make_clearing_batch(series(), SERIES, TrainSettings()).cut(4)] == [3] * 4
