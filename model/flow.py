@@ -224,7 +224,7 @@ class Flow:
         return lock.job(pair).to_json() + _place_of(lock)
 
     def pair_scenes(self, checkpoints: Any, area: str, pair: str) -> list[str]:
-        """Scene manifests of a pair (SAR, cloudy, clear) or group."""
+        """Scene manifests of a pair (SAR, cloudy, clear, and in a series before and after) or group."""
         return [f"{self.results}/ingest/{area}/{scene}.json" for scene in self.lock(checkpoints, area).job(pair).scene_ids]
 
     def all_ledgers(self, checkpoints: Any) -> list[str]:

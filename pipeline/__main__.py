@@ -177,7 +177,11 @@ def align(
     lock: LockFile,
     pair: Annotated[str, typer.Argument(help="Id of a pair or group in the lock.")],
     scenes: Annotated[
-        list[Path], typer.Argument(metavar="SCENES... OUTPUT", help="Scene manifests (SAR, cloudy, clear), then the manifest to write.")
+        list[Path],
+        typer.Argument(
+            metavar="SCENES... OUTPUT",
+            help="Scene manifests (SAR, cloudy, clear, and in a series before and after), then the manifest to write.",
+        ),
     ],
     settings: Settings = "{}",
 ) -> None:

@@ -23,7 +23,7 @@ from sereno.pipeline.pairs import AssetRecord, Group, ItemRecord, Lock, Pair, Sc
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.polygons import Bbox
 from sereno.pipeline.presets import PRESETS
-from sereno.pipeline.samples import SKIES_OF
+from sereno.pipeline.samples import SKIES_OF, list_skies
 from sereno.pipeline.splits import block_windows
 
 SAR_GSD_M: Final = 10
@@ -291,12 +291,13 @@ def _estimate_disk(lock: Lock, geobox: GeoBox, patches: int, settings: PlanSetti
     for job in lock.jobs:
         for scene in map(lock.scene, job.scene_ids):
             pairs += _estimate_sar(scene, pixels) if is_sar(scene.sensor) else _estimate_optical(scene, pixels, settings)
-    skies = len(SKIES_OF[lock.task])
-    masks = len(lock.jobs) * skies * MASK_LAYERS * pixels * MASK_STORED
+    skies = [len(list_skies(lock.task, job.roles)) for job in lock.jobs]
+    masks = sum(skies) * MASK_LAYERS * pixels * MASK_STORED
     if not lock.jobs:
         return Disk(scenes, pairs, masks, 0.0, 0.0)
     images = [lock.scene(name) for name in lock.jobs[0].scene_ids]
-    loose, packed = (patches * _estimate_patch(images, settings, codec) for codec in (STORE_CODEC, settings.pack.codec))
+    layers = len(MASK_CHANNELS) + skies[0] - len(SKIES_OF[lock.task])  # of dates around a pair one each: where they are clear
+    loose, packed = (patches * _estimate_patch(images, layers, settings, codec) for codec in (STORE_CODEC, settings.pack.codec))
     return Disk(scenes, pairs, masks, loose, packed)
 
 
@@ -338,12 +339,12 @@ def _estimate_sar(scene: SceneRecord, pixels: int) -> float:
     return pixels * (_depth_of_sar(scene, STORE_CODEC) + MASK_STORED)
 
 
-def _estimate_patch(images: Sequence[SceneRecord], settings: PlanSettings, codec: str) -> float:
-    """One patch with all images of a pair or group, and its mask."""
+def _estimate_patch(images: Sequence[SceneRecord], layers: int, settings: PlanSettings, codec: str) -> float:
+    """One patch with all images of a pair or group, and so many `layers` of masks."""
     values = sum(
         _depth_of_sar(image, codec) if is_sar(image.sensor) else _estimate_depth(image, settings, codec) / image.zoom**2 for image in images
     )
-    return settings.patch.size_px**2 * (values + len(MASK_CHANNELS) * MASK_STORED)
+    return settings.patch.size_px**2 * (values + layers * MASK_STORED)
 
 
 def describe_plans(plans: Sequence[AreaPlan]) -> list[str]:

@@ -238,15 +238,10 @@ def _refuse_unframed(found: list[tuple[Triplet, tuple[Candidate, ...]]], limit_d
     nearest, around = found[0]
     is_real = nearest.cloudy is not nearest.clear
     lacking = "before and none after" if not around else "after" if around[0].moment < nearest.cloudy.moment else "before"
-    others = len({triplet.clear.scene.id for triplet, _ in found}) - 1
+    others = "; no other target has both either" if len({triplet.clear.scene.id for triplet, _ in found}) > 1 else ""
     what = f"input and target {nearest.clear.scene.item}" if is_real else "it"
-    reason = f"needs a clear scene before and one after {what}, each within {limit_days:g} days: there is none {lacking}"
-    return refuse(
-        nearest.cloudy,
-        "cloudy" if is_real else "clear",
-        f"{reason}, and none of {others} other targets has both" if others else reason,
-        Cause.SERIES,
-    )
+    reason = f"needs a clear scene before and one after {what}, each within {limit_days:g} days: there is none {lacking}{others}"
+    return refuse(nearest.cloudy, "cloudy" if is_real else "clear", reason, Cause.SERIES)
 
 
 def _list_items(triplets: Iterable[Triplet]) -> set[str]:

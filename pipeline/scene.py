@@ -22,6 +22,7 @@ of them (in scenes of Sentinel-1, `band` is `sar_band`). Where layers overlap, t
 
 A pair holds three acquisitions on one grid: `sar`, `cloudy`, `clear` with `valid_sar`, `valid_cloudy`, `valid_clear`
 and, where the product has them, `scl_cloudy`, `scl_clear`. Optical bands are along `band`, polarisations along `sar_band`.
+In a series it also holds `before` and `after`, the clear dates around them, likewise with `valid_*` and `scl_*`; masks then have these too.
 Where the input is made of the target under a simulated sky, `cloud_truth` and `shadow_truth` (y, x) uint8 say what share of the ground's
 picture and of the sunlight is lost, x 255 (`sereno.pipeline.skies`).
 

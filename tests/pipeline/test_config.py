@@ -114,6 +114,13 @@ def test_a_wrong_value_is_named_with_what_was_seen(kind: type[BaseModel], values
         (PipelineSettings, {"query": {**QUERY, "bands": ["B02"]}}, "'ingest.bands' keeps: also all bands"),
         (PipelineSettings, {"query": {**QUERY, "dem_catalogue": "cdse"}, "ingest": {"dem": "a.tif"}}, "both say where heights come from"),
         (QuerySettings, {"source": "sen12mscr", "dem_catalogue": "cdse"}, "'dem_catalogue' is for scenes that are placed by heights"),
+        (QuerySettings, {"source": "sen12mscr", "series": True}, "'series' cannot be had: 'source: sen12mscr' has no dates"),
+        (QuerySettings, {"source": "cubes", "series": True}, "'series' cannot be had: 'source: cubes' has no dates"),
+        (
+            QuerySettings,
+            {**QUERY, "source": "gaofen", "table": "t.csv", "series": True},
+            "'series' cannot be had: a row of 'table' names no other dates",
+        ),
         (SplitSettings, {"validation": 0.5, "test": 0.5}, "leave nothing for training"),
         (SplitSettings, {"method": "list"}, "needs 'file'"),
     ],
@@ -206,6 +213,14 @@ def test_defaults_are_those_of_the_records() -> None:
             "'query.source' stac does not fit 'task' snapshot-reconstruction: cubes are for",
         ),
         ({"query": {"source": "cubes", "catalogue": "x"}}, "'query.source' cubes does not fit 'task' cloud-removal"),
+        (
+            {"query": {**QUERY, "series": True}, "task": "pansharpening"},
+            "'query.series' is for pairs of task cloud-removal, but 'task' is pansharpening",
+        ),
+        (
+            {"query": {**QUERY, "series": True}, "simulate": {"cloudy_dates": 4}},
+            "three clear dates, which a simulated world has from 'simulate.cloudy_dates' 5 on (seen 4)",
+        ),
         ({"query": QUERY, "task": "sharpening"}, "'task': Input should be 'cloud-removal', 'pansharpening'"),
     ],
 )
@@ -214,3 +229,9 @@ def test_what_does_not_fit_the_task_is_one_line(values: dict[str, Any], words: s
         load_settings(PipelineSettings, values, where="config")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_series_leaves_no_trace_in_settings_that_do_not_ask_for_it() -> None:
+    assert "series" not in load_settings(QuerySettings, QUERY, where="x").to_json()
+    asked = load_settings(PipelineSettings, {"query": {**QUERY, "series": True}, "simulate": {"cloudy_dates": 5}}, where="x")
+    assert parse_settings(QuerySettings, asked.query.to_json()).series

@@ -378,3 +378,101 @@ def test_every_candidate_is_used_or_listed_once_whatever_the_inputs_are(
     listed = [item for entry in refused for item in entry.items]
     assert sorted([*used, *listed]) == sorted(one.scene.id for one in (*scenes, *sar))
     assert {t.clear.scene.id for t in triplets} <= {one.scene.id for one in select_hopeful(scenes, sar, given_)}
+
+
+def frame(optical: list[Candidate], sar: list[Candidate], **changes: Any) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+    """Ids of the pairs of a series (cloudy, clear, before, after), and the reason of each refused item."""
+    triplets, refused = choose_triplets(optical, sar, ground=GROUND, settings=to_settings(series=True, **changes))
+    chosen = [(pair.cloudy, pair.clear, pair.before or "", pair.after or "") for pair in to_pairs(triplets)]
+    return chosen, {item: f"{entry.role}: {entry.reason}" for entry in refused for item in entry.items}
+
+
+def to_clear(*days: float) -> list[Candidate]:
+    return [to_candidate(f"k{day}", day, 1) for day in days]
+
+
+def test_around_a_pair_are_the_last_clear_scene_before_and_the_first_after_both() -> None:
+    chosen, refused = frame([CLOUDY, *to_clear(-3, 1, 7, 13, 18)], [SAR])
+    assert chosen == [("cloudy", "k7", "k1", "k13")]
+    assert sorted(refused) == ["k-3", "k18"]
+    [pair] = to_pairs(choose_triplets([CLOUDY, *to_clear(1, 7, 13)], [SAR], ground=GROUND, settings=to_settings(series=True))[0])
+    assert (pair.clear_gap_days, pair.before_gap_days, pair.after_gap_days) == (-3, -9, 3)
+
+
+def test_a_target_that_lacks_one_of_them_gives_way_to_one_that_has_both() -> None:
+    assert frame([CLOUDY, *to_clear(7, 14, 20)], [SAR])[0] == [("cloudy", "k14", "k7", "k20")]
+    assert choose([CLOUDY, *to_clear(7, 14, 20)], [SAR])[0] == [("cloudy", "k7", "sar")]
+    assert frame([CLOUDY, *to_clear(0, 6, 13)], [SAR])[0] == [("cloudy", "k6", "k0", "k13")]
+
+
+@pytest.mark.parametrize(
+    ("days", "reason"),
+    [
+        ((7, 14), "after input and target k7, each within 24 days: there is none before; no other target has both either"),
+        ((14, 20), "after input and target k14, each within 24 days: there is none before; no other target has both either"),
+        ((7,), "after input and target k7, each within 24 days: there is none before and none after"),
+        ((-3, 7), "after input and target k7, each within 24 days: there is none after"),
+        ((7, 14, 35), "after input and target k7, each within 24 days: there is none before; no other target has both either"),
+    ],
+)
+def test_an_input_that_no_target_frames_is_refused_with_the_reason(days: tuple[float, ...], reason: str) -> None:
+    chosen, refused = frame([CLOUDY, *to_clear(*days)], [SAR])
+    assert not chosen
+    assert refused["cloudy"] == f"cloudy: needs a clear scene before and one {reason}"
+    settings_ = to_settings(series=True)
+    found = choose_triplets([CLOUDY, *to_clear(*days)], [SAR], ground=GROUND, settings=settings_)[1]
+    assert {one.cause for one in found if "cloudy" in one.items} == {Cause.SERIES}
+
+
+def test_around_a_pair_are_scenes_of_its_product_that_are_clear() -> None:
+    raw, hazy = to_candidate("raw", 12, 1, sensor="sentinel2-l1c"), to_candidate("hazy", 11, 7)
+    assert frame([CLOUDY, raw, hazy, *to_clear(1, 7, 13)], [SAR])[0] == [("cloudy", "k7", "k1", "k13")]
+    assert not frame([CLOUDY, raw, hazy, *to_clear(1, 7)], [SAR])[0]
+
+
+def test_scenes_around_a_pair_may_be_twice_as_far_as_its_target() -> None:
+    assert frame([CLOUDY, *to_clear(-14, 7, 34)], [SAR])[0] == [("cloudy", "k7", "k-14", "k34")]
+    assert not frame([CLOUDY, *to_clear(-14, 7, 34.1)], [SAR])[0]
+    assert not frame([CLOUDY, *to_clear(-14.1, 7, 34)], [SAR])[0]
+
+
+def test_what_may_stand_around_a_pair_is_measured() -> None:
+    optical = [to_candidate(f"S2-{day}", day) for day in (-18, -14, 7, 10, 34, 35)]
+    ids = [one.scene.id for one in select_hopeful(optical, [SAR], to_settings(series=True))]
+    assert ids == ["S2--14", "S2-7", "S2-10", "S2-34"]
+    simulated = select_hopeful(optical, [SAR], to_settings(series=True, inputs="simulated"))
+    assert [one.scene.id for one in simulated] == ids
+
+
+def test_a_simulated_sky_lies_over_a_date_between_two_others() -> None:
+    optical, sar = to_clear(0, 5, 10), [to_candidate(f"s{day}", day) for day in (0, 5, 10)]
+    chosen, refused = frame(optical, sar, inputs="simulated", skies=2)
+    assert chosen == [("k5", "k5", "k0", "k10")] * 2
+    assert refused["k0"] == "clear: needs a clear scene before and one after it, each within 24 days: there is none before"
+    assert refused["k10"].endswith("there is none after")
+    assert frame(optical, sar, inputs="either")[0] == chosen[:1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(optical=SCENES, days=st.lists(st.floats(0, 40), max_size=6), inputs=st.sampled_from(["found", "simulated"]), rnd=st.randoms())
+def test_no_series_leaves_the_order_of_time(optical: list[tuple[float, float | None]], days: list[float], inputs: str, rnd: Any) -> None:
+    """The oracle asks every clear scene whether it would have been nearer."""
+    scenes = [to_candidate(f"S2-{number}", day, cover) for number, (day, cover) in enumerate(optical)]
+    sar = [to_candidate(f"s{number}", day) for number, day in enumerate(days)]
+    given_ = to_settings(series=True, inputs=inputs)
+    triplets, refused = choose_triplets(scenes, sar, ground=GROUND, settings=given_)
+    clear = [one for one in scenes if one.scene.cloud_cover_pct is not None and one.scene.cloud_cover_pct <= 5]
+    for triplet in triplets:
+        before, after = triplet.around
+        first, last = sorted((triplet.cloudy.moment, triplet.clear.moment))
+        assert before.moment < first <= last < after.moment
+        assert not [one for one in clear if before.moment < one.moment < first or last < one.moment < after.moment]
+        assert {before.scene.id, after.scene.id} <= {one.scene.id for one in clear}
+        assert max(triplet.cloudy.moment - before.moment, after.moment - triplet.cloudy.moment) <= timedelta(days=24)
+        assert triplet.used <= {one.scene.id for one in (*select_hopeful(scenes, sar, given_), *sar)}
+    used = {name for triplet in triplets for name in triplet.used}
+    assert used | {item for entry in refused for item in entry.items} == {one.scene.id for one in (*scenes, *sar)}
+    plain = {t.cloudy.scene.id for t in choose_triplets(scenes, sar, ground=GROUND, settings=to_settings(inputs=inputs))[0]}
+    assert {t.cloudy.scene.id for t in triplets} <= plain
+    rnd.shuffle(scenes)
+    assert choose_triplets(scenes, sar, ground=GROUND, settings=given_)[0] == triplets

@@ -112,3 +112,32 @@ def test_a_lock_for_cloud_removal_says_nothing_of_groups() -> None:
     assert not {"task", "groups", "zoom"} & set(LOCK.to_json().replace('"', " ").split())
     assert LOCK.jobs == LOCK.pairs
     assert LOCK.pairs[0].scene_ids == ("s1", "s2-a", "s2-b")
+
+
+SERIES = {"before": "s2-x", "after": "s2-y", "before_gap_days": -5.0, "after_gap_days": 20.0}
+
+
+def test_a_pair_in_a_series_names_the_scenes_around_it_last() -> None:
+    pair = load_settings(Pair, LOCK.pairs[0].model_dump() | SERIES, where="lock")
+    assert pair.scene_ids == ("s1", "s2-a", "s2-b", "s2-x", "s2-y")
+    assert pair.roles == ("sar", "cloudy", "clear", "before", "after")
+    assert Pair.model_validate_json(pair.to_json()) == pair
+
+
+def test_a_pair_without_a_series_is_written_as_it_always_was() -> None:
+    assert list(LOCK.pairs[0].model_dump(mode="json")) == ["id", "sar", "cloudy", "clear", "sar_gap_days", "clear_gap_days", "sky"]
+    assert LOCK.pairs[0].roles == ("sar", "cloudy", "clear")
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_a_series_has_both_scenes_with_their_gaps_or_none(name: str) -> None:
+    with pytest.raises(ConfigError, match="a pair has 'before' and 'after' with the gaps of both, or none of the four"):
+        load_settings(Pair, LOCK.pairs[0].model_dump() | SERIES | {name: None}, where="lock")
+
+
+@pytest.mark.parametrize("change", [{"before": "s2-a"}, {"after": "s2-b"}, {"before": "s2-y"}])
+def test_input_and_target_are_not_around_themselves(change: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="must be two scenes beside input and target"):
+        load_settings(Pair, LOCK.pairs[0].model_dump() | SERIES | change, where="lock")
+    simulated = LOCK.pairs[0].model_dump() | SERIES | {"cloudy": "s2-b", "sky": 1}
+    assert load_settings(Pair, simulated, where="lock").scene_ids == ("s1", "s2-b", "s2-b", "s2-x", "s2-y")

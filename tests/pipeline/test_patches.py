@@ -42,3 +42,9 @@ def test_cloud_begins_at_one_half() -> None:
 def test_names_are_unique() -> None:
     for names in (MASK_CHANNELS, PATCH_ARRAYS, SPLITS):
         assert len(set(names)) == len(names)
+
+
+def test_days_to_other_dates_are_written_where_there_are_some() -> None:
+    assert "gaps_days" not in PatchRecord.model_validate(RECORD).to_json()
+    record = PatchRecord.model_validate({**RECORD, "gaps_days": {"before": -5, "after": 20.5}})
+    assert PatchRecord.model_validate_json(record.to_json()).gaps_days == {"before": -5.0, "after": 20.5}

@@ -3,6 +3,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pytest
 
+from sereno.pipeline.config import SERIES_CLOUDY_DATES
 from sereno.pipeline.world import draw_sky, make_rng, name_optical, name_sar, plan_flights, plan_visits
 
 
@@ -61,3 +62,8 @@ def test_generators_depend_on_every_part_of_their_key() -> None:
     assert make_rng(7, "west", "ground").random() == make_rng(7, "west", "ground").random()
     draws = {make_rng(*key).random() for key in ((7, "west", "ground"), (8, "west", "ground"), (7, "east", "ground"), (7, "west", "sky"))}
     assert len(draws) == 4
+
+
+def test_a_series_needs_three_clear_dates_and_so_many_cloudy_ones() -> None:
+    clear = {dates: [visit.role for visit in plan_visits(dates)].count("clear") for dates in range(1, 7)}
+    assert min(dates for dates, count in clear.items() if count >= 3) == SERIES_CLOUDY_DATES
