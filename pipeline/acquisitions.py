@@ -56,6 +56,7 @@ class Cause(Enum):
     CLEAR_GAP = "raise pipeline.query.max_gap_clear_days or clear_cover_pct"
     SERIES = "lengthen start..end, raise pipeline.query.max_gap_clear_days or clear_cover_pct, or leave pipeline.query.series out"
     SAR_GAP = "raise pipeline.query.max_gap_sar_days"
+    COARSE_GAP = "raise pipeline.query.max_gap_coarse_days, lengthen start..end, or name more of pipeline.query.coarse_collections"
     UNUSED = "widen pipeline.query.cloudy_cover_pct or lengthen start..end"
     MAX_PAIRS = "raise pipeline.query.max_pairs"
 

@@ -14,8 +14,8 @@ from sereno.pipeline.areas import Ground, to_bboxes
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.pairs import ItemRecord
 
-Kind = Literal["optical", "sar"]
-NAMES: Final[Mapping[Kind, str]] = {"optical": "optical", "sar": "SAR"}
+Kind = Literal["optical", "sar", "coarse"]
+NAMES: Final[Mapping[Kind, str]] = {"optical": "optical", "sar": "SAR", "coarse": "coarse"}
 """The kinds in words."""
 Read = tuple[ItemRecord, dict[str, Any] | None]
 """An item in our form, and the GeoJSON geometry of its footprint."""
@@ -51,7 +51,11 @@ def describe_failure(area: str, aim: Aim, listed: Mapping[Kind, Sequence[Read | 
     example = next(f"{'+'.join(entry.items)}: {entry.reason}" for entry in decisive if entry.cause is cause)
     if cause in (Cause.OVERLAP, Cause.ELSEWHERE):
         example += _tell_places(aim.ground, listed)
-    is_clear_left = aim.settings.inputs == "found" and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
+    is_clear_left = (
+        "sar" in listed
+        and aim.settings.inputs == "found"
+        and any(entry.role == "clear" and entry.cause is Cause.UNUSED for entry in refused)
+    )
     way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
     advice = cause.value
     if aim.settings.table is not None and cause is Cause.UNUSED:

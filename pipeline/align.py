@@ -211,6 +211,9 @@ def align_group(lock_and_id: tuple[Path, str], scenes: Sequence[Path], output: P
     told = {key: provenance[key] for key in ("task", "ratio", "pair", "area", "registration", *laid.facts, "refused")}
     bands = {role: list(bands_of(scene)) for role, scene in kept.items()}
     save_dataset(dataset, output, kind="group", summary=told | {"bands": bands, "valid_share": shares})
+    if radiometry := laid.facts.get("radiometry"):
+        fits = ", ".join(f"{band} x {fit['gain']:.3f} {fit['offset']:+.4f}" for band, fit in radiometry.items())
+        logger.info("align: %s: coarse reflectance from averaged fine reflectance: %s", name, fits)
     _log_group(name, laid.registrations, refused, time.monotonic() - started)
 
 

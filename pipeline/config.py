@@ -163,9 +163,10 @@ class SimulatedArea(Settings):
     """Side in pixels of 10 m, without the margin that the products have around it."""
     dialect: Literal["earth-search", "planetary-computer"] = "earth-search"
     """Style of the STAC items."""
-    satellites: Literal["sentinel", "gaofen-pms", "gaofen-wfv", "cube"] = "sentinel"
-    """`sentinel`: Sentinel-2 and 1 in the catalogue. `cube`: one hyperspectral cube, in the folder `cubes`. Else products of Gaofen-6 with
-    that camera and of Gaofen-3, in the folder `products`; the catalogue then holds the elevation model alone."""
+    satellites: Literal["sentinel", "gaofen-pms", "gaofen-wfv", "cube", "landsat-modis"] = "sentinel"
+    """`sentinel`: Sentinel-2 and 1 in the catalogue. `landsat-modis`: Landsat 9 and 8-day composites of MODIS in the catalogue. `cube`: one
+    hyperspectral cube, in the folder `cubes`. Else products of Gaofen-6 with that camera and of Gaofen-3, in the folder `products`; the
+    catalogue then holds the elevation model alone."""
     relief: Annotated[float, Field(ge=0, le=2)] = 1
     """Heights of the ground are multiplied by this; 0 makes it level, 1 gives hills of some hundred metres."""
 
@@ -173,6 +174,8 @@ class SimulatedArea(Settings):
     def _check(self) -> Self:
         if self.satellites.startswith("gaofen") and self.size_px % 24:
             raise ValueError(f"'size_px' {self.size_px} must be a multiple of 24 for Gaofen, so that pixels of 8 and 16 m fit")
+        if self.satellites == "landsat-modis" and self.size_px % 48:
+            raise ValueError(f"'size_px' {self.size_px} must be a multiple of 48 for Landsat and MODIS, so that pixels of 480 m fit")
         return self
 
 
@@ -257,11 +260,11 @@ class QuerySettings(Settings):
     resolution_m: Annotated[float, Field(gt=0)] = 10.0
     """Pixel size of the common grid; for tasks with fine and coarse images that of the fine ones."""
     coarse_m: Annotated[float, Field(gt=0)] | None = None
-    """Pixel of coarse images, a whole multiple of `resolution_m`. None: their product's own, or for fusion 480 m of MODIS, else 16 pixels of
-    the grid."""
+    """Pixel of coarse images, a whole multiple of `resolution_m`. None: their product's own, or for fusion 480 m of MODIS, else 16 pixels
+    of the grid."""
     origin_m: Annotated[float, Field(ge=0)] = Field(default=0.0, exclude_if=not_)
-    """For tasks with fine and coarse images: edges of coarse pixels are multiples of `coarse_m` plus this. 15 for Landsat, whose pixels have
-    their centres, not their edges, at multiples of 30 m: then none of them is interpolated."""
+    """For tasks with fine and coarse images: edges of coarse pixels are multiples of `coarse_m` plus this. 15 for Landsat, whose pixels
+    have their centres, not their edges, at multiples of 30 m: then none of them is interpolated."""
     coarse_catalogue: str | None = Field(default=None, exclude_if=lambda address: address is None)
     """Where coarse images for fusion are searched if not in `catalogue`."""
     coarse_collections: tuple[str, ...] = Field(default=(), exclude_if=not_)

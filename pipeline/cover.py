@@ -23,6 +23,7 @@ from sereno.pipeline.areas import Ground
 from sereno.pipeline.bands import SCL
 from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA
 from sereno.pipeline.errors import CatalogueError
+from sereno.pipeline.imagers import IMAGERS, find_classification, to_classes
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.sensors.access import Access
@@ -112,12 +113,14 @@ def measure_cover(scene: SceneRecord, samples: Samples, resolver: Resolver) -> C
 
 def _read_item(item: ItemRecord, samples: Samples, resolver: Resolver) -> tuple[Entry, npt.NDArray[np.uint8] | None]:
     """The line of one item's classification, and the classes (place,) unless they are lost."""
-    if SCL not in item.assets:
+    name, quality = find_classification(item), IMAGERS[item.sensor].quality if item.sensor in IMAGERS else None
+    if name is None:
         return Entry("query", "", "", item.item, SCL, "missing", "the item has no scene classification"), None
-    access = Access(Asset(item.item, SCL, item.assets[SCL], resolver, ATTEMPTS, "none"))
+    access = Access(Asset(item.item, name, item.assets[name], resolver, ATTEMPTS, "none"))
     try:
         with access:
-            classes = access.insist(lambda: _read_classes(access, samples))
+            found = access.insist(lambda: _read_numbers(access, samples, SCL_NODATA if quality is None else quality.fill))
+            classes = found.astype(np.uint8) if quality is None else to_classes(quality, found)
             return access.to_entry("used")._replace(step="query"), classes
     except LossError as error:
         return access.to_entry(error.status, error.words)._replace(step="query"), None
@@ -125,8 +128,8 @@ def _read_item(item: ItemRecord, samples: Samples, resolver: Resolver) -> tuple[
         raise CatalogueError(f"{error}; or set pipeline.query.cover_from to catalogue") from None
 
 
-def _read_classes(access: Access, samples: Samples) -> npt.NDArray[np.uint8]:
-    """Classes (place,) at the samples; SCL_NODATA outside the file.
+def _read_numbers(access: Access, samples: Samples, nothing: int) -> npt.NDArray[Any]:
+    """Classes or quality bits (place,) at the samples; `nothing` outside the file and where it has no data.
 
     The coarsest overview is read whose pixel is no larger than the distance of the samples, under them alone. Overviews are taken as they
     are: providers make them of single pixels, since classes have no mean.
@@ -139,7 +142,7 @@ def _read_classes(access: Access, samples: Samples) -> npt.NDArray[np.uint8]:
         x, y = CRS(samples.crs).transformer_to_crs(own)(x, y)
     inverse = ~source.transform
     columns, rows = (a * x + b * y + c for a, b, c in ((inverse.a, inverse.b, inverse.c), (inverse.d, inverse.e, inverse.f)))
-    return _read_places(access, (np.floor(rows), np.floor(columns)), _choose_step(source, samples.pixel_m))
+    return _read_places(access, (np.floor(rows), np.floor(columns)), _choose_step(source, samples.pixel_m), nothing)
 
 
 def _choose_step(source: DatasetReader, pixel_m: float) -> int:
@@ -148,10 +151,10 @@ def _choose_step(source: DatasetReader, pixel_m: float) -> int:
     return max([1, *(factor for factor in factors if factor * abs(source.transform.a) <= pixel_m)])
 
 
-def _read_places(access: Access, places: tuple[npt.NDArray[Any], npt.NDArray[Any]], step: int) -> npt.NDArray[np.uint8]:
+def _read_places(access: Access, places: tuple[npt.NDArray[Any], npt.NDArray[Any]], step: int, nothing: int) -> npt.NDArray[Any]:
     source, (rows, columns) = access.source, places
     inside = (rows >= 0) & (rows < source.height) & (columns >= 0) & (columns < source.width)
-    classes = np.full(rows.shape, SCL_NODATA, np.uint8)
+    classes = np.full(rows.shape, nothing, np.int64)
     if not inside.any():
         return classes
     (top, bottom), (left, right) = (
@@ -163,7 +166,7 @@ def _read_places(access: Access, places: tuple[npt.NDArray[Any], npt.NDArray[Any
     level = source.overviews(1).index(step) if step > 1 else None
     access.count(Window(left // step, top // step, shape[1], shape[0]), (1,), level=level)
     if source.nodata is not None:
-        block = np.where(block == source.nodata, SCL_NODATA, block)
+        block = np.where(block == source.nodata, nothing, block)
     row, column = ((rows[inside] - top) // step).astype(int), ((columns[inside] - left) // step).astype(int)
-    classes[inside] = block[row, column].astype(np.uint8)
+    classes[inside] = block[row, column]
     return classes

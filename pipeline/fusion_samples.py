@@ -9,16 +9,19 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
+from scipy.ndimage import uniform_filter
 
-from sereno.pipeline.config import AlignSettings
+from sereno.pipeline.config import WHOLE, AlignSettings
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.groups import ratio_of
+from sereno.pipeline.groups import average_blocks, ratio_of
+from sereno.pipeline.imagers import is_covered, pixel_of
 from sereno.pipeline.material import Array, Laid, Material, move_scene, read_image
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.registration import Layer, Registration, estimate_field
 from sereno.pipeline.samples import MASK_CHANNELS_OF
-from sereno.pipeline.scene import bands_of, find_unknown, geobox_of
+from sereno.pipeline.scene import REFLECTANCE_SCALE, bands_of, find_unknown, geobox_of
 
 DATES: Final = ("1", "2", "3")
 """How the dates are called, in order of time."""
@@ -26,6 +29,18 @@ FINE: Final = tuple(f"fine-{date}" for date in DATES)
 COARSE: Final = tuple(f"coarse-{date}" for date in DATES)
 TARGET: Final = "fine-2"
 """What the others are laid onto."""
+SMOOTH_PX: Final = 3
+"""Two sensors are compared in means over so many coarse pixels along each side."""
+MIN_COMPARED: Final = 30
+"""Fewer pixels say nothing of a gain."""
+MIN_CONTRAST: Final = 0.002
+"""Least median difference in reflectance between the darker and the brighter half of the pixels that are compared."""
+ROBUST_STEPS: Final = 20
+"""Repetitions of the weighted fit, which settles sooner."""
+BISQUARE: Final = 4.685
+"""Residuals beyond so many standard deviations count for nothing: 95 % efficient on normal ones (Beaton & Tukey 1974)."""
+NORMAL_MAD: Final = 1.4826
+"""Standard deviation over median deviation of a normal distribution."""
 
 
 def check_series(scenes: dict[str, xr.Dataset], name: str) -> None:
@@ -53,17 +68,77 @@ def check_series(scenes: dict[str, xr.Dataset], name: str) -> None:
 
 
 def lay_series(scenes: dict[str, xr.Dataset], settings: AlignSettings) -> Laid:
-    """The scenes, the fine ones moved onto the target by whole pixels where `register_cloudy` asks for that and the shift is sure."""
+    """The scenes, the fine ones moved onto the target by whole pixels where `register_cloudy` asks for that and the shift is sure.
+
+    Where coarse images are of another sensor it is measured how its reflectance differs (`radiometry` in the facts); nothing is changed.
+    """
     target = scenes[TARGET]
+    facts = {"radiometry": compare_sensors(scenes)} if is_other_sensor(scenes) else {}
     if not settings.register_cloudy:
-        return Laid(scenes, {}, geobox_of(target))
+        return Laid(scenes, {}, geobox_of(target), facts)
     fixed, pixel_m = _to_layer(target), abs(float(geobox_of(target).resolution.y))
     rigid = settings.model_copy(update={"field": "shift"})
     found: dict[str, Registration] = {
         role: estimate_field(fixed, _to_layer(scenes[role]), rigid, pixel_m=pixel_m) for role in FINE if role != TARGET
     }
     moved = {role: move_scene(scenes[role], one.field) for role, one in found.items() if one.verdict == "applied"}
-    return Laid({**scenes, **moved}, found, geobox_of(target))
+    return Laid({**scenes, **moved}, found, geobox_of(target), facts)
+
+
+def is_other_sensor(scenes: dict[str, xr.Dataset]) -> bool:
+    """Whether coarse images are of another acquisition than the fine ones."""
+    items = {role: scene.attrs["provenance"]["item"] for role, scene in scenes.items()}
+    return any(items[coarse] != items[fine] for fine, coarse in zip(FINE, COARSE, strict=True))
+
+
+def compare_sensors(scenes: dict[str, xr.Dataset]) -> dict[str, dict[str, float | int]]:
+    """By band, coarse reflectance as a straight line over averaged fine reflectance: `gain`, `offset`, `scatter`, and `pixels` compared.
+
+    All three dates together, where the coarse pixel counts and all fine ones under it and its neighbours are clear. A coarse image that was
+    laid of a sensor's pixels, askew to the coarse grid, is blurred by one of them: so is the fine one for this; what differs then is lost
+    in means over SMOOTH_PX coarse pixels. The fit is robust. Bands that cannot be compared are left out.
+    """
+    pairs = [_pair_pixels(scenes[fine], scenes[coarse]) for fine, coarse in zip(FINE, COARSE, strict=True)]
+    fine, coarse = (np.concatenate([pair[side] for pair in pairs], axis=1) for side in (0, 1))
+    bands = bands_of(scenes[TARGET])
+    fits = {band: fit_line(fine[index], coarse[index]) for index, band in enumerate(bands)}
+    return {band: fit | {"pixels": int(fine.shape[1])} for band, fit in fits.items() if fit}
+
+
+def _pair_pixels(fine: xr.Dataset, coarse: xr.Dataset) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Reflectance (band, pixel) of the averaged fine image and of the coarse one, where both are known and clear around."""
+    ratio = fine["valid"].shape[0] // coarse["valid"].shape[0]
+    clear = fine["valid"].values & ~(is_covered(fine["scl"].values) if "scl" in fine else False)
+    sure = (average_blocks(clear, ratio) == 1) & coarse["valid"].values
+    whole = uniform_filter(sure.astype(np.float64), SMOOTH_PX, mode="constant") > 1 - WHOLE
+    blur_px = max(1, round(pixel_of(coarse.attrs["provenance"]["sensor"]) / abs(float(geobox_of(fine).resolution.y))))
+    means = np.stack([average_blocks(uniform_filter(image.astype(np.float64), blur_px), ratio) for image in fine["data"].values])
+    smooth = [[uniform_filter(image.astype(np.float64), SMOOTH_PX)[whole] for image in images] for images in (means, coarse["data"].values)]
+    return np.array(smooth[0]) / REFLECTANCE_SCALE, np.array(smooth[1]) / REFLECTANCE_SCALE
+
+
+def fit_line(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> dict[str, float]:
+    """`gain`, `offset` and `scatter` of y = gain x + offset, both (pixel,); empty with fewer than MIN_COMPARED pixels or without contrast.
+
+    Slopes between the lower and the upper half of x, their median (Theil 1950), then least squares with the bisquare weights of Tukey
+    (Beaton & Tukey 1974). The scatter is 1.4826 times the median deviation from the line, the standard deviation if it is normal.
+    """
+    if x.size < MIN_COMPARED:
+        return {}
+    order, half = np.argsort(x, kind="stable"), x.size // 2
+    low, high = order[:half], order[-half:]
+    run = x[high] - x[low]
+    if np.median(run) < MIN_CONTRAST:
+        return {}
+    gain = float(np.median((y[high] - y[low])[run > 0] / run[run > 0]))
+    offset = float(np.median(y - gain * x))
+    for _ in range(ROBUST_STEPS):
+        residual = y - gain * x - offset
+        spread = max(NORMAL_MAD * float(np.median(np.abs(residual))), 1e-6)
+        weight = np.clip(1 - (residual / (BISQUARE * spread)) ** 2, 0, None) ** 2
+        gain, offset = (float(number) for number in np.polyfit(x, y, 1, w=np.sqrt(weight)))
+    scatter = NORMAL_MAD * float(np.median(np.abs(y - gain * x - offset)))
+    return {"gain": round(gain, 4), "offset": round(offset, 5), "scatter": round(scatter, 5)}
 
 
 def _to_layer(scene: xr.Dataset) -> Layer:

@@ -6,9 +6,10 @@ not used the reason. Pure, and independent of the order in which candidates come
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from affine import Affine
@@ -19,6 +20,7 @@ from sereno.pipeline.areas import Ground, to_ground
 from sereno.pipeline.bands import GAOFEN_BANDS, SENTINEL2_BANDS
 from sereno.pipeline.config import WHOLE, Area, QuerySettings, TaskName
 from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.imagers import find_coarse_m, select_bands
 from sereno.pipeline.pairs import Group, SceneRecord, Sensor
 
 DAY_S: Final = 86_400.0
@@ -52,6 +54,12 @@ FUSION_RATIO: Final = 16
 """Fine pixels along each side of a coarse one: that of Landsat and MODIS, 30 and 480 m."""
 
 
+GAP_ERROR_DAYS: Final = 1e-6
+"""Gaps are exact to this much."""
+SHARE_ERROR: Final = 1e-6
+"""Shares of ground are exact to this much: footprints are cut and joined in floating point."""
+
+
 class Grouped(NamedTuple):
     """What the candidates of an area became."""
 
@@ -71,19 +79,22 @@ def find_ratio(task: TaskName, settings: QuerySettings) -> int:
     """
     if task == "snapshot-reconstruction":
         return 1
-    own_m = MS_PIXEL_M.get(settings.source, MSI_PIXEL_M) if task == "pansharpening" else FUSION_RATIO * settings.resolution_m
+    if task == "pansharpening":
+        own_m = MS_PIXEL_M.get(settings.source, MSI_PIXEL_M)
+    else:
+        own_m = find_coarse_m(settings.coarse_collections) or FUSION_RATIO * settings.resolution_m
     coarse_m = settings.coarse_m or own_m
     ratio = coarse_m / settings.resolution_m
     if abs(ratio - round(ratio)) > WHOLE or round(ratio) < 2:
         raise ConfigError(
             f"task {task}: coarse pixels of {coarse_m:g} m are {ratio:.4g} pixels of the grid along each side, not a whole number of 2 or "
-            f"more: set pipeline.query.resolution_m (seen {settings.resolution_m:g}) to a whole part of {coarse_m:g}"
+            f"more: set pipeline.query.resolution_m (seen {settings.resolution_m:g}) to a whole part of {coarse_m:g}, or coarse_m"
         )
     return round(ratio)
 
 
 def to_fine_ground(area: Area, settings: QuerySettings, ratio: int) -> Ground:
-    """The fine grid of an area, whose edges are edges of coarse pixels too.
+    """The fine grid of an area, whose edges are edges of coarse pixels too, `origin_m` off their multiples.
 
     Raises:
         ConfigError: as `to_ground`, or bounds in metres are not on whole coarse pixels of the CRS.
@@ -91,11 +102,15 @@ def to_fine_ground(area: Area, settings: QuerySettings, ratio: int) -> Ground:
     coarse_m = settings.resolution_m * ratio
     ground = to_ground(area, coarse_m)
     box = ground.geobox
-    edges = {"left": box.transform.c / coarse_m, "top": box.transform.f / coarse_m}
+    if area.bounds_m is None:  # those that are stated are taken as they are
+        box = GeoBox(box.shape, Affine.translation(settings.origin_m, settings.origin_m) * box.transform, box.crs)
+    edges = {"left": (box.transform.c - settings.origin_m) / coarse_m, "top": (box.transform.f - settings.origin_m) / coarse_m}
     off = [name for name, place in edges.items() if abs(place - round(place)) > WHOLE]
     if off:
+        plus = f" plus origin_m {settings.origin_m:g}" if settings.origin_m else ""
         raise ConfigError(
-            f"bounds_m {area.bounds_m}: {' and '.join(off)} must be multiples of {coarse_m:g} m, or coarse pixels would be interpolated"
+            f"bounds_m {area.bounds_m}: {' and '.join(off)} must be multiples of {coarse_m:g} m{plus}, or coarse pixels would be "
+            "interpolated"
         )
     fine = GeoBox((box.shape.y * ratio, box.shape.x * ratio), box.transform * Affine.scale(1 / ratio), box.crs)
     return ground._replace(geobox=fine)
@@ -188,10 +203,7 @@ def group_series(candidates: Sequence[Candidate], settings: QuerySettings) -> Gr
     """
     ratio = find_ratio("spatiotemporal-fusion", settings)
     clear, refused = keep_clear(candidates, settings)
-    limit = timedelta(days=settings.max_gap_clear_days)
-    found = [series for sensor in sorted({one.scene.sensor for one in clear}) for series in _list_series(clear, sensor, limit)]
-    ranked = sorted(found, key=lambda series: (series[2].moment - series[0].moment, series[1].moment, series[1].scene.id))
-    kept = sorted(ranked[: settings.max_pairs], key=lambda series: (series[1].moment, series[1].scene.id))
+    limit, kept = timedelta(days=settings.max_gap_clear_days), _choose_series(clear, settings)
     days: Counter[str] = Counter()
     scenes: dict[str, SceneRecord] = {}
     groups = []
@@ -206,7 +218,116 @@ def group_series(candidates: Sequence[Candidate], settings: QuerySettings) -> Gr
     return Grouped(tuple(groups), scenes, [*refused, *_refuse_alone(clear, scenes, limit, settings.max_pairs)])
 
 
+class Dated(NamedTuple):
+    """A clear fine date with its coarse image."""
+
+    fine: Candidate
+    """The fine scene."""
+    coarse: Candidate
+    """The coarse one nearest in time."""
+
+
+def group_two_sensors(fine: Sequence[Candidate], coarse: Sequence[Candidate], settings: QuerySettings) -> Grouped:
+    """For fusion of two sensors, series as `group_series` forms them, of those dates that have a coarse image of their own.
+
+    That of a date is the nearest within `max_gap_coarse_days` that is clear by its own quality bits, where it has any, and shares
+    `min_overlap` of the ground; of several dates with one coarse image, that of a composite for example, the nearest one has it. All coarse
+    images are of one product: of several the one with most series, the first by name if they are level.
+    """
+    clear, refused = keep_clear(fine, settings)
+    usable, cloudy = _drop_cloudy(coarse, settings)
+    ratio, sensors = find_ratio("spatiotemporal-fusion", settings), sorted({one.scene.sensor for one in usable})
+    tried = [_pair_dates(clear, [one for one in usable if one.scene.sensor == sensor], settings) for sensor in sensors]
+    tried = tried or [_pair_dates(clear, [], settings)]
+    dated, alone = max(tried, key=lambda found: len(_find_series(found[0], settings)))
+    partners = {one.fine.scene.id: one.coarse for one in dated}
+    kept = _find_series(dated, settings)
+    days: Counter[str] = Counter()
+    scenes: dict[str, SceneRecord] = {}
+    groups = []
+    for series in kept:
+        roles: dict[str, Candidate] = {}
+        for number, one in enumerate(series, 1):
+            roles |= {f"fine-{number}": one, f"coarse-{number}": partners[one.scene.id]}
+        facts = {"zoom": ratio, "averaged": True, "clear_share": settings.coarse_clear_share}
+        scenes |= {
+            one.scene.id: one.scene if role.startswith("fine") else one.scene.model_copy(update=facts) for role, one in roles.items()
+        }
+        gaps = {role: round((one.moment - series[0].moment).total_seconds() / DAY_S, 6) for role, one in sorted(roles.items())}
+        groups.append(Group(id=_name_group(series[1], days), scenes={role: one.scene.id for role, one in roles.items()}, gaps_days=gaps))
+    limit, with_coarse = timedelta(days=settings.max_gap_clear_days), [one.fine for one in dated]
+    idle = [refuse(one, "clear", "no series needs it", Cause.UNUSED) for one in usable if one.scene.id not in scenes]
+    unused = [*alone, *_refuse_alone(with_coarse, scenes, limit, settings.max_pairs), *idle]
+    return Grouped(tuple(groups), scenes, [*refused, *cloudy, *unused])
+
+
+def _drop_cloudy(coarse: Iterable[Candidate], settings: QuerySettings) -> tuple[list[Candidate], list[Refused]]:
+    """Coarse scenes that are clear enough, or of which nothing is known: then the fine image of the day tells. In order of time."""
+    ordered, most = sorted(coarse, key=lambda one: (one.moment, one.scene.id)), settings.clear_cover_pct
+    cloudy = [one for one in ordered if (one.scene.cloud_cover_pct or 0) > most]
+    words = [f"cloud cover {one.scene.cloud_cover_pct:.1f} %, needed at most {most:g} %" for one in cloudy]
+    refused = [refuse(one, "cloudy", reason, Cause.CLEAR_COVER) for one, reason in zip(cloudy, words, strict=True)]
+    return [one for one in ordered if one not in cloudy], refused
+
+
+def _pair_dates(clear: Sequence[Candidate], coarse: Sequence[Candidate], settings: QuerySettings) -> tuple[list[Dated], list[Refused]]:
+    """The fine dates that have a coarse image of their own, and the refusals of the others."""
+    best: dict[str, Dated] = {}
+    alone: list[Refused] = []
+    for one in clear:
+        found = _find_nearest(one, coarse, settings)
+        if isinstance(found, Refused):
+            alone.append(found)
+            continue
+        key, new = found.coarse.scene.id, found
+        if key in best:
+            new, other = sorted((best[key], found), key=lambda dated: (abs(dated.fine.moment - dated.coarse.moment), dated.fine.moment))
+            reason = f"its coarse image {new.coarse.scene.item} is nearer to the fine one of {new.fine.moment:%Y-%m-%d}"
+            alone.append(refuse(other.fine, "clear", reason, Cause.COARSE_GAP))
+        best[key] = new
+    return sorted(best.values(), key=lambda dated: (dated.fine.moment, dated.fine.scene.id)), alone
+
+
+def _find_nearest(fine: Candidate, coarse: Sequence[Candidate], settings: QuerySettings) -> Dated | Refused:
+    ranked = sorted(coarse, key=lambda one: (_measure_gap(fine, one), abs(one.moment - fine.moment), one.scene.id))
+    near = [one for one in ranked if _measure_gap(fine, one) <= settings.max_gap_coarse_days + GAP_ERROR_DAYS]
+    chosen = next((one for one in near if _measure_common(fine, one) >= settings.min_overlap - SHARE_ERROR), None)
+    if chosen is not None:
+        return Dated(fine, chosen)
+    seen = "there is none"
+    if ranked:
+        seen = f"the nearest, {ranked[0].scene.item}, is {_measure_gap(fine, ranked[0]):.2f} days away"
+    if near:
+        seen = f"the nearest, {near[0].scene.item}, shares {_measure_common(fine, near[0]):.1%} of the fine one's ground with it"
+    reason = f"needs a clear coarse image within {settings.max_gap_coarse_days:g} days: {seen}"
+    return refuse(fine, "clear", reason, Cause.COARSE_GAP)
+
+
+def _measure_gap(fine: Candidate, coarse: Candidate) -> float:
+    """Days between a fine image and a coarse one; to a composite of several days 0 within the period that it states."""
+    period = coarse.scene.items[0].properties.get("period")
+    first, last = (datetime.fromisoformat(end) for end in period.split("/")) if period else (coarse.moment, coarse.moment)
+    return max((first - fine.moment).total_seconds(), (fine.moment - last).total_seconds(), 0.0) / DAY_S
+
+
+def _measure_common(fine: Candidate, coarse: Candidate) -> float:
+    """Share of the fine image's ground that the coarse one covers."""
+    return float(fine.covered.intersection(coarse.covered).area / fine.covered.area)
+
+
+def _find_series(dated: Sequence[Dated], settings: QuerySettings) -> list[Series]:
+    return _choose_series([one.fine for one in dated], settings)
+
+
 Series = tuple[Candidate, Candidate, Candidate]
+
+
+def _choose_series(clear: Sequence[Candidate], settings: QuerySettings) -> list[Series]:
+    """All series of the clear dates, or with `max_pairs` the shortest ones, in order of the date in the middle."""
+    limit = timedelta(days=settings.max_gap_clear_days)
+    found = [series for sensor in sorted({one.scene.sensor for one in clear}) for series in _list_series(clear, sensor, limit)]
+    ranked = sorted(found, key=lambda series: (series[2].moment - series[0].moment, series[1].moment, series[1].scene.id))
+    return sorted(ranked[: settings.max_pairs], key=lambda series: (series[1].moment, series[1].scene.id))
 
 
 def _list_series(clear: Sequence[Candidate], sensor: str, limit: timedelta) -> list[Series]:
@@ -225,6 +346,27 @@ def _refuse_alone(clear: list[Candidate], used: Mapping[str, SceneRecord], limit
     gap = f"each at most {limit / timedelta(days=1):g} days after the one before"
     reason = f"no series of three clear dates of one product holds it, {gap}{most}"
     return [refuse(one, "clear", reason, Cause.CLEAR_GAP) for one in clear if one.scene.id not in used]
+
+
+def check_common_bands(fine: Iterable[Sensor], coarse: Iterable[Sensor], settings: QuerySettings) -> None:
+    """Refuse a search of two sensors whose images would not have the same bands.
+
+    Raises:
+        ConfigError: a coarse product has none of the bands of a fine one, or which ones they share is left open although they differ.
+    """
+    named = ", ".join(settings.coarse_collections)
+    for one, other in itertools.product(sorted(set(fine)), sorted(set(coarse))):
+        common = [band for band in select_bands(one) if band in select_bands(other)]
+        if not common:
+            raise ConfigError(
+                f"pipeline.query.coarse_collections {named}: {other} has no band in common with {one}, which has "
+                f"{', '.join(select_bands(one)) or 'none with reflectance of the ground'}: name a collection of reflectance"
+            )
+        if not settings.bands and set(select_bands(one)) != set(select_bands(other)):
+            raise ConfigError(
+                f"pipeline.query.bands is empty, but {one} and {other} do not have the same bands: name there and in pipeline.ingest.bands "
+                f"those of both: {', '.join(common)}"
+            )
 
 
 Grouper = Callable[[Sequence[Candidate], QuerySettings], Grouped]

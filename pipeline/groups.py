@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.errors import StoreError
+from sereno.pipeline.imagers import is_covered
 from sereno.pipeline.scene import OPTICAL_UNITS, Bool2d, bands_of, geobox_of, to_scene, with_grid
 from sereno.pipeline.store import open_dataset, read_manifest
 
@@ -93,14 +95,37 @@ def view_image(job: xr.Dataset, role: str) -> xr.Dataset:
     return with_grid(plain, to_coarse_grid(grid, ratio_of(job)) if job[f"valid_{role}"].dims == COARSE else grid)
 
 
-def average_scene(scene: xr.Dataset, ratio: int) -> xr.Dataset:
-    """An optical scene on pixels `ratio` times coarser: means of its values, valid where all are; without classes and plates."""
-    values, valid = scene["data"].values, average_valid(scene["valid"].values, ratio)
-    rows, columns = valid.shape
-    blocks = (values[index].reshape(rows, ratio, columns, ratio).mean(axis=(1, 3)) for index in range(len(values)))
-    means = np.stack([np.rint(block).astype(np.uint16) for block in blocks])
-    grid = to_coarse_grid(geobox_of(scene), ratio)
-    return to_scene(means, valid, bands=bands_of(scene), geobox=grid, provenance={**scene.attrs["provenance"], "averaged": ratio})
+def to_fine_grid(grid: GeoBox, steps: int) -> GeoBox:
+    """The grid with `steps` pixels along each side of one of `grid`."""
+    return GeoBox((grid.shape.y * steps, grid.shape.x * steps), grid.transform * Affine.scale(1 / steps), grid.crs)
+
+
+def average_scene(scene: xr.Dataset, ratio: int, clear_share: float | None = None) -> xr.Dataset:
+    """An optical scene on pixels `ratio` times coarser; without classes and plates.
+
+    Means of its values, valid where all are. With `clear_share`, means of what is valid and clear by its classes, valid where that is so
+    large a share.
+    """
+    values, known = scene["data"].values, scene["valid"].values
+    facts: dict[str, Any] = {"averaged": ratio}
+    if clear_share is None:
+        means = np.stack([np.rint(average_blocks(image, ratio)) for image in values])
+        valid = average_valid(known, ratio)
+    else:
+        known = known & ~is_covered(scene["scl"].values) if "scl" in scene else known
+        share = average_blocks(known, ratio)
+        means = np.stack([np.rint(average_blocks(image * known, ratio) / np.maximum(share, ratio**-2)) for image in values])
+        valid = (share >= clear_share) & (share > 0)
+        facts |= {"clear_share": clear_share, "valid_share": round(float(valid.mean()), 6)}
+    grid, provenance = to_coarse_grid(geobox_of(scene), ratio), scene.attrs["provenance"]
+    return to_scene(means.astype(np.uint16), valid, bands=bands_of(scene), geobox=grid, provenance={**provenance, **facts})
+
+
+def average_blocks(image: npt.NDArray[Any], ratio: int) -> npt.NDArray[np.float64]:
+    """Means over blocks of `ratio` x `ratio` pixels, (y, x) -> (y / ratio, x / ratio)."""
+    rows, columns = (size // ratio for size in image.shape)
+    means: npt.NDArray[np.float64] = image.reshape(rows, ratio, columns, ratio).mean(axis=(1, 3))
+    return means
 
 
 def average_valid(valid: Bool2d, ratio: int) -> Bool2d:

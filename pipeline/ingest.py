@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 from odc.geo.geobox import GeoBox
 
-from sereno.pipeline.config import IngestSettings
+from sereno.pipeline.config import WHOLE, IngestSettings
 from sereno.pipeline.errors import ConfigError
-from sereno.pipeline.groups import average_scene, to_coarse_grid
+from sereno.pipeline.groups import average_scene, to_coarse_grid, to_fine_grid
+from sereno.pipeline.imagers import pixel_of
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
 from sereno.pipeline.mosaic import Reading
 from sereno.pipeline.pairs import Lock, SceneRecord, Sensor
@@ -42,9 +44,11 @@ def find_reader(sensor: Sensor) -> Reader:
             from sereno.pipeline.sensors.gaofen6 import read_scene
         case "sen12mscr-s1" | "sen12mscr-s2":
             from sereno.pipeline.sensors.sen12mscr import read_scene
+        case "landsat-oli" | "landsat-tm" | "modis-09a1" | "modis-43a4":
+            from sereno.pipeline.sensors.imager import read_scene
         case "cube":
             from sereno.pipeline.sensors.cube import read_scene
-        case "dem":
+        case _:  # `dem`
             raise ConfigError("elevation models are no scenes: `sereno dem` joins them")
     return read_scene
 
@@ -71,10 +75,10 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
     resolver = find_resolver(record.catalogue or content.catalogue, record.items[0].collection)
     check_credentials(resolver, (asset.href for asset in assets))
     chosen = settings.model_copy(update={"bands": record.bands}) if record.bands else settings
-    grid = content.grid.to_geobox()
-    grid = grid if record.averaged else to_coarse_grid(grid, record.zoom)
+    grid, steps = content.grid.to_geobox(), _count_steps(record, content)
+    grid = to_fine_grid(grid, steps) if record.averaged else to_coarse_grid(grid, record.zoom)
     scene, entries = find_reader(record.sensor)(record, grid, chosen, resolver)
-    scene = average_scene(scene, record.zoom) if record.averaged else scene
+    scene = average_scene(scene, record.zoom * steps, record.clear_share) if record.averaged else scene
     facts: dict[str, Any] = scene.attrs["provenance"]
     for warning in facts["warnings"]:
         logger.warning("ingest %s: %s", scene_id, warning)
@@ -84,6 +88,13 @@ def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettin
     write_ledger(ledger_of(output), [entry._replace(area=content.area, scene=scene_id) for entry in entries])
     save_dataset(scene, output, kind="scene", summary={**facts, "scene": scene_id, "bands": list(bands_of(scene, dim))})
     _log_end(scene_id, facts, entries, time.monotonic() - started)
+
+
+def _count_steps(record: SceneRecord, lock: Lock) -> int:
+    """Points along each side of a pixel of the lock's grid at which another sensor is looked at: as many as it has pixels there."""
+    if record.clear_share is None:
+        return 1
+    return max(1, math.ceil(abs(lock.grid.transform[4]) / pixel_of(record.sensor) - WHOLE))
 
 
 def _log_end(scene_id: str, facts: Mapping[str, Any], entries: Sequence[Entry], seconds: float) -> None:

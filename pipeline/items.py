@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, POLARISATIONS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import DataError, MissingError
+from sereno.pipeline.imagers import IMAGERS, QA, Imager, find_contradiction, find_imager
 from sereno.pipeline.pairs import ItemRecord, OffsetSource, Sensor
 from sereno.pipeline.presets import PRESETS
 from sereno.pipeline.signing import strip_signature
@@ -69,6 +70,8 @@ RTC: Final = re.compile(r"(?<![a-z])rtc(?![a-z])", re.IGNORECASE)
 """Mark of radiometric terrain correction in a collection id, a product type or the address of an asset."""
 LEVEL: Final = re.compile(r"(?:S2MSI|MSIL|(?<![a-z])L)(1C|2A)", re.IGNORECASE)
 """Level of a Sentinel-2 product in its type, its name or that of its collection."""
+IMAGE_TYPES: Final = ("image/tiff", "image/jp2")
+"""How the types of images begin that can be read."""
 PLATFORM: Final = re.compile(r"^S([12][A-D])_")
 """Platform at the beginning of a product's name."""
 BASELINE: Final = re.compile(r"^(\d{1,2})\.(\d{2})$")
@@ -94,6 +97,10 @@ class _Stated(BaseModel):
 class _StatedBand(_Stated):
     """An entry of `eo:bands`, `raster:bands` or `bands`."""
 
+    scale: _Number | None = None
+    """Scale of the values, STAC 1.0."""
+    raster_scale: _Number | None = Field(None, alias="raster:scale")
+    """Likewise, STAC 1.1."""
     offset: _Number | None = None
     """Offset of the values, STAC 1.0."""
     raster_offset: _Number | None = Field(None, alias="raster:offset")
@@ -113,6 +120,8 @@ class _StatedAsset(_Stated):
     """Affine coefficients."""
     resolution: _Number | None = Field(None, alias="raster:spatial_resolution")
     """Pixel size, metres."""
+    scale: _Number | None = Field(None, alias="raster:scale")
+    """Scale of the values."""
     offset: _Number | None = Field(None, alias="raster:offset")
     """Offset of the values."""
     eo: list[_StatedBand] | None = Field(None, alias="eo:bands")
@@ -161,8 +170,8 @@ def to_item_record(
 
     Understands Earth Search (`red`, `scl`, `view:sun_elevation`), Planetary Computer (`B04`, `SCL`, `s2:mean_solar_zenith`), CDSE
     (`B04_10m`, `processing:version`, `product:type`), what stactools writes (one band at several resolutions: the native one is taken),
-    STAC 1.0 and 1.1, before and after pystac rewrote them. A Sentinel-2 item that lacks some bands and a Sentinel-1 item with any
-    polarisation are records too: whether that is enough is decided where they are used.
+    STAC 1.0 and 1.1, before and after pystac rewrote them; and the products of `imagers`. An optical item that lacks some bands and a
+    Sentinel-1 item with any polarisation are records too: whether that is enough is decided where they are used.
 
     Raises:
         MissingError: the item holds no band and no polarisation at all.
@@ -171,6 +180,8 @@ def to_item_record(
     """
     _check_stated(item)
     properties, sensor = item["properties"], _sensor_of(item)
+    if sensor in IMAGERS:
+        return _to_imager_record(item, sensor, base_url)
     is_optical = sensor.startswith("sentinel2")
     choices = _choose_assets(item, ASSETS_OF[sensor])
     sun_zenith = properties.get("s2:mean_solar_zenith")
@@ -192,6 +203,82 @@ def to_item_record(
         "properties": _to_facts(item, choices),
     }
     return load_settings(ItemRecord, facts, where="the item")
+
+
+def _to_imager_record(item: Json, sensor: Sensor, base_url: str) -> ItemRecord:
+    """An item of Landsat or MODIS; the moment of a composite that states a period alone is the middle of it."""
+    properties, imager = item["properties"], IMAGERS[sensor]
+    choices = _choose_planes(item, imager)
+    for name, choice in choices.items():
+        if name != QA:
+            _check_scale(imager, choice)
+    period = None if properties.get("datetime") else _period_of(properties)
+    facts = {
+        "item": item["id"],
+        "collection": item.get("collection") or "",
+        "sensor": sensor,
+        "time": _to_text(period[0] + (period[1] - period[0]) / 2) if period else _time_of(item),
+        "crs": _crs_of(item, choices),
+        "bbox": _bbox_of(item),
+        "assets": {name: {**_to_asset(item, choice.asset, base_url), "index": choice.number} for name, choice in choices.items()},
+        "cloud_cover_pct": properties.get("eo:cloud_cover"),
+        "sun_azimuth_deg": properties.get("view:sun_azimuth"),
+        "sun_elevation_deg": properties.get("view:sun_elevation"),
+        "properties": _to_imager_facts(properties, period) | {"platform": _platform_of(item)},
+    }
+    return load_settings(ItemRecord, facts, where="the item")
+
+
+def _choose_planes(item: Json, imager: Imager) -> dict[str, _Choice]:
+    """The asset with each of an imager's bands by our names, synonyms among them, and that with its quality bits.
+
+    Raises:
+        MissingError: the item holds none of the bands.
+    """
+    images = {key: a for key, a in item["assets"].items() if a.get("href") and str(a.get("type") or "image/tiff").startswith(IMAGE_TYPES)}
+    held = {
+        name.lower(): _Choice(key, asset, number, (False, 0)) for key, asset in images.items() for number, name in _list_names(key, asset)
+    }
+    known = {name: imager.names_of(name) for name in (*imager.bands, *imager.synonyms)}
+    found = {name: held[key.lower()] for name, keys in known.items() for key in reversed(keys) if key.lower() in held}
+    if not found:
+        wanted = ", ".join(keys[0] for keys in imager.bands.values())
+        raise MissingError(f"none of {wanted} is among its assets: {', '.join(sorted(item['assets']))}")
+    quality = held.get(imager.quality.key) if imager.quality else None
+    return {name: found[name] for name in known if name in found} | ({QA: quality} if quality else {})
+
+
+def _list_names(key: str, asset: Json) -> Iterator[tuple[int, str]]:
+    """What an image is called, with the number of the band: names of bands inside, and the key, which stands for the first."""
+    for number, band in enumerate(asset.get("eo:bands") or asset.get("bands") or (), 1):
+        yield number, str(band.get("name"))
+    yield 1, key
+
+
+def _check_scale(imager: Imager, choice: _Choice) -> None:
+    stated = {name: _stated_number(choice, name) for name in ("scale", "offset")}
+    wrong = find_contradiction(imager, stated)
+    if wrong:
+        raise DataError(f"its asset {choice.key} states {wrong} in {imager.name}: nobody knows which it is, so it is not read")
+
+
+def _period_of(properties: Json) -> tuple[datetime, datetime] | None:
+    """First and last moment that an item states; None if it does not state both."""
+    ends = [properties.get(key) for key in ("start_datetime", "end_datetime")]
+    return (_parse_time(ends[0]), _parse_time(ends[1])) if all(ends) else None
+
+
+def _to_imager_facts(properties: Json, period: tuple[datetime, datetime] | None) -> dict[str, str]:
+    """What tells one acquisition and one processing from another."""
+    row = [properties.get(f"landsat:wrs_{axis}") for axis in ("path", "row")]
+    square = [properties.get(f"modis:{axis}-tile") for axis in ("horizontal", "vertical")]
+    tile = "".join(map(str, row)) if all(row) else f"h{square[0]:0>2}v{square[1]:0>2}" if None not in square else ""
+    facts = {
+        "tile": tile,
+        "generated": _first_of(properties, "created", "updated"),
+        "period": "/".join(map(_to_text, period)) if period else None,
+    }
+    return {key: str(value) for key, value in facts.items() if value not in (None, "")}
 
 
 def to_dem_record(item: Json, *, base_url: str = "") -> ItemRecord:
@@ -258,7 +345,10 @@ def _sensor_of(item: Json) -> Sensor:
         return _level_of(item)
     if platform.startswith("sentinel-1"):
         return _correction_of(item)
-    raise DataError(f"platform {platform!r} is not known: expected sentinel-1 or sentinel-2")
+    if imager := find_imager(item["id"]):
+        return imager
+    known = ", ".join(imager.name for imager in IMAGERS.values())
+    raise DataError(f"platform {platform!r} is not known: expected sentinel-1 or sentinel-2, or {known} with its own id")
 
 
 def _level_of(item: Json) -> Sensor:
@@ -315,7 +405,7 @@ def _read_names(key: str, asset: Json) -> Iterator[tuple[bool, str, int]]:
         return
     if own := NAMES.get(RESOLUTION.sub("", key.lower())):
         yield True, own, 1
-    elif str(asset.get("type") or "image/tiff").startswith(("image/tiff", "image/jp2")):
+    elif str(asset.get("type") or "image/tiff").startswith(IMAGE_TYPES):
         for number, band in enumerate(asset.get("eo:bands") or asset.get("bands") or (), 1):
             titles = (band.get("name"), band.get("eo:common_name"), band.get("common_name"))
             if name := next((NAMES[str(title).lower()] for title in titles if str(title).lower() in NAMES), None):
@@ -413,12 +503,18 @@ def _tile_of(properties: Json) -> str:
 
 
 def _time_of(item: Json) -> str:
-    text = _first_of(item["properties"], "datetime", "start_datetime")
+    return _to_text(_parse_time(_first_of(item["properties"], "datetime", "start_datetime")))
+
+
+def _parse_time(text: Any) -> datetime:
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:
         raise DataError(f"its time {text!r} is not RFC 3339") from None
-    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _to_text(moment: datetime) -> str:
     return moment.isoformat().removesuffix("+00:00") + "Z"
 
 
@@ -433,17 +529,18 @@ def _baseline_of(item: Json) -> str | None:
 
 def _offset_of(choices: Mapping[str, _Choice]) -> float | None:
     """The reflectance offset that all bands state, in `raster:bands` (STAC 1.0) or in `bands` (STAC 1.1); None if they state none."""
-    stated = {name: _stated_offset(choice) for name, choice in choices.items() if name != SCL}
+    stated = {name: _stated_number(choice, "offset") for name, choice in choices.items() if name != SCL}
     offsets = {offset for offset in stated.values() if offset is not None}
     if len(offsets) > 1:
         raise DataError(f"its bands state different offsets: {sorted(offsets)}")
     return offsets.pop() if offsets else None
 
 
-def _stated_offset(choice: _Choice) -> float | None:
+def _stated_number(choice: _Choice, what: str) -> float | None:
+    """The `offset` or `scale` of an asset."""
     entries = ((choice.asset.get(key) or [{}]) for key in ("raster:bands", "bands"))
     old, new = (of_bands[min(choice.number, len(of_bands)) - 1] for of_bands in entries)
-    stated = _first_of({**choice.asset, **new, "offset": old.get("offset")}, "offset", "raster:offset")
+    stated = _first_of({**choice.asset, **new, what: old.get(what)}, what, f"raster:{what}")
     return None if stated is None else float(stated)
 
 

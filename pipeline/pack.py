@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.progress import track
 
 from sereno.pipeline.config import PackSettings, SplitSettings, TaskName, load_settings
-from sereno.pipeline.datacard import count_registrations, count_skies, count_things, describe_dataset, list_calibrations
+from sereno.pipeline.datacard import count_registrations, count_skies, count_things, describe_dataset, join_radiometry, list_calibrations
 from sereno.pipeline.errors import DataError, StoreError
+from sereno.pipeline.imagers import IMAGERS
 from sereno.pipeline.patches import SPLITS, PatchRecord, Split
 from sereno.pipeline.samples import CLEAR_UNITS, DATED_BY, MASK_UNITS, MEASURED, NAMED_DIMS, list_roles, name_dims, select_specs
 from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS
@@ -53,13 +54,14 @@ REASON_CHARS: Final = 280
 
 SURFACE: Final = "reflectance of the surface"
 TOP: Final = "reflectance at the top of the atmosphere"
-LEVELS: Final = {
+LEVELS: Final[Mapping[str, str]] = {
     "sentinel2-l2a": SURFACE,
     "sentinel2-l1c": TOP,
     "sen12mscr-s2": TOP,
     "gaofen-pms": TOP,
     "gaofen-wfv": TOP,
     "gaofen-wfv4": TOP,
+    **dict.fromkeys(IMAGERS, SURFACE),
 }
 """What the images of a sensor show, by sensor: numbers that must not be learnt from together."""
 
@@ -410,6 +412,7 @@ def _summarise(sources: Sequence[Source], records: Sequence[PatchRecord], settin
         "skies": count_skies([source.provenance for source in used]),
         "registration": count_registrations([source.provenance for source in used]),
         "gaofen": list_calibrations([source.provenance for source in used]),
+        **join_radiometry([source.provenance for source in used]),
         "left_out": [_explain_absence(source) for source in sources if not source.records],
         "refused": dict(sorted(_count_refusals(sources).items())),
         "cloud_share": {"edges": [round(float(edge), 3) for edge in edges]}

@@ -36,7 +36,7 @@ Sensor = Literal[
     "cube",
     "dem",
 ]
-"""`gaofen-wfv` is that of Gaofen-6 with eight bands, `gaofen-wfv4` that of Gaofen-1 with four; what Landsat and MODIS are says `imagers`."""
+"""`gaofen-wfv` is that of Gaofen-6 with eight bands, `gaofen-wfv4` that of Gaofen-1 with four. Landsat and MODIS: see `imagers`."""
 Role = Literal["sar", "cloudy", "clear"]
 AROUND: Final = ("before", "after")
 """Roles of the clear scenes around the others in a series, and names of their dates, in order of time."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from sereno.pipeline import store
 from sereno.pipeline.acquisitions import (
@@ -34,7 +34,8 @@ from sereno.pipeline.bands import L1C_BANDS, SCL
 from sereno.pipeline.catalogue import Catalogue, Period, open_catalogue, search_items, select_collections
 from sereno.pipeline.config import QuerySettings, TaskName, parse_settings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
-from sereno.pipeline.grouping import find_grouper, find_ratio, to_fine_ground
+from sereno.pipeline.grouping import check_common_bands, find_grouper, find_ratio, group_two_sensors, to_fine_ground
+from sereno.pipeline.imagers import find_classification, has_classification
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import SEARCH, Entry, ledger_of, write_ledger
 from sereno.pipeline.pairing import (
@@ -249,24 +250,26 @@ def _search_groups(area: str, settings: QuerySettings, task: TaskName) -> tuple[
     _check_area(area, settings)
     group_scenes, ratio = find_grouper(task), find_ratio(task, settings)
     with contextlib.ExitStack() as stack:
-        optical = _open_sources(stack, settings.model_copy(update={"sar_catalogue": None}))["optical"]
-        search = Search(to_fine_ground(settings.areas[area], settings, ratio), {"optical": optical}, settings)
-        listed: dict[Kind, Listed] = {"optical": _list_items(search, "optical")}
+        sources = _open_group_sources(stack, settings)
+        search = Search(to_fine_ground(settings.areas[area], settings, ratio), sources, settings)
+        listed = {kind: _list_items(search, kind) for kind in sources}
         _warn_of_unknown(search, listed)
-        judged = _judge_items(search, listed["optical"])
-        measured = _measure_covers(search, judged._replace(candidates=give_unique_ids(judged.candidates)), None)
-        grouped = group_scenes(measured.candidates, settings)
-        refused = [*measured.refused, *grouped.refused]
+        judged = _judge_kinds(search, listed)
+        measured = {kind: _measure_covers(search, found, None, kind=kind) for kind, found in judged.items()}
+        fine = measured["optical"].candidates
+        coarse = measured["coarse"].candidates if "coarse" in measured else None
+        grouped = group_scenes(fine, settings) if coarse is None else group_two_sensors(fine, coarse, settings)
+        refused = [*(one for found in measured.values() for one in found.refused), *grouped.refused]
         if not grouped.groups:
             for entry in to_refusals(refused):
                 logger.info("query %s: %s: %s: %s", area, entry.status, entry.item, entry.reason)
             aim = Aim(f"group for {task}", search.ground, settings)
-            raise MissingError(describe_failure(area, aim, {"optical": listed["optical"].items}, refused))
-        scenes, unknown = _probe_used(search, {"optical": list(grouped.scenes.values())})
+            raise MissingError(describe_failure(area, aim, {kind: found.items for kind, found in listed.items()}, refused))
+        scenes, unknown = _probe_used(search, _split_kinds(grouped.scenes.values()))
     lock = Lock(
         area=area,
         catalogue=settings.catalogue,
-        searched=None if optical.is_local else _tell_time(),
+        searched=None if all(source.is_local for source in sources.values()) else _tell_time(),
         grid=GridRecord.from_geobox(search.ground.geobox),
         outline=search.ground.outline_json,
         scenes=dict(sorted(scenes.items())),
@@ -275,7 +278,44 @@ def _search_groups(area: str, settings: QuerySettings, task: TaskName) -> tuple[
         groups=grouped.groups,
         refused=to_refusals(refused),
     )
-    return lock, [listed["optical"].note, *measured.notes, *unknown]
+    notes = [*(found.note for found in listed.values()), *(note for found in measured.values() for note in found.notes)]
+    return lock, [*notes, *unknown]
+
+
+def _open_group_sources(stack: contextlib.ExitStack, settings: QuerySettings) -> dict[Kind, Source]:
+    """Where fine scenes, and coarse ones of another sensor if there are such, are searched, open as long as the stack."""
+    optical = _open_sources(stack, settings.model_copy(update={"sar_catalogue": None}))["optical"]
+    if not settings.coarse_collections:
+        return {"optical": optical}
+    if optical.catalogue is None:
+        raise ConfigError(
+            f"pipeline.query.coarse_collections needs STAC catalogues, but 'source' is {settings.source}: leave it out, and coarse images "
+            "become averages of the fine ones"
+        )
+    address = settings.coarse_catalogue
+    if address is None or address == settings.catalogue:
+        return {"optical": optical, "coarse": optical}
+    return {"optical": optical, "coarse": Source(address, stack.enter_context(open_catalogue(address, max_requests=settings.max_requests)))}
+
+
+def _judge_kinds(search: Search, listed: Mapping[Kind, Listed]) -> dict[Kind, Judged]:
+    """The fine and the coarse acquisitions under ids that no two of them share, and what is refused of each."""
+    sensors = {kind: [entry[0].sensor for entry in found.items if not isinstance(entry, Refused)] for kind, found in listed.items()}
+    check_common_bands(sensors["optical"], sensors.get("coarse", ()), search.settings)
+    judged = {kind: _judge_items(search, found) for kind, found in listed.items()}
+    if "coarse" in judged and search.sources["coarse"] is not search.sources["optical"]:
+        place = {"catalogue": search.sources["coarse"].address}
+        judged["coarse"] = judged["coarse"]._replace(candidates=[_change_scene(one, place) for one in judged["coarse"].candidates])
+    named = iter(give_unique_ids([one for found in judged.values() for one in found.candidates]))
+    return {kind: found._replace(candidates=[next(named) for _ in found.candidates]) for kind, found in judged.items()}
+
+
+def _split_kinds(scenes: Iterable[SceneRecord]) -> dict[Kind, list[SceneRecord]]:
+    """The scenes of groups by where they were searched: those of another sensor than the fine ones state which share must be clear."""
+    split: dict[Kind, list[SceneRecord]] = {}
+    for scene in scenes:
+        split.setdefault("optical" if scene.clear_share is None else "coarse", []).append(scene)
+    return split
 
 
 def _choose(search: Search, optical: Judged, sar: Judged) -> tuple[list[Triplet], list[Refused]]:
@@ -299,7 +339,11 @@ def _read_table(settings: QuerySettings) -> tuple[Row, ...]:
 def _warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
     """Log names in the settings that nothing answers to: they may be misspelt."""
     settings = search.settings
-    for kind, asked in (("optical_collections", settings.optical_collections), ("sar_collections", settings.sar_collections)):
+    for kind, asked in (
+        ("optical_collections", settings.optical_collections),
+        ("sar_collections", settings.sar_collections),
+        ("coarse_collections", settings.coarse_collections),
+    ):
         searched = {name for found in listed.values() for name in found.collections}
         for name in asked:
             if name not in searched:
@@ -346,17 +390,18 @@ def _open_sources(stack: contextlib.ExitStack, settings: QuerySettings) -> dict[
 def _list_items(search: Search, kind: Kind) -> Listed:
     """The items of one kind that a catalogue lists over the ground, or the products of a folder."""
     source, settings = search.sources[kind], search.settings
-    margin = timedelta(0) if kind == "optical" else timedelta(days=settings.max_gap_sar_days)
+    margin = timedelta(days={"optical": 0.0, "sar": settings.max_gap_sar_days, "coarse": settings.max_gap_coarse_days}[kind])
     period, started = to_period(settings, margin), monotonic()
     if source.catalogue is None:
         return _list_products(search, kind, period)
     preset = source.catalogue.preset
-    asked, known = (
-        (settings.optical_collections, preset.optical_collections)
-        if kind == "optical"
-        else (settings.sar_collections, preset.sar_collections)
-    )
-    collections = select_collections(source.catalogue, asked or known)
+    wanted = {
+        "optical": settings.optical_collections or preset.optical_collections,
+        "sar": settings.sar_collections or preset.sar_collections,
+        "coarse": settings.coarse_collections,
+    }[kind]
+    named = "coarse_collections" if kind == "coarse" else "optical_collections and sar_collections"
+    collections = select_collections(source.catalogue, wanted, settings=named)
     found, statistics = search_items(source.catalogue, collections, to_bboxes(search.ground.geobox), period)
     items = [_to_record(kind, item, source.catalogue) for item in found]
     words = f"{kind} search: {len(items)} items in {statistics.pages} pages, {statistics.repeats} repeated, {statistics.requests} requests"
@@ -368,7 +413,7 @@ def _list_items(search: Search, kind: Kind) -> Listed:
 def _list_products(search: Search, kind: Kind, period: Period) -> Listed:
     """The products of a folder that were taken within `period`, and those that cannot be used."""
     folder = Path(search.sources[kind].address)
-    found, unfit = _list_gaofen(folder, kind) if search.settings.source == "gaofen" else _list_safe(folder)
+    found, unfit = _list_gaofen(folder, "sar" if kind == "sar" else "optical") if search.settings.source == "gaofen" else _list_safe(folder)
     first, last = period
     moments = [datetime.fromisoformat(record.time) for record, _ in found]
     inside = [(first is None or first <= moment) and (last is None or moment <= last) for moment in moments]
@@ -386,7 +431,7 @@ def _list_safe(folder: Path) -> tuple[list[Read], list[tuple[str, str]]]:
     return list(items), refused
 
 
-def _list_gaofen(folder: Path, kind: Kind) -> tuple[list[Read], list[tuple[str, str]]]:
+def _list_gaofen(folder: Path, kind: Literal["sar", "optical"]) -> tuple[list[Read], list[tuple[str, str]]]:
     """The Gaofen products of one kind in a folder, and names and reasons of those that cannot be used.
 
     A product that cannot be used is named once: as that kind which its name tells.
@@ -464,7 +509,7 @@ def _list_bands(records: Iterable[ItemRecord]) -> dict[str, frozenset[str]]:
     return held
 
 
-def _measure_covers(search: Search, optical: Judged, sar: Judged | None) -> Judged:
+def _measure_covers(search: Search, optical: Judged, sar: Judged | None, *, kind: Kind = "optical") -> Judged:
     """The optical scenes with their cloud cover over the area, and without those that have too little data there.
 
     Measured are those that can still take part, whatever their cover; without `sar` all can. Where the classification
@@ -472,10 +517,11 @@ def _measure_covers(search: Search, optical: Judged, sar: Judged | None) -> Judg
     """
     from sereno.pipeline.cover import measure_covers  # it reads images, which a search without it never does
 
-    settings, resolver = search.settings, search.sources["optical"].resolver
+    settings, resolver = search.settings, search.sources[kind].resolver
     if settings.cover_from == "catalogue" or settings.source == "gaofen":  # Gaofen has no classification
         return optical
     hopeful = optical.candidates if sar is None else select_hopeful(optical.candidates, sar.candidates, settings)
+    hopeful = [one for one in hopeful if has_classification(one.scene.sensor)]
     _check_readable(resolver, hopeful)
     covers = measure_covers([one.scene for one in hopeful], search.ground, resolver, settings.cover_pixel_m)
     measured = {one.scene.id: cover for one, cover in zip(hopeful, covers, strict=True)}
@@ -485,7 +531,7 @@ def _measure_covers(search: Search, optical: Judged, sar: Judged | None) -> Judg
         if cover is None or cover.valid_share is None:
             candidates.append(one)
         elif cover.valid_share < settings.min_overlap:
-            reason = f"has data on {cover.valid_share:.1%} of the area by SCL, needed {settings.min_overlap:.1%}"
+            reason = f"has data on {cover.valid_share:.1%} of the area by {_name_classes(one)}, needed {settings.min_overlap:.1%}"
             refused.append(refuse(one, role_of(one.scene.sensor, cover.cloud_pct, settings.clear_cover_pct), reason, Cause.OVERLAP))
         else:
             candidates.append(_change_scene(one, {"cloud_cover_pct": cover.cloud_pct, "cover_source": "scl"}))
@@ -501,9 +547,15 @@ def _measure_covers(search: Search, optical: Judged, sar: Judged | None) -> Judg
 
 def _check_readable(resolver: Resolver, candidates: Iterable[Candidate]) -> None:
     try:
-        check_credentials(resolver, [item.assets[SCL].href for one in candidates for item in one.scene.items if SCL in item.assets])
+        items = [item for one in candidates for item in one.scene.items]
+        check_credentials(resolver, [item.assets[name].href for item in items if (name := find_classification(item))])
     except ConfigError as error:
         raise ConfigError(f"{error}; or set pipeline.query.cover_from to catalogue, which searches without reading") from None
+
+
+def _name_classes(candidate: Candidate) -> str:
+    """What the classes of a scene are called."""
+    return find_classification(candidate.scene.items[0]) or SCL
 
 
 def _to_note(scene: str, entry: Entry) -> Entry:

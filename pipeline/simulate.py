@@ -1,4 +1,4 @@
-"""Make a small world with known truth: Sentinel-2 and Sentinel-1 products as real files, a catalogue, and what lies under the clouds.
+"""Make a small world with known truth: products of satellites as real files, a catalogue, and what lies under the clouds.
 
 Enters: settings with a seed. Leaves, beside `world.json`: `assets/`, `items/`, `catalog.json` (a static STAC catalogue), `truth/`, and for
 areas of Gaofen `products/`: whole products of Gaofen-6 and 3, as folders and archives, placed wrong by their own coefficients.
@@ -27,11 +27,12 @@ from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
 
 from sereno.pipeline import stac
-from sereno.pipeline.atmosphere import Sky, Sun, apply_sky, classify_scene, compute_sun, make_sky
+from sereno.pipeline.atmosphere import Sky, SkySettings, Sun, apply_sky, classify_scene, compute_sun, make_sky
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
-from sereno.pipeline.ground import PIXEL_M, Ground, compute_cube, compute_shading, compute_spectra, make_ground
+from sereno.pipeline.ground import KIND_INDEX, PIXEL_M, Ground, compute_cube, compute_shading, compute_spectra, make_ground
+from sereno.pipeline.imagers import LANDSAT, MODIS, MODIS_STATE
 from sereno.pipeline.noise import Image, average_blocks, blur_image, draw_sensor_noise
 from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make_scenery, sample_layers
 from sereno.pipeline.overlay import Overlay
@@ -48,17 +49,36 @@ from sereno.pipeline.products import (
 from sereno.pipeline.radar import add_speckle, compute_backscatter, displace_image, draw_displacement, make_swath
 from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE
 from sereno.pipeline.store import staged, write_json
+from sereno.pipeline.twins import (
+    CLOUD_BIT,
+    LEFT_CLOUDY,
+    RESPONSE,
+    SEEN_AS,
+    Composite,
+    Footprints,
+    find_composite,
+    lay_footprints,
+    see_coarse,
+    to_numbers,
+    to_qa_pixel,
+    to_state,
+    to_tile,
+)
 from sereno.pipeline.views import HEADING_DEG, Terrain
 from sereno.pipeline.world import (
     MARGIN_PX,
     SAR_MARGIN_PX,
     Flight,
+    Role,
     Visit,
     draw_sky,
     make_rng,
+    name_landsat,
+    name_modis,
     name_optical,
     name_sar,
     plan_flights,
+    plan_landsat_visits,
     plan_visits,
 )
 
@@ -76,6 +96,16 @@ PAN_MAX_PX: Final = 300
 """Products of areas up to this side hold the panchromatic image too, which takes sixteen times the pixels of the others."""
 CUBE: Final = "cube"
 """The setting `satellites` of an area that is a hyperspectral cube."""
+TWINS: Final = "landsat-modis"
+"""The setting `satellites` of an area that Landsat and MODIS see."""
+LANDSAT_PX: Final = 3
+"""Pixels of the ground along each side of one of Landsat."""
+FEW_CLOUDS_PX: Final = 50
+"""Least size of clouds over Landsat, pixels of 10 m: QA_PIXEL flags 90 m around each, of many small ones most of the ground."""
+LEFT_CLOUD: Final[Mapping[Role, float]] = {"clear": 0.004, "cloudy": 0.3, "overcast": 0.9}
+"""Share of cloud left in a composite of the days around such a visit: a period without a clear day has none to choose."""
+WAVELENGTHS_NM: Final = {band.name: band.wavelength_nm for band in SENTINEL2_BANDS}
+"""Central wavelengths of Sentinel-2."""
 CUBE_WAVELENGTHS_NM: Final = tuple(float(450 + 10 * band) for band in range(28))
 """Bands of cubes: 28, as usual in snapshot imaging, from blue to the red edge."""
 FIRST_SERIAL: Final = 1_420_000_000
@@ -171,7 +201,7 @@ def simulate_world(output: Path, settings: SimulateSettings) -> None:
 
 def _list_parts(satellites: set[str]) -> list[str]:
     """Folders of a world that holds areas of these `satellites`."""
-    scenes = ["assets", "truth"] if satellites - {CUBE} else []
+    scenes = [*(["assets"] if satellites - {CUBE} else []), *(["truth"] if satellites - {CUBE, TWINS} else [])]
     return [*scenes, *(["products"] if satellites & set(CAMERAS) else []), *(["cubes"] if CUBE in satellites else [])]
 
 
@@ -382,6 +412,84 @@ def _write_gaofen3(site: _Site, flight: Flight, number: int, power: Image) -> di
     return _describe_product(site, product, over) | {"partner": flight.partner}
 
 
+def _write_twin_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write all products of Landsat and MODIS of one area; what `world.json` says of it, and its items."""
+    visits = plan_landsat_visits(site.settings.cloudy_dates)
+    fine = [_write_landsat(site, visit) for visit in visits]
+    composites = {find_composite(visit.time_at(site.settings.first_day, site.number)): visit.role for visit in visits}
+    footprints = lay_footprints(site.grid.pad(site.margin_px))
+    coarse = [_write_modis(site, footprints, composite, LEFT_CLOUD[role]) for composite, role in composites.items()]
+    facts = {
+        "grid": GridRecord.from_geobox(site.grid.zoom_out(LANDSAT_PX)).model_dump(mode="json"),
+        "satellites": TWINS,
+        "dialect": site.area.dialect,
+        "optical": [fact for fact, _ in fine],
+        "sar": [],
+        "coarse": [fact for fact, _ in coarse],
+        "response": dict(RESPONSE),
+    }
+    return facts, [item for _, item in (*fine, *coarse)]
+
+
+def _write_landsat(site: _Site, visit: Visit) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write one Landsat product, the first of a few rows of its path: its pixels have their centres at multiples of 30 m."""
+    moment = visit.time_at(site.settings.first_day, site.number)
+    path_row, wide = (193 + site.number, 28), site.grid.pad(MARGIN_PX)
+    product = stac.Product(name_landsat(moment, path_row), site.name, moment, wide.zoom_out(LANDSAT_PX), site.area.dialect)
+    sun, rng = compute_sun(moment, *stac.to_middle(site.grid)), site.rng(product.item, "sky")
+    settings = draw_sky(rng, visit.role, site.area.size_px)
+    settings = settings._replace(blob_px=max(settings.blob_px, FEW_CLOUDS_PX))
+    sky = make_sky(rng, (wide.shape.y, wide.shape.x), settings=settings, sun=sun)
+    coarse_sky = Sky(*(average_blocks(getattr(sky, part), LANDSAT_PX) for part in ("thick", "top", "haze", "cirrus", "shadow")))
+    valid = np.ones(tuple(product.geobox.shape), bool)
+    folder = site.assets / site.name / product.item
+    for band, own in SEEN_AS.items():
+        clear = site.crop(_see_ground(site, own, moment.timetuple().tm_yday, sun), (MARGIN_PX,) * 4)
+        seen = average_blocks(apply_sky(clear, sky, band=L2A_BANDS.index(own), wavelength_nm=WAVELENGTHS_NM[own]), LANDSAT_PX)
+        seen += draw_sensor_noise(site.rng(product.item, band), seen)
+        name = LANDSAT.bands[band][1]
+        _write_cog(folder / f"{name}.tif", to_numbers(seen, LANDSAT, valid)[None], product.geobox, nodata=LANDSAT.fill, names=(name,))
+    is_water = np.isin(site.ground.units.kind[site.ground.unit], [KIND_INDEX["river"], KIND_INDEX["lake"]])
+    water = average_blocks(site.crop(is_water, (MARGIN_PX,) * 4), LANDSAT_PX) > 0.5
+    bits = to_qa_pixel(coarse_sky, water, valid)
+    _write_cog(folder / "QA_PIXEL.tif", bits[None], product.geobox, nodata=1, names=("QA_PIXEL",), classes=True)
+    cover = round(100 * float((bits & CLOUD_BIT > 0).mean()), 2)
+    sun_facts = (round(sun.azimuth_deg, 4), round(sun.elevation_deg, 4))
+    item = stac.to_landsat_item(product, stac.LandsatFacts(cover, *sun_facts, path_row))
+    fact = {"item": product.item, "collection": item["collection"], "time": moment.isoformat(), "role": visit.role}
+    return fact | {"cloud_cover_pct": cover, "truth": None, "cloud": None}, item
+
+
+def _see_ground(site: _Site, band: str, day: float, sun: Sun) -> Image:
+    """Cloud-free reflectance of the ground, margin and all, in a band of Sentinel-2 on that day of the year, (y, x)."""
+    mean, contrast = (part[:, L2A_BANDS.index(band)] for part in compute_spectra(site.ground.units, day))
+    shading = compute_shading(site.ground.height_m, sun.azimuth_deg, sun.elevation_deg)
+    ground: Image = (mean[site.ground.unit] + contrast[site.ground.unit] * site.ground.texture) * shading
+    return ground
+
+
+def _write_modis(site: _Site, footprints: Footprints, composite: Composite, left: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write one composite of MODIS with that share of cloud left in it."""
+    tile, geobox = to_tile(footprints.geobox), footprints.geobox
+    product = stac.Product(name_modis(composite.start, tile), site.name, composite.middle, geobox, site.area.dialect)
+    sun, rng = compute_sun(composite.middle.replace(hour=10, minute=30), *stac.to_middle(site.grid)), site.rng(product.item)
+    settings = SkySettings(left, blob_px=90, haze=0.0, cirrus=0.0, base_m=900)
+    sky = make_sky(rng, footprints.place.shape, settings=settings, sun=sun)
+    cloud = footprints.average(sky.thick)
+    folder = site.assets / site.name / product.item
+    for band, own in SEEN_AS.items():
+        ground = footprints.average(_see_ground(site, own, composite.middle.timetuple().tm_yday, sun))
+        numbers = to_numbers(see_coarse(rng, ground, cloud, band), MODIS, footprints.is_whole)
+        key = MODIS.bands[band][0]
+        _write_cog(folder / f"{key}.tif", numbers[None], geobox, nodata=MODIS.fill, names=(key,))
+    state = to_state(cloud, footprints.is_whole)
+    _write_cog(folder / f"{MODIS_STATE.key}.tif", state[None], geobox, nodata=None, names=(MODIS_STATE.key,), classes=True)
+    item = stac.to_modis_item(product, stac.ModisFacts(composite.start, composite.end, tile))
+    cover = round(100 * float((cloud >= LEFT_CLOUDY)[footprints.is_whole].mean()), 2)
+    fact = {"item": product.item, "collection": item["collection"], "period": [composite.start.isoformat(), composite.end.isoformat()]}
+    return fact | {"cloud_cover_pct": cover}, item
+
+
 def _write_cube_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Write a hyperspectral cube of the ground; what `world.json` says of it. It is no item of the catalogue."""
     day = site.settings.first_day.timetuple().tm_yday
@@ -401,17 +509,22 @@ def _make_folder(path: Path) -> Path:
 WRITERS: Final[Mapping[str, Callable[[_Site], tuple[dict[str, Any], list[dict[str, Any]]]]]] = {
     **dict.fromkeys(CAMERAS, _write_gaofen_area),
     CUBE: _write_cube_area,
+    TWINS: _write_twin_area,
 }
 """Who writes an area, by its `satellites`; that of Sentinel is not named."""
 
 
-def _write_cog(path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: float | None, names: tuple[str, ...]) -> None:
+def _write_cog(
+    path: Path, image: npt.NDArray[Any], geobox: GeoBox, *, nodata: float | None, names: tuple[str, ...], classes: bool = False
+) -> None:
     """Write `image` (band, y, x) as a cloud-optimised GeoTIFF; nothing in it depends on the moment of writing.
+
+    Smaller copies are means; of bytes and other `classes`, which have none, single pixels.
 
     NOTE: GDAL builds it in memory, and Python writes the bytes: on a full disk GDAL's COG driver leaves a file that is cut short and
     reports nothing, or an error without a name (measured with GDAL 3.10).
     """
-    resampling = Resampling.nearest if image.dtype == np.uint8 else Resampling.average
+    resampling = Resampling.nearest if classes or image.dtype == np.uint8 else Resampling.average
     options = {"compress": "DEFLATE", "level": 1, "predictor": "YES", "overview_resampling": resampling.name, "overview_count": OVERVIEWS}
     profile = {
         "driver": "COG",

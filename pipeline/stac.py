@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
 from odc.geo.geobox import GeoBox
+from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
+from sereno.pipeline.imagers import LANDSAT, LANDSAT_QA, MODIS, MODIS_STATE
 
 Dialect = Literal["earth-search", "planetary-computer"]
 
@@ -22,6 +24,12 @@ SAR_COLLECTION: Final = "sentinel-1-rtc"
 """Collection of terrain-corrected Sentinel-1."""
 DEM_COLLECTION: Final = "cop-dem-glo-30"
 """Collection of heights."""
+LANDSAT_COLLECTION: Final = "landsat-c2-l2"
+"""Collection of Landsat Collection 2 Level-2, in both dialects."""
+MODIS_COLLECTION: Final = "modis-09A1-061"
+"""Collection of 8-day composites of MODIS."""
+COMMON_NAMES: Final = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir08", "B11": "swir16", "B12": "swir22"}
+"""Common names of bands by ours, as the extension `eo` has them."""
 BOA_OFFSET: Final = 1000
 """Added to the stored numbers of L2A since processing baseline 04.00 (ESA 2021, Sentinel-2 product specification 14.9)."""
 SAR_NODATA: Final = -32768.0
@@ -38,6 +46,8 @@ _TITLES: Final = {
     OPTICAL_COLLECTION["planetary-computer"]: "Simulated Sentinel-2 Level-2A",
     SAR_COLLECTION: "Simulated Sentinel-1 radiometrically terrain corrected",
     DEM_COLLECTION: "Simulated heights",
+    LANDSAT_COLLECTION: "Simulated Landsat Collection 2 Level-2",
+    MODIS_COLLECTION: "Simulated MODIS surface reflectance, 8 days",
 }
 
 
@@ -202,6 +212,96 @@ def to_dem_item(product: Product) -> dict[str, Any]:
     )
 
 
+class LandsatFacts(NamedTuple):
+    """What is stated of a Landsat product besides."""
+
+    cloud_cover_pct: float
+    """Cloud cover in percent of the valid pixels."""
+    sun_azimuth_deg: float
+    """Azimuth of the sun, degrees clockwise from north."""
+    sun_elevation_deg: float
+    """Elevation of the sun, degrees."""
+    path_row: tuple[int, int]
+    """Path and row of the scene."""
+
+
+def to_landsat_item(product: Product, facts: LandsatFacts) -> dict[str, Any]:
+    """Item of a Landsat 9 product; its `geobox` is that of the pixels of 30 m."""
+    properties = _to_crs(product) | {
+        "platform": "landsat-9",
+        "instruments": ["oli", "tirs"],
+        "created": _to_text(product.time + timedelta(days=15)),
+        "gsd": 30,
+        "eo:cloud_cover": facts.cloud_cover_pct,
+        "view:off_nadir": 0,
+        "view:sun_elevation": facts.sun_elevation_deg,
+        "view:sun_azimuth": facts.sun_azimuth_deg,
+        "proj:shape": [product.geobox.shape.y, product.geobox.shape.x],
+        "proj:transform": list(product.geobox.transform)[:6],
+        "landsat:wrs_type": "2",
+        "landsat:wrs_path": f"{facts.path_row[0]:03d}",
+        "landsat:wrs_row": f"{facts.path_row[1]:03d}",
+        "landsat:collection_category": "T1",
+        "landsat:collection_number": "02",
+        "landsat:correction": "L2SP",
+    }
+    place = {"spatial_resolution": 30} if product.dialect == "earth-search" else {}
+    numbers = {"nodata": LANDSAT.fill, "data_type": "uint16", **place, "scale": LANDSAT.scale, "offset": LANDSAT.offset}
+    assets = {}
+    for key, name in LANDSAT.bands.values():
+        if key != "coastal":
+            asset = _to_plain_asset(product, name, ["reflectance"])
+            assets[key] = {**asset, "eo:bands": [{"name": name, "common_name": key}], "raster:bands": [numbers]}
+    bits = {**({"nodata": 1} if product.dialect == "earth-search" else {}), "data_type": "uint16", **place, "unit": "bit index"}
+    quality = _to_plain_asset(product, "QA_PIXEL", ["cloud", "cloud-shadow", "snow-ice", "water-mask"])
+    assets[LANDSAT_QA.key] = {**quality, "raster:bands": [bits]}
+    extensions = ("eo/v1.1.0", "raster/v1.1.0", "view/v1.0.0", _projection(product))
+    return _to_item(product, LANDSAT_COLLECTION, (properties, assets, extensions))
+
+
+class ModisFacts(NamedTuple):
+    """What is stated of a composite of MODIS besides."""
+
+    start: datetime
+    """First moment of its period, UTC."""
+    end: datetime
+    """Last moment, UTC."""
+    tile: tuple[int, int]
+    """Horizontal and vertical number of its tile."""
+
+
+def to_modis_item(product: Product, facts: ModisFacts) -> dict[str, Any]:
+    """Item of a composite: no moment but a period, no EPSG code but the projection as text, as Planetary Computer states them."""
+    properties = {
+        "datetime": None,
+        "start_datetime": _to_text(facts.start),
+        "end_datetime": _to_text(facts.end),
+        "modis:horizontal-tile": facts.tile[0],
+        "modis:vertical-tile": facts.tile[1],
+        "modis:tile-id": f"51{facts.tile[0]:03d}{facts.tile[1]:03d}",
+        "instruments": ["modis"],
+        "platform": "terra",
+        "created": _to_text(facts.end + timedelta(days=9)),
+        "proj:epsg": None,
+        "proj:wkt2": CRS.from_user_input(str(product.geobox.crs)).to_wkt(),
+        "proj:shape": [product.geobox.shape.y, product.geobox.shape.x],
+        "proj:transform": list(product.geobox.transform)[:6],
+    }
+    assets = {}
+    for name, (key,) in MODIS.bands.items():
+        band = {"name": key, "common_name": COMMON_NAMES[name]}
+        number = {"data_type": "int16", "spatial_resolution": 500, "scale": MODIS.scale}
+        assets[key] = {**_to_plain_asset(product, key, ["data", "reflectance"]), "eo:bands": [band], "raster:bands": [number]}
+    state = _to_plain_asset(product, MODIS_STATE.key, ["data"])
+    assets[MODIS_STATE.key] = {**state, "raster:bands": [{"data_type": "uint16", "spatial_resolution": 500}]}
+    return _to_item(product, MODIS_COLLECTION, (properties, assets, ("eo/v1.0.0", "projection/v1.0.0", "raster/v1.0.0")))
+
+
+def _to_plain_asset(product: Product, name: str, roles: list[str]) -> dict[str, Any]:
+    href = f"{TO_ROOT}assets/{product.area}/{product.item}/{name}.tif"
+    return {"href": href, "type": COG_TYPE, "title": name, "roles": roles}
+
+
 def _to_crs(product: Product) -> dict[str, Any]:
     epsg = _to_epsg(product.geobox)
     return {"proj:code": f"EPSG:{epsg}"} if product.dialect == "earth-search" else {"proj:epsg": epsg}
@@ -272,7 +372,7 @@ def _to_text(time: datetime) -> str:
 def to_collection(name: str, items: list[dict[str, Any]]) -> dict[str, Any]:
     """Collection over `items`, with links to them by file name."""
     west, south, east, north = zip(*(item["bbox"] for item in items), strict=True)
-    times = sorted(item["properties"]["datetime"] for item in items)
+    times = sorted(item["properties"]["datetime"] or item["properties"]["start_datetime"] for item in items)
     links = [{"rel": kind, "href": "../../catalog.json", "type": "application/json"} for kind in ("root", "parent")]
     links += [{"rel": "item", "href": f"{item['id']}.json", "type": "application/geo+json"} for item in items]
     return {

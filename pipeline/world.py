@@ -20,6 +20,8 @@ SAR_MARGIN_PX: Final = (48, 40, 30, 54)
 """The same for SAR products: above, below, left, right."""
 REVISIT_DAYS: Final = 5
 """Time between optical scenes: that of Sentinel-2 with two satellites."""
+LANDSAT_REVISIT_DAYS: Final = 8
+"""That of Landsat with two satellites."""
 OVERPASS: Final = timedelta(hours=10, minutes=20, milliseconds=24)
 """UTC time of day of the optical scenes."""
 AREA_DELAY: Final = timedelta(seconds=7)
@@ -88,6 +90,14 @@ def plan_visits(cloudy_dates: int, *, first_baseline: int = 0) -> list[Visit]:
     ]
 
 
+def plan_landsat_visits(cloudy_dates: int) -> list[Visit]:
+    """The Landsat acquisitions of an area: clear and cloudy ones in turn, a clear one first and last."""
+    roles: list[Role] = ["clear"]
+    for _ in range(cloudy_dates):
+        roles += ["cloudy", "clear"]
+    return [Visit(role, LANDSAT_REVISIT_DAYS * index, "", wedge=False) for index, role in enumerate(roles)]
+
+
 def plan_flights(first: datetime, cloudy: list[tuple[str, datetime]]) -> list[Flight]:
     """The SAR acquisitions of an area: one too early for any, then one for each cloudy scene (item, time)."""
     flights = [Flight(first + SAR_TOO_EARLY, "ascending", 15, None)]
@@ -113,6 +123,16 @@ def name_optical(grid_code: str, moment: datetime, baseline: str, dialect: Diale
         return f"S2A_T{grid_code}_{stamp}_L2A"
     made = "20230512T034501" if has_offset(baseline) else f"{moment + timedelta(hours=3):%Y%m%dT%H%M%S}"
     return f"S2A_MSIL2A_{stamp}_R022_T{grid_code}_{made}"
+
+
+def name_landsat(moment: datetime, path_row: tuple[int, int]) -> str:
+    """Id of a Landsat 9 item in both catalogues."""
+    return f"LC09_L2SP_{path_row[0]:03d}{path_row[1]:03d}_{moment:%Y%m%d}_02_T1"
+
+
+def name_modis(start: datetime, tile: tuple[int, int]) -> str:
+    """Id of a composite of MODIS on Terra that begins on that day; made nine days after its end, at noon."""
+    return f"MOD09A1.A{start:%Y%j}.h{tile[0]:02d}v{tile[1]:02d}.061.{start + timedelta(days=17, hours=12):%Y%j%H%M%S}"
 
 
 def name_sar(flight: Flight) -> str:
