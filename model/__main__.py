@@ -54,17 +54,33 @@ def evaluate(
 @app.command()
 def predict(
     checkpoint: Checkpoint,
-    pair: Annotated[Path, typer.Argument(help="Pair manifest.")],
-    masks: Annotated[Path, typer.Argument(help="Mask manifest.")],
-    output: Annotated[Path, typer.Argument(help="GeoTIFF to write.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PAIR MASKS OUTPUT | MEASUREMENT OUTPUT",
+            help="Manifests of a pair or group and of its masks, or the picture of a snapshot camera (.mat, .npy, GeoTIFF, PNG); then the "
+            "GeoTIFF to write.",
+        ),
+    ],
+    aperture: Annotated[
+        Path | None, typer.Option(help="Coded aperture of a measurement (.mat, .npy, GeoTIFF, PNG). Without: the checkpoint's.")
+    ] = None,
     settings: Settings = "{}",
 ) -> None:
-    """Clear a whole scene and write it as a cloud-optimised GeoTIFF."""
-    chosen = parse_settings(config.PredictSettings, settings)
+    """Clear a whole scene, or make a cube of a snapshot, and write it as a cloud-optimised GeoTIFF."""
+    chosen, (*inputs, output) = parse_settings(config.PredictSettings, settings), paths
+    if len(inputs) not in {1, 2} or (aperture is not None and len(inputs) == 2):
+        seen = " ".join(str(path) for path in paths)
+        raise ConfigError(
+            f"expected CHECKPOINT PAIR MASKS OUTPUT, or CHECKPOINT MEASUREMENT OUTPUT [--aperture FILE]; after it stands {seen}"
+        )
     _check_output(output)
-    from sereno.model.predict import predict_scene
+    from sereno.model.predict import predict_measurement, predict_scene
 
-    predict_scene(checkpoint, (pair, masks), output, chosen)
+    if len(inputs) == 1:
+        predict_measurement(checkpoint, inputs[0], output, chosen, aperture=aperture)
+    else:
+        predict_scene(checkpoint, (inputs[0], inputs[1]), output, chosen)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from sereno.model.batches import DAYS, make_clearing_batch
 from sereno.model.checkpoint import Loaded, check_bands, check_dates, check_question, choose_device, hash_file, load_checkpoint
 from sereno.model.config import PredictSettings, needs_sar, needs_series
 from sereno.model.images import Axis, ImageRows, RowBlender, Sheet, write_cog
+from sereno.model.measurements import Developing, describe_cube, describe_measurement, open_measurement
 from sereno.model.strips import describe_group, read_rows
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS
 from sereno.pipeline.errors import ConfigError, DataError, TrainingError
@@ -121,6 +122,28 @@ def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: P
         write_cog(clearing.walk(), describe_sheet(clearing), partial, tags=describe_image(clearing, checkpoint))
         write_json(output.with_suffix(".json"), describe_scene(clearing, checkpoint, partial))
     logger.info("predict: wrote %s: %s", output, ", ".join(f"{count} {name}" for name, count in sorted(clearing.tally.items())))
+
+
+def predict_measurement(  # what `predict_scene` is given, and a mask
+    checkpoint: Path, measurement: Path, output: Path, settings: PredictSettings, *, aperture: Path | None = None
+) -> None:
+    """Write the cube of a picture that a real camera took to `output` (GeoTIFF) and its record beside it; equal input gives equal bytes.
+
+    The picture was taken through the mask in the file `aperture`, or else through that which the checkpoint was trained with. The cube is
+    reflectance, float32, each band described by its wavelength, as cubes for training may be.
+
+    Raises:
+        MissingError, DataError: as `open_measurement`.
+        TrainingError: the checkpoint is unusable or gives values that are no numbers.
+        StoreError: the image cannot be written or does not read back.
+    """
+    logger.info("predict: making a cube of %s with %s", measurement, checkpoint)
+    loaded = load_checkpoint(checkpoint, choose_device(settings.device))
+    walk = Developing(open_measurement(measurement, loaded, settings, aperture=aperture), loaded, settings)
+    with staged(output) as partial:
+        write_cog(walk.walk(), walk.sheet, partial, tags=describe_cube(walk, checkpoint))
+        write_json(output.with_suffix(".json"), describe_measurement(walk, checkpoint, partial))
+    logger.info("predict: wrote %s: %d tiles, %.2g of the picture is left unexplained", output, walk.tiles_run, walk.misfit)
 
 
 def open_scene(pair: Path, masks: Path, *, kind: Literal["pair", "group"] = "pair") -> Scene:

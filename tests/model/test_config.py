@@ -11,9 +11,11 @@ from pydantic import BaseModel
 from sereno.model.config import (
     AdversarialSettings,
     AfsstSettings,
+    ApertureSettings,
     Config,
     CustomSettings,
     LossSettings,
+    Pattern,
     S2SnapshotSettings,
     S2TransformerSettings,
     SarRange,
@@ -23,6 +25,7 @@ from sereno.model.config import (
     TrainSettings,
     UnetSettings,
     load_config,
+    needs_series,
 )
 from sereno.model.losses import TERMS
 from sereno.pipeline.config import load_settings
@@ -121,9 +124,12 @@ SHARED = [
     "model/monitor.py",
     "model/validation.py",
     "model/batches.py",
+    "model/apertures.py",
 ]
 READERS = {
     TrainSettings: SHARED,
+    ApertureSettings: ["model/apertures.py"],
+    Pattern: ["model/apertures.py", "model/measurements.py"],
     LossSettings: [*SHARED, "model/losses.py", "model/lessons.py", "model/weighting.py"],
     SarRange: ["model/batches.py"],
     AdversarialSettings: ["model/adversarial.py", "model/train.py", "model/run.py"],
@@ -188,6 +194,12 @@ def test_a_run_with_another_network_starts_from_that_networks_defaults() -> None
 @pytest.mark.parametrize(
     ("train", "words"),
     [
+        ({"loss": {"temporal": 1}}, "it needs a network for cloud removal with 'base: dates'"),
+        ({"loss": {"temporal": 1}, "network": {"name": "stfnet"}}, "it needs a network for cloud removal with 'base: dates'"),
+        (
+            {"loss": {"temporal": 1, "stages": 1}, "network": {"name": "s2transformer", "base": "dates", "pins": True}},
+            "'loss.stages' and 'loss.temporal' ask for different answers",
+        ),
         ({"network": {"widht": 8}}, "unknown key 'model.train.network.widht', did you mean 'width'?"),
         ({"network": {"name": "s2transformer", "stagse": 8}}, "unknown key 'model.train.network.stagse', did you mean 'stages'?"),
         ({"network": {"name": "nonesuch"}}, "'name' must be afsst, s2transformer, unet, custom, sfiin, stfgan, stfnet or s2snapshot"),
@@ -225,3 +237,14 @@ def test_a_network_of_a_paper_has_its_usual_loss_unless_another_is_given() -> No
     chosen = load_config({"pipeline": task, "model": given}).model.run_settings("sfiin").loss
     assert (chosen.sam, chosen.amplitude, chosen.spatial) == (0.5, 0, 0.2), "what all runs were given counts for this one as well"
     assert TrainSettings().loss == LossSettings()
+
+
+def test_what_a_series_adds_is_not_in_the_settings_of_a_run_without_one() -> None:
+    plain = TrainSettings.model_validate({"network": {"name": "custom", "source": "a.py:make"}})
+    assert "temporal" not in plain.to_json()
+    assert "use_series" not in plain.to_json()
+    series = TrainSettings.model_validate({"network": {"base": "dates"}, "loss": {"temporal": 0.5}})
+    assert TrainSettings.model_validate_json(series.to_json()) == series
+    assert '"temporal":0.5' in series.to_json()
+    assert [needs_series(one.network) for one in (plain, series, TrainSettings())] == [False, True, False]
+    assert needs_series(CustomSettings(name="custom", source="a.py:make", use_series=True))
