@@ -36,6 +36,7 @@ wildcard_constraints:
     scene=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     pair=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     run=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    measurement=r"[A-Za-z0-9][A-Za-z0-9._-]*",
 
 
 onstart:
@@ -382,6 +383,7 @@ rule train_run:
         dataset="<results>/pack/dataset.json",
         start=lambda wildcards: flow.start_files(**wildcards),
         network=lambda wildcards: flow.network_files(**wildcards),
+        aperture=lambda wildcards: flow.aperture_files(**wildcards),
     output:
         checkpoint="<results>/train/{run}/checkpoint.safetensors",
         history="<results>/train/{run}/history.csv",
@@ -476,9 +478,37 @@ rule predict_pair:
         "sereno predict {input.checkpoint:q} {input.pair:q} {input.masks:q} {output.image:q} --settings {params.settings:q} 2> {log:q}"
 
 
+rule predict_measurement:
+    input:
+        checkpoint="<results>/train/{run}/checkpoint.safetensors",
+        measurement=lambda wildcards: flow.measurement_file(wildcards.measurement),
+    output:
+        image="<results>/predict/{run}/{measurement}.tif",
+        record="<results>/predict/{run}/{measurement}.json",
+    log:
+        "<results>/logs/predict/{run}/{measurement}.log",
+    benchmark:
+        "<results>/benchmarks/predict/{run}/{measurement}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 8
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=1,
+    params:
+        settings=flow.settings("predict"),
+        code=flow.code("predict"),
+    message:
+        "make a cube of a picture: {wildcards.run} {wildcards.measurement}"
+    shell:
+        "sereno predict {input.checkpoint:q} {input.measurement:q} {output.image:q} --settings {params.settings:q} 2> {log:q}"
+
+
 rule predict:
     input:
         flow.locks,
+        flow.all_cubes,
         "<results>/pack/dataset.json",  # so that the choice of pairs is made again after it is packed again
         lambda _: flow.all_predictions(checkpoints),
 
@@ -491,6 +521,7 @@ rule write_report:
         history=flow.all_runs("train", "history.csv"),
         scores=flow.all_runs("evaluate", "scores.csv"),
         predictions=lambda _: flow.all_predictions(checkpoints),
+        cubes=flow.all_cubes,
         ledgers=lambda _: flow.all_ledgers(checkpoints),
     output:
         "<results>/report/index.html",

@@ -615,6 +615,10 @@ class Config(Settings):
             network = self.model.run_settings(run).network.name
             if network not in SERVED_BY[self.pipeline.task]:
                 raise ValueError(f"'model.runs.{run}': {explain_misfit(network, self.pipeline.task)}")
+        if self.model.predict.measurements and self.pipeline.task != "snapshot-reconstruction":
+            raise ValueError(
+                f"'model.predict.measurements' are pictures for the task snapshot-reconstruction, not '{self.pipeline.task}': leave it out"
+            )
         return self
 
 

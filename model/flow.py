@@ -42,6 +42,7 @@ class Flow:
         self.held: IO[str] | None = None
         self.runs: tuple[str, ...] = tuple(self.config.model.runs)
         self._training: dict[str, TrainSettings] = {run: self.config.model.run_settings(run) for run in self.runs}
+        self._measurements = self._find_measurements()
         for run in self.runs:
             self._check_start(run)
         _check_scheduler(self.config.pipeline.ingest.scheduler)
@@ -64,6 +65,16 @@ class Flow:
             return tuple(sorted(world.areas)) if world else tuple(find_cubes(Path(query.catalogue)))
         return tuple(query.areas)
 
+    def _find_measurements(self) -> dict[str, str]:
+        """Files of the real pictures that cubes are made of, by the names of the cubes; none if no folder is named."""
+        folder = self.config.model.predict.measurements
+        if folder is None:
+            return {}
+        from sereno.pipeline.layouts import find_measurements
+
+        place = Path(folder).expanduser()
+        return {name: str(place / file) for name, file in find_measurements(place).items()}
+
     def _find_frozen_areas(self, folder: Path) -> tuple[str, ...]:
         names = tuple(sorted(path.stem for path in folder.glob("*.json")))
         if not names:
@@ -80,11 +91,13 @@ class Flow:
         named = {f"query.areas.{name}.file": area.file for name, area in pipeline.query.areas.items()}
         named |= {"query.table": pipeline.query.table, "pack.split.file": pipeline.pack.split.file}
         named |= {f"ingest.{key}": getattr(pipeline.ingest, key) for key in ("dem", "geoid")}
+        named = {f"pipeline.{key}": path for key, path in named.items()}
+        named |= {f"model.runs.{run} (train.aperture.file)": path for run in self.runs for path in map(Path, self.aperture_files(run))}
         for key, path in named.items():
             place = "" if path is None else self._locate(str(path))
             is_ours = place.startswith(f"{self.results}/")  # a job may write it
             if place and not is_ours and is_on_disk(place) and not Path(place).is_file():
-                raise MissingError(f"pipeline.{key}: there is no file {path}: correct its path, or leave the setting out")
+                raise MissingError(f"{key}: there is no file {path}: correct its path, or leave the setting out")
 
     @property
     def world(self) -> list[str]:
@@ -164,8 +177,8 @@ class Flow:
             return _drop_how_to_run(step, self.config.pipeline.query.for_area(wildcards["area"])).to_json()
         if step == "train":
             return self._training[wildcards["run"]].to_json()
-        if step == "predict":  # how many scenes are asked for changes none of them
-            return self.config.model.predict.model_copy(update={"pairs_per_area": None}).to_json()
+        if step == "predict":  # which scenes are asked for changes none of them
+            return self.config.model.predict.model_copy(update={"pairs_per_area": None, "measurements": None}).to_json()
         section: Any = getattr(self.config.pipeline, step, None) or getattr(self.config.model, step)
         return str(_drop_how_to_run(step, section).to_json())
 
@@ -187,6 +200,20 @@ class Flow:
         """The file of a network that is not ours."""
         network = self._training[run].network
         return [self._locate(network.file)] if isinstance(network, CustomSettings) else []
+
+    def aperture_files(self, run: str) -> list[str]:
+        """The file of the coded aperture that a run trains with, if it is not the one that we made up."""
+        aperture = self._training[run].aperture
+        return [self._locate(aperture.file)] if aperture and aperture.file else []
+
+    def measurement_file(self, measurement: str) -> str:
+        """The picture that a cube of this name is made of; a name that no picture bears is a file that is not there."""
+        return self._measurements.get(measurement, f"{self.config.model.predict.measurements}/{measurement}")
+
+    @property
+    def all_cubes(self) -> list[str]:
+        """The cubes that every run makes of real pictures."""
+        return [f"{self.results}/predict/{run}/{name}.tif" for run in self.runs for name in self._measurements]
 
     def start_files(self, run: str) -> list[str]:
         """The checkpoint that a run starts from; if another run writes it, that one comes first."""

@@ -22,6 +22,8 @@ CLEAR_FOLDER: Final = "s2_cloudfree"
 
 CUBE_SUFFIXES: Final = (".mat", ".npy", ".tif", ".tiff")
 """Files that hold hyperspectral cubes."""
+MEASUREMENT_SUFFIXES: Final = (*CUBE_SUFFIXES, ".png")
+"""Files that hold pictures of a snapshot camera."""
 WAVELENGTHS_SUFFIX: Final = ".wavelengths.txt"
 """What follows the stem of a cube's name in that of the file with its wavelengths."""
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -98,18 +100,33 @@ def find_cubes(folder: Path) -> dict[str, str]:
         MissingError: there is no such folder, or it holds no cube.
         ConfigError: two files have one stem, or a stem is no name.
     """
+    return _find_stems(folder, CUBE_SUFFIXES, ("cube", "the name of an area", "pipeline.query.catalogue"))
+
+
+def find_measurements(folder: Path) -> dict[str, str]:
+    """The pictures of a snapshot camera in a folder, name of the file by its stem, which the cube will bear, in sorted order.
+
+    Raises:
+        MissingError, ConfigError: as `find_cubes`.
+    """
+    return _find_stems(folder, MEASUREMENT_SUFFIXES, ("measurement", "the name of a cube", "model.predict.measurements"))
+
+
+def _find_stems(folder: Path, suffixes: tuple[str, ...], words: tuple[str, str, str]) -> dict[str, str]:
+    """Names of files by their stems; `words` say what they are, what their stems become, and the setting that names the folder."""
+    what, becomes, key = words
     if not folder.is_dir():
-        raise MissingError(f"folder {folder} of cubes does not exist: set pipeline.query.catalogue to it")
+        raise MissingError(f"folder {folder} of {what}s does not exist: set {key} to it")
     found: dict[str, str] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in CUBE_SUFFIXES):
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes):
         if path.stem in found or not NAME.fullmatch(path.stem):
             other = (
                 f"{found[path.stem]} has the same stem" if path.stem in found else "a name has letters, digits, dot, hyphen and underscore"
             )
-            raise ConfigError(f"cube {path}: its stem becomes the name of an area, but {other}: rename it")
+            raise ConfigError(f"{what} {path}: its stem becomes {becomes}, but {other}: rename it")
         found[path.stem] = path.name
     if not found:
-        raise MissingError(f"folder {folder} holds no cube ({', '.join(CUBE_SUFFIXES)}): correct pipeline.query.catalogue")
+        raise MissingError(f"folder {folder} holds no {what} ({', '.join(suffixes)}): correct {key}")
     return found
 
 

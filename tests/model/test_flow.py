@@ -282,3 +282,61 @@ def test_groups_of_another_task_take_the_place_of_pairs(tmp_path: Path) -> None:
     assert flow.all_pairs(checkpoints, "mask") == [f"{tmp_path}/mask/{area}/g.json" for area in flow.areas]
     assert flow.pair_scenes(checkpoints, "a", "g") == [f"{tmp_path}/ingest/a/{name}.json" for name in ("s-ms", "s-pan")]
     assert '"s-pan"' in flow.pair_record(checkpoints, "a", "g")
+
+
+def test_a_pair_in_a_series_is_aligned_from_five_scenes_in_their_order(tmp_path: Path) -> None:
+    flow, checkpoints = Flow(VALUES, results=str(tmp_path)), Checkpoints(tmp_path)
+    pair = {"id": "p", "sar": "s", "cloudy": "c", "clear": "t", "sar_gap_days": 0, "clear_gap_days": 5}
+    around = {"before": "b", "after": "a", "before_gap_days": -5, "after_gap_days": 15}
+    write_lock(tmp_path, "a", pairs=[pair | around])
+    assert flow.pair_scenes(checkpoints, "a", "p") == [f"{tmp_path}/ingest/a/{name}.json" for name in ("s", "c", "t", "b", "a")]
+    assert '"before":"b"' in flow.pair_record(checkpoints, "a", "p")
+
+
+def test_settings_of_a_search_without_series_are_what_they_were() -> None:
+    assert "series" not in Flow(VALUES, results="r").settings("query", area="a")
+
+
+def with_snapshots(tmp_path: Path, **predict: object) -> Flow:
+    query = {"source": "cubes", "catalogue": str(tmp_path / "cubes")}
+    train = {"network": {"name": "s2snapshot"}, "aperture": {"file": str(tmp_path / "mask.npy")}}
+    model = {"train": train, "runs": {"r": {}, "other": {"aperture": {"file": None}}}, "predict": predict}
+    return Flow({"pipeline": {"task": "snapshot-reconstruction", "query": query}, "model": model}, results="r")
+
+
+def test_real_pictures_become_cubes_of_their_names_and_a_run_waits_for_its_aperture(tmp_path: Path) -> None:
+    for name in ("cubes/a.npy", "seen/p1.mat", "seen/p-2.png", "seen/notes.txt", "mask.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    flow = with_snapshots(tmp_path, measurements=str(tmp_path / "seen"))
+    assert flow.all_cubes == [f"r/predict/{run}/{name}.tif" for run in ("r", "other") for name in ("p-2", "p1")]
+    assert flow.measurement_file("p1") == str(tmp_path / "seen/p1.mat")
+    assert (flow.aperture_files("r"), flow.aperture_files("other")) == ([str(tmp_path / "mask.npy")], [])
+    assert "measurements" not in flow.settings("predict")
+    assert with_snapshots(tmp_path).all_cubes == []
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], r"folder .*seen of measurements does not exist: set model\.predict\.measurements"),
+        (["seen/a.txt"], r"holds no measurement \(.*\.png\): correct model\.predict\.measurements"),
+        (["seen/a.npy", "seen/a.mat"], r"its stem becomes the name of a cube, but a\.mat has the same stem: rename it"),
+        (["seen/a b.npy"], "a name has letters, digits"),
+    ],
+)
+def test_a_folder_of_pictures_that_cannot_be_used_is_refused(tmp_path: Path, names: list[str], words: str) -> None:
+    for name in ("cubes/a.npy", "mask.npy", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises((MissingError, ConfigError), match=words):
+        with_snapshots(tmp_path, measurements=str(tmp_path / "seen"))
+
+
+def test_an_aperture_that_is_not_there_and_pictures_for_another_task_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "cubes").mkdir()
+    (tmp_path / "cubes/a.npy").touch()
+    with pytest.raises(MissingError, match=r"model\.runs\.r \(train\.aperture\.file\): there is no file .*mask\.npy"):
+        with_snapshots(tmp_path)
+    with pytest.raises(ConfigError, match=r"'model\.predict\.measurements' are pictures for the task snapshot-reconstruction, not 'cloud-"):
+        Flow({**VALUES, "model": {"predict": {"measurements": "x"}}}, results="r")
