@@ -35,6 +35,7 @@ from sereno.model.adversarial import (
     show_trusted,
     weigh_critic,
 )
+from sereno.model.apertures import load_aperture
 from sereno.model.batches import Signature
 from sereno.model.checkpoint import (
     CheckpointMeta,
@@ -124,6 +125,7 @@ def train_network(dataset: Path, output: Path, settings: TrainSettings) -> None:
         device, facts = choose_device(ranks.device), read_facts(dataset)
         check_task(TASKS[facts.task], settings.network, facts)
         check_loss(TASKS[facts.task], settings)
+        settings = load_aperture(settings)
         feed = PatchFeed(open_split(dataset, "train"), settings, facts, device=device)
         identity = identify_run(settings, hash_file(dataset), fingerprint("sereno.model.train"))
         job = Job(dataset, output, settings, facts, feed, open_split(dataset, "val"), ranks, device, identity)
