@@ -2,6 +2,9 @@
 
 Images (B, C, H, W) of reflectance enter, one number per image leaves, float64. Blocks of 32 px lie side by side; what is left at the right
 and bottom edge does not count, nor does a block with a pixel that is not usable. An image without a block has no value: NaN.
+
+D_lambda, D_s and QNR are no verdict: they tell how little likenesses of bands changed, by which an image that was only enlarged often ranks
+above sharpened ones that are nearer to the truth. Show them beside scores with a truth, as `compute_q2n` gives, or not at all.
 """
 
 from __future__ import annotations

@@ -264,7 +264,8 @@ SHARPENING: Final = Scoring(
     },
     regions={
         "reduced": "both images made coarser by their ratio, compared with the multispectral image as it was taken (Wald et al. 1997)",
-        "full": "the images as they were taken; there is no truth, only how far likenesses of bands changed (Alparone et al. 2008)",
+        "full": "the images as they were taken; there is no truth, only how far likenesses of bands changed (Alparone et al. 2008), "
+        "which is no verdict: an image that was only enlarged often ranks above sharpened ones that are nearer to the truth",
     },
     metrics=SHARPENING_METRICS,
     compared=("reduced", ("psnr", "ssim", "q2n")),

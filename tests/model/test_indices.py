@@ -9,6 +9,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from sereno.model import indices
+from sereno.model.sharpening import degrade, enlarge, sharpen_gsa
 
 FEW = 1e-12
 
@@ -179,3 +180,20 @@ def test_distortions_leave_unusable_ground_out_at_both_scales() -> None:
     assert indices.compute_spectral_distortion(sharp, ms, usable) == pytest.approx([0, 0], abs=FEW)
     assert indices.compute_spatial_distortion(sharp, pan, ms, ms[:, :1], usable) == pytest.approx([0, 0], abs=FEW)
     assert indices.compute_spectral_distortion(sharp[:, :1], ms[:, :1], usable).isnan().all()
+
+
+def test_without_a_truth_an_image_that_was_only_enlarged_ranks_above_one_that_is_nearer_to_it() -> None:
+    """Why these indices are no verdict: fields of four kinds, seen by four bands and by their mean."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randint(4, (1, 64, 64), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    spectra = 0.05 + 0.4 * torch.rand(4, 4, generator=generator, dtype=torch.float64)
+    truth = spectra[kinds].permute(0, 3, 1, 2) + 0.01 * torch.randn(1, 4, 256, 256, generator=generator, dtype=torch.float64)
+    pan, usable = truth.mean(1, keepdim=True), torch.ones(1, 256, 256, dtype=torch.bool)
+    ms, seen = (degrade(image, 4, [0.3] * image.shape[1]) for image in (truth, pan))
+    near, qnr = [], []
+    for image in (enlarge(ms, 4), sharpen_gsa(ms, pan)):
+        spectral = indices.compute_spectral_distortion(image, ms, usable)
+        qnr.append(indices.compute_qnr(spectral, indices.compute_spatial_distortion(image, pan, ms, seen, usable)).item())
+        near.append(indices.compute_q2n(image, truth, usable).item())
+    assert near[1] > near[0] + 0.1
+    assert qnr[0] > qnr[1] + 0.1
