@@ -12,7 +12,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
 
-from sereno.pipeline.align import align_pair, find_cloud, is_field_wanted
+from sereno.pipeline.align import align_job, align_pair, find_cloud, is_field_wanted
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
 from sereno.pipeline.pairs import GridRecord, Lock, Pair, SceneRecord
@@ -25,6 +25,7 @@ GRID = GeoBox((SIZE, SIZE), Affine(10, 0, 498_400, 0, -10, 5_006_400), "EPSG:326
 BANDS = ("B02", "B03", "B04", "B08")
 GAOFEN_BANDS = ("B1", "B2", "B3", "B4")
 PAIR = Pair(id="p1", sar="s", cloudy="c", clear="t", sar_gap_days=0.5, clear_gap_days=-5)
+SERIES = Pair.model_validate(PAIR.model_dump() | {"before": "b", "after": "a", "before_gap_days": -15, "after_gap_days": 10})
 Array = npt.NDArray[Any]
 
 
@@ -58,14 +59,14 @@ def make_sar(shift: tuple[int, int] = (0, 0), seed: int = 1, item: str = "S", se
     return to_scene(stored.astype(np.int16), valid, bands=("VV", "VH"), geobox=GRID.pad(MARGIN), provenance=provenance)
 
 
-def write_lock(folder: Path, outline: dict[str, Any] | None = None) -> Path:
+def write_lock(folder: Path, outline: dict[str, Any] | None = None, pair: Pair = PAIR) -> Path:
     def record(name: str, sensor: str) -> SceneRecord:
         shared = {"sensor": sensor, "time": "2021-06-03T10:20:00Z"}
         item = shared | {"item": name.upper(), "collection": "c", "crs": "EPSG:32632", "bbox": (9, 45, 10, 46), "assets": {}}
         return SceneRecord.model_validate(shared | {"id": name, "items": [item]})
 
-    scenes = {"s": record("s", "sentinel1-rtc"), "c": record("c", "sentinel2-l2a"), "t": record("t", "sentinel2-l2a")}
-    lock = Lock(area="west", catalogue=".", grid=GridRecord.from_geobox(GRID), scenes=scenes, pairs=(PAIR,), refused=(), outline=outline)
+    scenes = {"s": record("s", "sentinel1-rtc")} | {name: record(name, "sentinel2-l2a") for name in "ctba"}
+    lock = Lock(area="west", catalogue=".", grid=GridRecord.from_geobox(GRID), scenes=scenes, pairs=(pair,), refused=(), outline=outline)
     path = folder / "lock.json"
     path.write_text(lock.to_json())
     return path
@@ -326,3 +327,81 @@ def test_a_search_too_narrow_for_the_pixels_is_refused_with_the_least_that_works
     assert not (tmp_path / "pair.json").exists()
     least = read_manifest(align(tmp_path, make_sar(), settings=AlignSettings(search_m=50)))["summary"]
     assert least["registration"]["verdict"] == "applied"
+
+
+def align_series(folder: Path, settings: AlignSettings | None = None, **scenes: xr.Dataset) -> Path:
+    """A pair with dates around it; scenes by role, those that are not given lie on the ground with values of their own."""
+    made = {
+        "sar": make_sar(),
+        "cloudy": make_optical("C"),
+        "clear": make_optical(),
+        "before": make_optical("B"),
+        "after": make_optical("A"),
+    }
+    folder.mkdir(exist_ok=True)
+    for role, scene in (made | scenes).items():
+        save_dataset(scene, folder / f"{role}.json", kind="scene", summary={})
+    manifests = [folder / f"{role}.json" for role in SERIES.roles]
+    align_job((write_lock(folder, pair=SERIES), "p1"), manifests, folder / "pair.json", settings or AlignSettings())
+    return folder / "pair.json"
+
+
+def test_dates_around_a_pair_pass_unchanged_beside_what_the_pair_is_without_them(tmp_path: Path) -> None:
+    before, after = make_optical("B", seed=1, scl=np.full(GRID.shape, 5, np.uint8)), make_optical("A")
+    after["data"][:, 5:] += np.uint16(7)
+    manifest = align_series(tmp_path / "series", before=before, after=after)
+    series, plain = open_dataset(manifest), open_dataset(align(tmp_path, make_sar()))
+    for name in plain.data_vars:
+        np.testing.assert_array_equal(series[name].values, plain[name].values)
+    for role, scene in (("before", before), ("after", after)):
+        assert np.array_equal(series[role].values, scene["data"].values)
+        assert np.array_equal(series[f"valid_{role}"].values, scene["valid"].values)
+        assert np.array_equal(series[f"scl_{role}"].values, scene["scl"].values)
+    facts, summary = series.attrs["provenance"], read_manifest(manifest)["summary"]
+    assert [facts[role]["item"] for role in SERIES.roles] == ["S", "C", "T", "B", "A"]
+    assert (facts["registration_before"], facts["registration_after"]) == (None, None)
+    assert set(summary["valid_share"]) == {"sar", "cloudy", "clear", "before", "after"}
+    assert not {"before", "after", "registration_before"} & set(plain.attrs["provenance"])
+
+
+def test_dates_around_a_pair_are_registered_to_its_target_where_the_cloudy_image_is(tmp_path: Path) -> None:
+    shifts = {"cloudy": (-4, 5), "before": (3, 2), "after": (0, -6)}
+    items = {"cloudy": "C", "before": "B", "after": "A"}
+    moved = {role: make_optical(items[role], shift=shift) for role, shift in shifts.items()}
+    pair = open_dataset(align_series(tmp_path, AlignSettings(register_cloudy=True), **moved))
+    for role, shift in shifts.items():
+        found = pair.attrs["provenance"][f"registration_{role}"]
+        assert (found["verdict"], found["dy_px"], found["dx_px"]) == ("applied", *(pytest.approx(step, abs=0.05) for step in shift))
+        inside = np.s_[:, 10:-10, 10:-10]
+        assert np.median(np.abs(pair[role].values[inside].astype(float) - pair["clear"].values[inside])) < 30
+
+
+def test_a_pair_with_a_refused_scene_around_it_is_not_used_and_says_why(tmp_path: Path) -> None:
+    lost = make_optical("A", refused="2.0% of the ground is valid").drop_vars("scl")
+    lost["valid"][:] = False
+    manifest = align_series(tmp_path, after=lost)
+    pair = open_dataset(manifest)
+    assert read_manifest(manifest)["summary"]["refused"] == "the after scene: 2.0% of the ground is valid"
+    assert not any(pair[f"valid_{role}"].values.any() for role in SERIES.roles)
+    assert not pair["scl_after"].values.any()
+
+
+def test_a_date_of_gaofen_that_is_not_found_on_the_target_gives_the_pair_up(tmp_path: Path) -> None:
+    scenes = {"cloudy": make_gaofen("C"), "clear": make_gaofen(), "before": make_gaofen("B", seed=9), "after": make_gaofen("A")}
+    summary = read_manifest(align_series(tmp_path, sar=make_sar(sensor="gaofen3"), **scenes))["summary"]
+    assert summary["refused"].endswith(f"the before scene: {summary['registration_before']['reason']}")
+    assert summary["registration_after"]["verdict"] == "applied"
+
+
+def test_dates_of_another_product_or_other_bands_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="before is of product 'sen12mscr-s2', clear of 'sentinel2-l2a'"):
+        align_series(tmp_path, before=make_optical("B", sensor="sen12mscr-s2"))
+    with pytest.raises(DataError, match="after has bands"):
+        align_series(tmp_path, after=make_optical("A", bands=BANDS[:3]))
+    with pytest.raises(DataError, match="holds item 'X', but the after scene of p1 is 'A'"):
+        align_series(tmp_path, after=make_optical("X"))
+
+
+def test_a_series_wants_five_scenes_and_a_pair_three(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="p1 has the scenes s, c, t, b, a, but 3 manifests are given"):
+        align_job((write_lock(tmp_path, pair=SERIES), "p1"), [tmp_path / "x.json"] * 3, tmp_path / "pair.json", AlignSettings())

@@ -205,3 +205,27 @@ def test_what_was_compared_in_groups_is_counted_by_role() -> None:
     card = describe_dataset("d.zarr", make_task_summary("pansharpening") | {"registration": count_registrations(provenances)})
     assert "| pan | 1 | 1 | 0 | 32.0 | 0.8 |" in card
     assert "onto the clear one" not in card
+
+
+def test_dates_around_pairs_are_counted_with_what_moved_them() -> None:
+    around = {role: {"sensor": "gaofen-pms", "items": [{**GF6, "item": role}]} for role in ("before", "after")}
+    record = make_provenance(**around, registration_before=make_record(shift_px=3.0), registration_after=make_record("refused"))
+    found = count_registrations([record])
+    assert list(found) == ["sar", "cloudy", "before", "after"]
+    assert ((found["before"]["applied"], found["after"]["refused"]), found["before"]["max_shift_m"]) == ((1, 1), 24.0)
+    [_, optical] = sorted(list_calibrations([record]), key=lambda entry: entry["sensor"] == "gaofen-pms")
+    assert optical["products"] == 4
+    assert list(count_registrations([make_provenance()])) == ["sar", "cloudy"]
+
+
+def test_the_card_tells_of_dates_around_pairs_only_where_they_are() -> None:
+    plain = make_summary([make_provenance()], SENTINEL)
+    series = plain | {
+        "bands": ["B1"],
+        "dates": ["before", "after"],
+        "channels": plain["channels"] | {"around": ["B1"], "around_clear": ["before", "after"]},
+    }
+    assert "around" not in describe_dataset("d.zarr", plain)
+    card = describe_dataset("d.zarr", series)
+    assert "| around | patch, date, band, row, col | reflectance x 10000 | B1 |" in card
+    assert "each with the clear dates before and after it" in card

@@ -256,3 +256,17 @@ def test_a_group_counts_its_bands_on_their_own_pixels() -> None:
     )
     assert plan.disk.scenes < alone.disk.scenes
     assert plan.disk.dataset < alone.disk.dataset
+
+
+def test_a_series_costs_its_scenes_in_every_store() -> None:
+    plain = make_lock(make_grid(1680))
+    around = {name: plain.scenes["c"].model_copy(update={"id": name}) for name in ("b", "a")}
+    fields = {"before": "b", "after": "a", "before_gap_days": -5.0, "after_gap_days": 9.0}
+    series = plain.model_copy(update={"scenes": plain.scenes | around, "pairs": (plain.pairs[0].model_copy(update=fields),)})
+    one, two = (estimate_area(lock, PlanSettings()) for lock in (plain, series))
+    assert (one.scenes, two.scenes, two.fetch.assets - one.fetch.assets) == (3, 5, 2 * 13)
+    assert (one.pairs, one.patches) == (two.pairs, two.patches)
+    assert two.disk.masks == 2 * one.disk.masks
+    optical = (one.disk.pairs - estimate_area(plain.model_copy(update={"pairs": ()}), PlanSettings()).disk.pairs) / 2
+    assert optical < two.disk.pairs - one.disk.pairs < 2 * optical + 1e-6, "two optical images more beside SAR and two"
+    assert 1.5 < two.disk.dataset / one.disk.dataset < 2

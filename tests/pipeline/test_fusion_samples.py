@@ -79,7 +79,8 @@ def test_the_mask_of_a_date_is_valid_where_fine_and_coarse_are_and_clouds_are_kn
     series = make_series()
     series["fine-1"]["valid"][0, 0] = False
     series["coarse-3"]["valid"][1, 1] = False
-    group = to_group(series, GRID, {"task": "spatiotemporal-fusion", "ratio": RATIO})
+    stated = {"fine-1": 0.0, "fine-2": 10.0, "fine-3": 30.5}
+    group = to_group(series, GRID, {"task": "spatiotemporal-fusion", "ratio": RATIO, "pair": {"id": "g", "gaps_days": stated}})
     cloud = np.zeros((SIDE, SIDE), np.uint8)
     cloud[5, 5] = 77
     layers = {f"{kind}_{role}": (("y", "x"), cloud) for kind in ("cloud", "shadow") for role in FINE}
@@ -98,3 +99,4 @@ def test_the_mask_of_a_date_is_valid_where_fine_and_coarse_are_and_clouds_are_kn
     assert material.arrays["coarse"]().shape == (3, 3, SIDE // RATIO, SIDE // RATIO)
     np.testing.assert_array_equal(material.arrays["coarse"]()[1], series["coarse-2"]["data"].values)
     assert (material.names["dates"], material.ratio) == (("1", "2", "3"), RATIO)
+    assert material.gaps_days == {"1": -10.0, "2": 0.0, "3": 20.5}, "days from the target, which is not in the middle"

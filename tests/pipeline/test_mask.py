@@ -305,3 +305,28 @@ def test_how_much_of_the_truth_a_method_finds_is_stated_but_not_of_classes_made_
     assert (found["thick"], found["thin"], found["shadow"], found["clear_as_shadow"]) == (1.0, 0.0, 1.0, 0.0)
     assert found["clear_as_cloud"] == pytest.approx(25 / (40 * 46 - 300), abs=1e-6)  # the roof
     assert open_dataset(tmp_path / "mask.json").attrs["provenance"]["masks"]["truth"] == summary["truth"]
+
+
+def test_dates_around_a_pair_get_masks_of_their_own_and_change_none_of_the_others(tmp_path: Path) -> None:
+    plain_pair = save_pair(tmp_path, L2A_BANDS, with_scl=True)
+    dataset = open_dataset(plain_pair).load()
+    classes = np.full(tuple(GRID.shape), 4, np.uint8)
+    classes[CLOUD], classes[SHADOW] = 3, 8
+    extra: dict[str, Any] = {}
+    for role, own in (("before", classes), ("after", np.full_like(classes, 0))):
+        extra |= {role: dataset["clear"], f"valid_{role}": dataset["valid_cloudy"], f"scl_{role}": (("y", "x"), own)}
+    save_dataset(dataset.assign(extra), tmp_path / "series.json", kind="pair", summary={})
+    settings = MaskSettings(dilate_px=0, feather_px=0)
+    mask_pair(plain_pair, tmp_path / "plain-mask.json", settings)
+    mask_pair(tmp_path / "series.json", tmp_path / "mask.json", settings)
+    plain, masks = open_dataset(tmp_path / "plain-mask.json"), open_dataset(tmp_path / "mask.json")
+    for name in plain.data_vars:
+        np.testing.assert_array_equal(masks[name], plain[name])
+    assert set(masks.data_vars) - set(plain.data_vars) == {
+        f"{kind}_{role}" for kind in ("cloud", "shadow", "known") for role in ("before", "after")
+    }
+    assert (masks["cloud_before"].values[SHADOW] == 255).all()
+    assert (masks["shadow_before"].values[CLOUD] == 255).all()
+    np.testing.assert_array_equal(masks["known_before"], dataset["valid_cloudy"])
+    assert not masks["known_after"].values.any(), "classes of nothing tell nothing"
+    assert "after" in masks.attrs["provenance"]["masks"]["unknown"]

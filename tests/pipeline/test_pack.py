@@ -447,3 +447,63 @@ def test_stores_of_two_tasks_are_refused(sources: list[Path], tmp_path: Path) ->
     other = write_patches(tmp_path / "other.json", make_records("west", "p3", 2), **facts)
     with pytest.raises(DataError, match=r"has task cloud-removal, .*other\.json has pansharpening: a dataset needs one"):
         pack_patches([sources[0], other], tmp_path / "dataset.json", SETTINGS)
+
+
+def write_series(manifest: Path, area: str, count: int) -> Path:
+    """Patches with dates around them, which say which patch and date they are of."""
+    gaps = {"before": -5.0, "after": 20.0}
+    records = [record.model_copy(update={"gaps_days": gaps}) for record in make_records(area, "p1", count)]
+    write_patches(manifest, records, dates=["before", "after"])
+    patches, summary = xr.open_zarr(store_of(manifest), consolidated=False, mask_and_scale=False).load(), read_manifest(manifest)["summary"]
+    patches.attrs["provenance"] |= {role: patches.attrs["provenance"]["clear"] | {"sensor": f"sensor-{role}"} for role in gaps}
+    marks = np.arange(2 * count).reshape(count, 2)
+    around = np.broadcast_to(marks[..., None, None, None] + 100, (count, 2, 3, SIZE, SIZE)).astype(np.uint16)
+    clear = np.broadcast_to(marks[..., None, None] + 1, (count, 2, SIZE, SIZE)).astype(np.uint8)
+    added = {"around": (("patch", "date", "band", "row", "col"), around), "around_clear": (("patch", "date", "row", "col"), clear)}
+    save_dataset(patches.assign(added), manifest, kind="patches", summary=summary, chunks={"patch": 1})
+    return manifest
+
+
+def test_a_dataset_of_series_holds_their_dates_and_the_days_to_each(tmp_path: Path) -> None:
+    output = tmp_path / "dataset.json"
+    pack_patches([write_series(tmp_path / "west.json", "west", 20)], output, SETTINGS)
+    summary, rows = read_manifest(output)["summary"], read_rows(output)
+    assert list(summary["channels"]) == ["around", "around_clear", "clear", "cloudy", "mask", "sar"]
+    assert (summary["channels"]["around"], summary["channels"]["around_clear"]) == (BANDS, ["before", "after"])
+    assert summary["scenes"]["before"]["sensors"] == ["sensor-before"]
+    group: Any = zarr.open_group(store_of(output), mode="r")
+    for row in rows:
+        arrays = {name: group[row["split"]][name][int(row["position"])] for name in (*PATCH_ARRAYS, "around", "around_clear")}
+        number = int(row["col"])
+        assert (arrays["around"] == np.array([100 + 2 * number, 101 + 2 * number])[:, None, None, None]).all()
+        assert (arrays["around_clear"] == np.array([1 + 2 * number, 2 + 2 * number])[:, None, None]).all()
+        assert all(np.array_equal(arrays[name], make_patch(row["id"], name)) for name in PATCH_ARRAYS)
+        assert json.loads(row["gaps_days"]) == {"before": -5.0, "after": 20.0}
+    with xr.open_zarr(store_of(output), group="train", consolidated=False, chunks=None) as train:
+        assert (train["around_clear"].dims, train["around"].dims) == (
+            ("patch", "date", "row", "col"),
+            ("patch", "date", "band", "row", "col"),
+        )
+        assert float(train["around_clear"].max()) <= 1
+    card = output.with_suffix(".md").read_text()
+    assert "| around_clear | patch, date, row, col | probability x 255 | before, after |" in card
+    assert "each with the clear dates before and after it, from 1 scene pair" in card
+    assert "## Dates around each pair" in card
+
+
+def test_a_dataset_without_series_says_nothing_of_them(packed: Path) -> None:
+    assert list(read_manifest(packed)["summary"]["channels"]) == ["clear", "cloudy", "mask", "sar"]
+    assert "gaps_days" not in read_rows(packed)[0]
+    assert "around" not in packed.with_suffix(".md").read_text()
+    assert "date" not in zarr.open_group(store_of(packed), mode="r")["train"].attrs["units"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("series_first", [True, False])
+def test_pairs_with_and_without_series_are_not_packed_together(sources: list[Path], tmp_path: Path, series_first: bool) -> None:
+    area, plain = ("east", sources[0]) if series_first else ("west", sources[2])
+    series = write_series(tmp_path / "series.json", area, 4)
+    with pytest.raises(DataError) as caught:
+        pack_patches([series, plain], tmp_path / "dataset.json", SETTINGS)
+    assert str(caught.value).startswith(f"{series} holds the dates before and after its pair, {plain} does not: a dataset has them for all")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "dataset.json").exists()

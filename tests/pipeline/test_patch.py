@@ -256,3 +256,63 @@ def test_the_same_pair_gives_the_same_bytes(tmp_path: Path) -> None:
         (tmp_path / run).mkdir()
         texts.append(run_patch(tmp_path / run, make_pair(), make_masks()).read_bytes())
     assert texts[0] == texts[1]
+
+
+def make_series() -> tuple[xr.Dataset, xr.Dataset]:
+    """The pair with a date before and one after, and its masks."""
+    pair, masks = make_pair(), make_masks()
+    gaps = {"before": "b", "after": "a", "before_gap_days": -5.0, "after_gap_days": 20.0}
+    for dataset in (pair, masks):
+        dataset.attrs["provenance"] = dataset.attrs["provenance"] | {"pair": PAIR | gaps}
+    optical = pair["cloudy"].values
+    for step, role in enumerate(("before", "after"), 1):
+        pair[role] = (("band", "y", "x"), optical + np.uint16(step), {"units": OPTICAL_UNITS})
+        pair[f"valid_{role}"] = pair["valid_clear"].copy()
+        masks[f"cloud_{role}"] = (("y", "x"), np.broadcast_to(np.arange(SIDE, dtype=np.uint8), (SIDE, SIDE)).copy())
+        masks[f"shadow_{role}"] = masks["shadow_clear"].copy()
+        masks[f"known_{role}"] = masks["known_clear"].copy()
+    return pair, masks
+
+
+def test_patches_of_a_series_hold_the_dates_around_them_and_the_days_to_each(tmp_path: Path) -> None:
+    pair, masks = make_series()
+    manifest = run_patch(tmp_path, pair, masks)
+    patches, summary = open_dataset(manifest, kind="patches"), read_manifest(manifest)["summary"]
+    assert (patches["around"].dims, patches["around_clear"].dims) == (
+        ("patch", "date", "band", "row", "col"),
+        ("patch", "date", "row", "col"),
+    )
+    assert (summary["dates"], patches["date"].values.tolist()) == (["before", "after"], ["before", "after"])
+    for place, record in enumerate(summary["patches"]):
+        window = {"y": slice(record["row"], record["row"] + 32), "x": slice(record["col"], record["col"] + 32)}
+        for date in ("before", "after"):
+            found = patches.sel(date=date)
+            np.testing.assert_array_equal(found["around"][place].values, pair[date].isel(window).values)
+            np.testing.assert_array_equal(found["around_clear"][place].values, 255 - masks[f"cloud_{date}"].isel(window).values)
+        assert record["gaps_days"] == {"before": -5.0, "after": 20.0}
+
+
+def test_a_series_adds_to_a_patch_store_and_changes_nothing_else(tmp_path: Path) -> None:
+    plain, series = (run_patch(tmp_path / name, *made) for name, made in (("p", (make_pair(), make_masks())), ("s", make_series())))
+    one, two = open_dataset(plain), open_dataset(series)
+    for name in one.data_vars:
+        np.testing.assert_array_equal(one[name], two[name])
+    summaries = [read_manifest(manifest)["summary"] for manifest in (plain, series)]
+    assert set(summaries[1]) - set(summaries[0]) == {"dates"}
+    assert [record | {"gaps_days": {}} for record in summaries[1]["patches"]] == [
+        record | {"gaps_days": {}} for record in summaries[0]["patches"]
+    ]
+    assert all("gaps_days" not in record for record in summaries[0]["patches"])
+
+
+def test_a_covered_or_unknown_date_around_a_pair_refuses_no_window(tmp_path: Path) -> None:
+    pair, masks = make_series()
+    masks["cloud_before"][:], masks["known_after"][:] = 255, False
+    masks.attrs["provenance"]["masks"] = {
+        "method": "scl",
+        "unknown": {"cloudy": None, "clear": None, "before": None, "after": "no classes"},
+    }
+    manifest = run_patch(tmp_path, pair, masks)
+    summary = read_manifest(manifest)["summary"]
+    assert (len(summary["patches"]), summary["refused"], summary["pair_refused"]) == (36, [], None)
+    assert not open_dataset(manifest)["around_clear"].values.any()

@@ -681,3 +681,33 @@ def test_products_of_gaofen_without_a_panchromatic_image_are_refused_by_name(tmp
     settings = to_settings(tmp_path / "products", source="gaofen", areas={"west": area}, resolution_m=2, clear_cover_pct=60)
     with pytest.raises(MissingError, match=f"2 refused for one cause, .* {names['cloudy']} holds no panchromatic image with coefficients"):
         query_pairs("west", tmp_path / "west.json", settings, task="pansharpening")
+
+
+def test_a_series_names_its_scenes_in_lock_and_ledger_and_comes_back_from_a_frozen_lock(lock_file: Path, tmp_path: Path) -> None:
+    world = {**WORLD, "sentinel-2-l2a": [*WORLD["sentinel-2-l2a"], optical_item("clear-28", 28, 2.0)]}
+    settings = to_settings(write_world(tmp_path / "world", world), series=True)
+    query_pairs("west", tmp_path / "locks" / "west.json", settings)
+    lock = Lock.read(tmp_path / "locks" / "west.json")
+    assert [pair.scene_ids for pair in lock.pairs] == [
+        ("sar-8", "cloudy-8", "clear-18", "clear-3", "clear-28"),
+        ("sar-13", "cloudy-13", "clear-18", "clear-3", "clear-28"),
+    ]
+    assert [(pair.before_gap_days, pair.after_gap_days) for pair in lock.pairs] == [(-5, 20), (-10, 15)]
+    assert set(lock.scenes) == {name for pair in lock.pairs for name in pair.scene_ids}
+    entries = read_ledger(tmp_path / "locks" / "west.ledger.csv")
+    assert {entry.scene for entry in entries if entry.status == "used" and entry.scene} == set(lock.scenes)
+    frozen = QuerySettings(source="lock", catalogue=str(tmp_path / "locks"), series=True)
+    query_pairs("west", tmp_path / "again" / "west.json", frozen)
+    assert (tmp_path / "again" / "west.json").read_bytes() == (tmp_path / "locks" / "west.json").read_bytes()
+    plain = frozen.model_copy(update={"catalogue": str(lock_file.parent)})
+    with pytest.raises(ConfigError, match=r"has pairs without scenes before and after them, which pipeline\.query\.series asks") as caught:
+        query_pairs("west", tmp_path / "again" / "west.json", plain)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_no_target_has_clear_scenes_around_it_the_advice_is_to_search_longer(url: str, tmp_path: Path) -> None:
+    with pytest.raises(MissingError) as caught:
+        query_pairs("west", tmp_path / "west.json", to_settings(url, series=True))
+    words = "needs a clear scene before and one after input and target clear-"
+    assert words in str(caught.value)
+    assert "or leave pipeline.query.series out" in str(caught.value)
