@@ -15,6 +15,7 @@ from sereno.model.batches import Signature
 from sereno.model.checkpoint import (
     CheckpointMeta,
     check_bands,
+    check_question,
     choose_device,
     describe_differences,
     hash_weights,
@@ -139,6 +140,23 @@ def test_bands_must_be_those_of_training_in_their_order(saved: Path, tmp_path: P
         check_bands(loaded, ["B03", "B02", "B04"], ["VV", "VH"], where=tmp_path)
     with pytest.raises(DataError, match=r"SAR \[\]"):
         check_bands(loaded, ["B02", "B03", "B04"], [], where=tmp_path)
+
+
+def test_a_network_that_looks_at_dates_needs_data_with_dates(tmp_path: Path) -> None:
+    dated = SETTINGS.model_copy(update={"network": SETTINGS.network.model_copy(update={"base": "dates"})})
+    meta = META.model_copy(update={"settings": dated})
+    assert meta.signature.series
+    assert not META.signature.series
+    network = create_network(CLOUD_REMOVAL, dated.network, meta.signature)
+    save_checkpoint(tmp_path / "c.safetensors", network.state_dict(), meta)
+    loaded = load_checkpoint(tmp_path / "c.safetensors", CPU)
+    check_question(loaded, meta.signature, where=tmp_path)
+    with pytest.raises(DataError, match=r"d\.json has no clear images before and after .*`pipeline\.query\.series: true`"):
+        check_question(loaded, META.signature, where=Path("d.json"))
+
+
+def test_data_with_dates_serve_a_network_that_does_not_look_at_them(saved: Path) -> None:
+    check_question(load_checkpoint(saved, CPU), META.signature._replace(series=True), where=saved)
 
 
 def test_a_network_without_sar_takes_any_sar(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from task_samples import BANDS, average, make_sharpening, write_sharpening
+from series_samples import GAPS, make_series, write_series
+from task_samples import BANDS, average, make_sharpening, write_fusion, write_sharpening
 
 from sereno.model import data
 from sereno.model.batches import Signature
-from sereno.model.config import SfiinSettings, TrainSettings
+from sereno.model.config import AfsstSettings, SfiinSettings, TrainSettings
 from sereno.model.data import PatchFeed, SplitArrays, open_split, read_facts, read_records
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS, PatchRecord
@@ -277,3 +278,53 @@ def test_a_fault_while_reading_ahead_is_raised_where_it_is_waited_for(monkeypatc
     monkeypatch.setattr(feed, "draw", lambda number, _: (_ for _ in ()).throw(StoreError(f"shard of {number}")))
     with pytest.raises(StoreError, match="shard of 0"):
         next(feed.stream())
+
+
+def test_a_series_reads_back_with_its_dates_and_their_days(tmp_path: Path) -> None:
+    manifest = write_series(tmp_path, {"train": 3, "val": 0})
+    assert read_facts(manifest).series
+    arrays = open_split(manifest, "train")
+    assert arrays["days"].tolist() == [[GAPS["before"], GAPS["after"]]] * 3
+    assert np.array_equal(arrays.read(1, 3)["around"], make_series(3, np.random.default_rng(0))["around"][1:])
+
+
+def test_without_a_series_there_are_neither_dates_nor_days(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, {"train": 2})
+    assert not read_facts(manifest).series
+    assert list(open_split(manifest, "train")) == list(PATCH_ARRAYS)
+
+
+def test_days_of_fusion_are_read_and_a_record_without_them_says_so(tmp_path: Path) -> None:
+    manifest = write_fusion(tmp_path, {"train": 2, "val": 1, "test": 1})
+    assert "days" not in open_split(manifest, "train")
+    table = store_of(manifest) / "patches.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[:1]:
+        row["gaps_days"] = json.dumps({"1": -16.0, "2": 0.0, "3": 8.0})
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(PatchRecord.model_fields))
+        writer.writeheader()
+        writer.writerows(rows)
+    days = open_split(manifest, "train")["days"]
+    assert days[0].tolist() == [-16, 0, 8]
+    assert np.isnan(days[1]).all()
+
+
+def test_dates_are_cropped_and_turned_with_their_patch_and_days_stay_whole() -> None:
+    arrays = make_series(3, np.random.default_rng(1))
+    arrays["around"][:] = arrays["clear"][:, None] + np.array([1, 2], np.uint16)[None, :, None, None, None]
+    arrays["around_clear"][:] = (arrays["clear"][:, :1] % 128 + 128).astype(np.uint8)
+    days = np.array([[-1, 2], [-3, 4], [-5, 6]], np.float32)
+    facts = Signature(("B02", "B03", "B04"), ("VV", "VH"), (0.1,) * 3, (0.05,) * 3, series=True)
+    settings = TrainSettings(network=AfsstSettings(base="dates"), crop_px=16, batch_size=6, crops_per_patch=8)
+    feed = PatchFeed(SplitArrays(**arrays, days=days), settings, facts)
+    for number in range(4):
+        draw = feed.draw(number)
+        batch = draw.batch
+        stored = (batch.dates.images * 10_000).round() - (batch.target * 10_000).round()[:, None]
+        assert stored[:, 0].eq(1).all()
+        assert stored[:, 1].eq(2).all()
+        expected = (batch.target[:, :1] * 10_000).round() % 128 + 128
+        torch.testing.assert_close(batch.dates.clear[:, 0] * 255, expected)
+        assert batch.dates.days.tolist() == days[list(draw.patches)].tolist()

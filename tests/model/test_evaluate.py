@@ -15,6 +15,8 @@ import pytest
 import rasterio
 import torch
 import zarr
+from series_samples import BANDS as SERIES_BANDS
+from series_samples import write_series
 
 from sereno.model import metrics
 from sereno.model.batches import Signature, scale_optical
@@ -287,3 +289,25 @@ def test_copying_the_cloudy_sample_of_sen12mscr_scores_as_published() -> None:
     assert round(named["psnr"], 2) == 15.96
     assert round(named["mae"], 4) == 0.1087
     assert round(named["sam_deg"], 2) == 15.27
+
+
+def test_a_series_is_scored_beside_the_line_between_its_dates(tmp_path: Path) -> None:
+    dataset, how = write_series(tmp_path, {"train": 0, "val": 0, "test": 3}), CPU.model_copy(update={"examples": 2})
+    dated = TINY.model_copy(update={"network": TINY.network.model_copy(update={"base": "dates"})})
+    facts = {"bands": SERIES_BANDS, "sar_bands": SAR, "training_mean": MEAN, "training_std": STD, "dataset_sha256": hash_file(dataset)}
+    for name, settings in (("plain", TINY), ("dated", dated)):
+        meta = CheckpointMeta(settings=settings, **facts, step=0)
+        save_checkpoint(tmp_path / name, create_network(CLOUD_REMOVAL, settings.network, meta.signature, seed=1).state_dict(), meta)
+        evaluate_checkpoint(dataset, tmp_path / name, tmp_path / f"{name}-out/scores.csv", how)
+        summary = json.loads((tmp_path / f"{name}-out/summary.json").read_text())
+        assert set(summary["methods"]) == set(CLEARING.methods) == set(summary["scores"])
+        assert "dates" in summary["network_minus"]
+        examples = np.load(tmp_path / f"{name}-out/examples.npz")
+        assert examples["methods"].tolist() == list(CLEARING.methods)
+        assert np.abs(examples["dates"].astype(int) - examples["clear"]).max() <= 1
+        assert examples["around"].shape[:3] == (2, 2, 3)
+        with (tmp_path / f"{name}-out/scores.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert max(pick(rows, "dates", "cloudy", "mae")) < 1e-4
+        worst = max(pick(rows, "network", "cloudy", "mae"))
+        assert (worst < 0.02) == (name == "dated"), "an untrained network is about its base"

@@ -7,12 +7,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from series_samples import make_series
 from task_samples import BANDS, make_fusion, make_snapshot
-from torch import Tensor
+from torch import Tensor, nn
 
-from sereno.model.batches import AnyBatch, Sample, Signature, make_fusion_batch, make_snapshot_batch
+from sereno.model.batches import AnyBatch, Batch, Sample, Signature, make_clearing_batch, make_fusion_batch, make_snapshot_batch
 from sereno.model.config import TrainSettings
-from sereno.model.lessons import BY_SIGNAL, BY_SPAN, IN_STAGES, PLAIN, Piece, choose_answer, coarsen_sample, find_lesson
+from sereno.model.lessons import (
+    BY_SIDES,
+    BY_SIGNAL,
+    BY_SPAN,
+    IN_STAGES,
+    PLAIN,
+    Piece,
+    Sides,
+    ask_sides,
+    choose_answer,
+    coarsen_sample,
+    find_lesson,
+)
 from sereno.model.networks.s2transformer import Encoded
 from sereno.model.networks.stfnet import Stfnet
 from sereno.model.tasks import TASKS, create_network
@@ -30,9 +43,19 @@ GAN = set_up({"name": "stfgan", "width": 4, "coarse_blocks": 1, "fine_blocks": 1
 NET = set_up({"name": "stfnet", "width": 4})
 SNAPSHOT = set_up({"name": "s2snapshot", "width": 8, "head_dim": 4, "stages": 1, "blocks": 1, "window_px": 4, "encoding_steps": 5})
 
+SIDED = set_up(
+    {"name": "afsst", "width": 8, "head_dim": 4, "levels": 1, "blocks": 1, "window_px": 4, "base": "dates"},
+    loss={"temporal": 0.5, "spatial": 0, "spectral": 0},
+)
+DATED = Signature(("B02", "B03", "B04"), ("VV", "VH"), (0.2,) * 3, (0.1,) * 3, series=True)
+
 
 def make_batch(settings: TrainSettings) -> AnyBatch:
     generator = np.random.default_rng(0)
+    if settings is SIDED:
+        arrays = make_series(4, generator)
+        arrays["around_clear"][:, 0, 20:] = 0
+        return make_clearing_batch(arrays, DATED, settings)
     if settings is SNAPSHOT:
         facts = Signature(BANDS, (), *STATISTICS, "snapshot-reconstruction")
         return make_snapshot_batch(make_snapshot(4, generator, size_px=16), facts, settings)
@@ -42,6 +65,8 @@ def make_batch(settings: TrainSettings) -> AnyBatch:
 
 
 def make_network(settings: TrainSettings) -> Any:
+    if settings is SIDED:
+        return create_network(TASKS["cloud-removal"], settings.network, DATED)
     task: TaskName = "snapshot-reconstruction" if settings is SNAPSHOT else "spatiotemporal-fusion"
     return create_network(TASKS[task], settings.network, Signature(BANDS, (), *STATISTICS, task, 16))
 
@@ -60,14 +85,14 @@ def learn(settings: TrainSettings, answer: Any, piece: Piece) -> dict[str, Tenso
 
 
 def test_each_network_has_its_lesson() -> None:
-    assert [find_lesson(settings) for settings in (GAN, NET, SNAPSHOT)] == [IN_STAGES, BY_SPAN, BY_SIGNAL]
+    assert [find_lesson(settings) for settings in (GAN, NET, SNAPSHOT, SIDED)] == [IN_STAGES, BY_SPAN, BY_SIGNAL, BY_SIDES]
     others = [TrainSettings(), set_up({"name": "stfgan", "stages": 1}), set_up({"name": "stfnet", "learning": "middle"})]
     assert [find_lesson(settings) for settings in others] == [PLAIN] * 3
     network = make_network(others[2])
     assert choose_answer(network, others[2]) is network
 
 
-@pytest.mark.parametrize("settings", [GAN, NET, SNAPSHOT], ids=["stfgan", "stfnet", "s2snapshot"])
+@pytest.mark.parametrize("settings", [GAN, NET, SNAPSHOT, SIDED], ids=["stfgan", "stfnet", "s2snapshot", "sides"])
 @pytest.mark.parametrize("step", [0, 9])
 def test_the_losses_of_pieces_add_up_to_that_of_the_batch(settings: TrainSettings, step: int) -> None:
     batch, answer = make_batch(settings), choose_answer(make_network(settings).eval(), settings)
@@ -134,3 +159,71 @@ def test_the_head_learns_the_signal_first_and_then_weighs_errors_as_well() -> No
     before, after = (learn(SNAPSHOT, blurred, to_piece(batch, SNAPSHOT, step=step)) for step in (0, 9))
     assert before["total"].item() == pytest.approx(0.1, rel=1e-4)
     assert after["total"].item() == pytest.approx(0.2, rel=1e-3), "weights have mean 1"
+
+
+def make_dated() -> Batch:
+    batch = make_batch(SIDED)
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def test_answers_that_are_the_target_from_both_sides_cost_nothing() -> None:
+    batch = make_dated()
+    losses = learn(SIDED, Sides(*[batch.target] * 3), to_piece(batch, SIDED))
+    assert all(loss == 0 for loss in losses.values())
+
+
+def test_sides_that_disagree_cost_where_it_is_cloudy_and_both_dates_are_clear_whatever_the_target_says() -> None:
+    batch = make_dated()
+    astray = batch.target.clone()
+    astray[:, :, :20, 12:] += 0.1
+    losses = learn(SIDED, Sides(batch.target, astray, batch.target), to_piece(batch, SIDED))
+    assert losses["consistency"].item() == pytest.approx(0.1, rel=1e-4)
+    assert losses["total"].item() == pytest.approx(0.5 * (losses["sides"] + 0.1).item(), rel=1e-4), "both answers together are right"
+    blind = batch._replace(target=torch.rand_like(batch.target), weight=torch.zeros_like(batch.weight))
+    again = learn(SIDED, Sides(blind.target, astray, batch.target), to_piece(blind, SIDED))
+    assert again["consistency"] == losses["consistency"]
+    unseen = batch.target.clone()
+    unseen[:, :, 20:], unseen[..., :12] = torch.nan, 9.0
+    kept = learn(SIDED, Sides(batch.target, unseen, batch.target), to_piece(batch, SIDED))
+    assert kept["consistency"] == 0, "the date before is not clear below, and the input is clear at the left"
+
+
+def test_each_side_alone_is_compared_with_the_target_as_well() -> None:
+    batch = make_dated()
+    one, both = batch.target + 0.1, Sides(batch.target, batch.target + 0.1, batch.target + 0.1)
+    assert learn(SIDED, both, to_piece(batch, SIDED))["sides"].item() == pytest.approx(0.1, rel=1e-4)
+    assert learn(SIDED, both._replace(after=batch.target), to_piece(batch, SIDED))["sides"].item() == pytest.approx(0.05, rel=1e-4)
+    assert learn(SIDED, Sides(one, one, one), to_piece(batch, SIDED))["consistency"] == 0
+
+
+class Spy(nn.Module):
+    """Notes what it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, ...]] = []
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        self.calls.append(inputs)
+        return inputs[0]
+
+
+def test_a_network_is_asked_with_both_dates_and_with_each_alone() -> None:
+    batch, spy = make_dated(), Spy()
+    ask_sides(spy)(*batch.inputs)
+    both, before, after = (call[4] for call in spy.calls)
+    assert torch.equal(both, batch.inputs[4])
+    assert torch.equal(before[:, 0], both[:, 0])
+    assert torch.equal(after[:, 1], both[:, 1])
+    assert before[:, 1].eq(0).all()
+    assert after[:, 0].eq(0).all()
+    assert all(torch.equal(call[place], batch.inputs[place]) for call in spy.calls for place in (0, 1, 2, 3, 5))
+
+
+def test_every_weight_learns_from_the_agreement_of_both_sides() -> None:
+    batch, network = make_dated(), make_network(SIDED)
+    answer = choose_answer(network, SIDED)(*batch.inputs)
+    learn(SIDED, answer, to_piece(batch, SIDED))["consistency"].backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert sum(parameter.grad.abs().sum() > 0 for parameter in network.parameters()) > len(list(network.parameters())) // 2

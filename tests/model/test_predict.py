@@ -25,6 +25,7 @@ from sereno.model.checkpoint import CheckpointMeta, Loaded, hash_file, save_chec
 from sereno.model.config import AfsstSettings, PredictSettings, TrainSettings
 from sereno.model.predict import NODATA, NOTHING, RECONSTRUCTED, Clearing, Making, Scene, predict_scene
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, create_network
+from sereno.model.temporal import Dates, fill_from_dates
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.errors import ConfigError, DataError, StoreError, TrainingError
 from sereno.pipeline.scene import geobox_of, with_grid
@@ -422,3 +423,51 @@ def test_the_image_of_a_group_is_written_with_what_it_was_made_of(
     save_checkpoint(tmp_path / "d.safetensors", create_network(TASKS[task], other.settings.network, other.signature).state_dict(), other)
     with pytest.raises(DataError, match=r"group\.json has bands"):
         predict_scene(tmp_path / "d.safetensors", (tmp_path / "group.json", tmp_path / "masks.json"), tmp_path / "made.tif", MAKING)
+
+
+def add_dates(pair: xr.Dataset, masks: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    """The pair as one of a series: a date before with clouds and a date after, of flat reflectance."""
+    for role, level in (("before", 1000), ("after", 5000)):
+        pair[role] = pair["clear"].dims, np.full(pair["clear"].shape, level, np.uint16)
+        pair[f"valid_{role}"] = ("y", "x"), np.ones(pair["valid_sar"].shape, bool)
+        masks[f"cloud_{role}"] = masks[f"shadow_{role}"] = ("y", "x"), np.zeros(pair["valid_sar"].shape, np.uint8)
+        masks[f"known_{role}"] = ("y", "x"), np.ones(pair["valid_sar"].shape, bool)
+    masks["cloud_before"].values[:, 100:110] = 255
+    pair["valid_after"].values[:, 110:120] = False
+    pair.attrs["provenance"]["pair"] |= {"before_gap_days": -15.0, "after_gap_days": 5.0}
+    return pair, masks
+
+
+class Line(nn.Module):
+    """What lies between the dates, and nothing else."""
+
+    def forward(self, optical: Tensor, _sar: Tensor, cloud: Tensor, *dates: Tensor) -> Tensor:
+        """The straight line in time."""
+        return fill_from_dates(optical, cloud, Dates(*dates), torch.zeros(3))
+
+
+def test_a_scene_of_a_series_is_cleared_from_its_dates_and_their_days() -> None:
+    pair = make_pair()
+    pair, masks = add_dates(pair, make_masks(pair))
+    dated = TINY.model_copy(update={"network": TINY.network.model_copy(update={"base": "dates"})})
+    loaded = make_loaded(lambda optical: optical)
+    loaded = loaded._replace(network=Line(), settings=dated, meta=loaded.meta.model_copy(update={"settings": dated}))
+    _, image, _ = clear(pair, masks, loaded, TILES)
+    assert np.array_equal(image[:, :30], pair["cloudy"].values[:, :30])
+    assert (image[:, 30:60, 80:100] == 4000).all(), "three quarters of the way"
+    assert (image[:, 30:60, 100:110] == 5000).all(), "the date before is cloudy there"
+    assert (image[:, 30:60, 110:120] == 1000).all(), "the date after is not valid there"
+    assert (image[:, 30:60, 120:130] == 4000).all()
+    masks["known_after"].values[:] = False
+    assert (clear(pair, masks, loaded, TILES)[1][:, 30:60, 80:100] == 1000).all(), "nobody knows whether the date after is clear"
+
+
+def test_a_scene_without_dates_is_refused_by_a_network_that_looks_at_them(tmp_path: Path) -> None:
+    dated = TINY.model_copy(update={"network": TINY.network.model_copy(update={"base": "dates"})})
+    meta = make_loaded(None).meta.model_copy(update={"settings": dated})
+    save_checkpoint(tmp_path / "c.safetensors", create_network(CLOUD_REMOVAL, dated.network, meta.signature).state_dict(), meta)
+    pair = make_pair(64, 64)
+    for name, dataset in (("pair", pair), ("mask", make_masks(pair))):
+        save_dataset(dataset, tmp_path / f"{name}.json", kind=name, summary={})
+    with pytest.raises(DataError, match=r"pair\.json has no clear images before and after .*`pipeline\.query\.series: true`"):
+        predict_scene(tmp_path / "c.safetensors", (tmp_path / "pair.json", tmp_path / "mask.json"), tmp_path / "o.tif", TILES)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from series_samples import make_series
 from task_samples import BANDS, make_fusion, make_sharpening, make_snapshot
 from torch import Tensor
 
@@ -15,7 +16,8 @@ from sereno.model.batches import Signature, make_fusion_batch, make_sharpening_b
 from sereno.model.config import S2SnapshotSettings, TrainSettings
 from sereno.model.scoring import FULL_METRICS, Case, Judged, Scoring
 from sereno.model.sharpening import enlarge
-from sereno.model.tasks import FUSION, PANSHARPENING, SNAPSHOT, TASKS, Task
+from sereno.model.tasks import CLOUD_REMOVAL, FUSION, PANSHARPENING, SNAPSHOT, TASKS, Task
+from sereno.pipeline.patches import PATCH_ARRAYS
 
 MAKERS = {"pansharpening": make_sharpening, "spatiotemporal-fusion": make_fusion, "snapshot-reconstruction": make_snapshot}
 RATIOS = {"pansharpening": 2, "spatiotemporal-fusion": 4, "snapshot-reconstruction": 1}
@@ -119,3 +121,42 @@ def test_land_that_changed_is_a_region_of_its_own_in_fusion() -> None:
     assert np.allclose(
         take(FUSION.scoring, judged, "network", "changed", "rmse"), take(FUSION.scoring, judged, "linear", "changed", "rmse"), rtol=1e-5
     )
+
+
+def make_dated_case(*, keep: tuple[str, ...] | None = None, days: tuple[float, float] = (-15.0, 5.0)) -> Case:
+    arrays = {**make_series(2, np.random.default_rng(0)), "days": np.array([days] * 2, np.float32)}
+    arrays = {name: values for name, values in arrays.items() if keep is None or name in keep}
+    facts = Signature(("B02", "B03", "B04"), ("VV", "VH"), (0.15, 0.12, 0.17), (0.1,) * 3)
+    stored = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Case(stored, facts, TrainSettings(), lambda optical, *_: optical, 0.5)
+
+
+def test_in_a_series_the_line_in_time_is_a_baseline_and_finds_even_change_by_the_real_days() -> None:
+    scoring = CLOUD_REMOVAL.scoring
+    judged = scoring.judge(make_dated_case())
+    assert tuple(judged.answers) == tuple(scoring.methods)
+    assert max(take(scoring, judged, "dates", "cloudy", "mae")) < 1e-4
+    assert min(take(scoring, judged, "fill", "cloudy", "mae")) > 0.01
+    even = scoring.judge(make_dated_case(days=(-10.0, 10.0)))
+    assert min(take(scoring, even, "dates", "cloudy", "mae")) > 0.01, "land is three quarters of the way, not half"
+
+
+def test_baselines_that_a_dataset_cannot_have_are_left_out() -> None:
+    case = make_dated_case(keep=PATCH_ARRAYS)
+    fitted = CLOUD_REMOVAL.scoring.fit(case.stored)
+    assert tuple(fitted.methods) == ("network", "copy", "mean", "fill") == tuple(fitted.judge(case).answers)
+    assert tuple(fitted.shown) == ("prediction", "fill")
+    assert CLOUD_REMOVAL.scoring.fit(make_dated_case().stored) == CLOUD_REMOVAL.scoring
+    assert all(task.scoring.fit(()) == task.scoring for task in TASKS.values() if task is not CLOUD_REMOVAL)
+
+
+def test_fusion_takes_the_real_days_and_even_ones_only_where_they_are_missing() -> None:
+    even = make_case(FUSION, None)._replace(network=lambda _, fine: fine.mean(dim=1))
+    uneven = even._replace(stored={**even.stored, "days": torch.tensor([[-16.0, 0.0, 8.0], [np.nan] * 3])})
+    linear, nearest = ([FUSION.scoring.judge(case).answers[name] for case in (even, uneven)] for name in ("linear", "nearest"))
+    fine = make_fusion_batch(even.stored, even.signature, SETTINGS).inputs[1]
+    torch.testing.assert_close(linear[0], fine.mean(dim=1))
+    torch.testing.assert_close(linear[1][0], fine[0, 0] / 3 + 2 * fine[0, 1] / 3)
+    torch.testing.assert_close(linear[1][1], linear[0][1])
+    assert torch.equal(nearest[1][0], fine[0, 1])
+    assert torch.equal(nearest[1][1], nearest[0][1])

@@ -33,6 +33,7 @@ from sereno.model.tasks import (
     check_task,
     create_network,
     describe_network,
+    to_text,
 )
 from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.samples import SAMPLES
@@ -69,6 +70,27 @@ def test_sar_that_is_not_there_is_asked_for_only_if_it_is_used() -> None:
     with pytest.raises(ConfigError, match=r"network\.use_sar"):
         check_task(CLOUD_REMOVAL, SMALL, blind)
     check_task(CLOUD_REMOVAL, SMALL.model_copy(update={"use_sar": False}), blind)
+
+
+def test_dates_that_are_not_there_are_asked_for_only_if_they_are_looked_at(tmp_path: Path) -> None:
+    dated = SMALL.model_copy(update={"base": "dates"})
+    with pytest.raises(ConfigError, match=r"^network 'afsst' looks at clear images before and after.*`pipeline\.query\.series` to true"):
+        check_task(CLOUD_REMOVAL, dated, FOUR)
+    series = FOUR._replace(series=True)
+    check_task(CLOUD_REMOVAL, SMALL, series)
+    network = create_network(CLOUD_REMOVAL, dated, series).eval()
+    around = torch.rand(1, 2, 4, 8, 8), torch.ones(1, 2, 1, 8, 8), torch.tensor([[-3.0, 4.0]])
+    assert network(torch.rand(1, 4, 8, 8), torch.rand(1, 2, 8, 8), torch.rand(1, 1, 8, 8), *around).shape == (1, 4, 8, 8)
+    own = CustomSettings(name="custom", source=str(tmp_path / "own.py:make"), use_series=True)
+    with pytest.raises(ConfigError, match="looks at clear images"):
+        check_task(CLOUD_REMOVAL, own, FOUR)
+
+
+def test_a_network_that_looks_at_dates_is_described_with_all_its_inputs() -> None:
+    said = to_text(describe_network(SMALL.model_copy(update={"base": "dates"}), bands=4))
+    assert "task cloud-removal: optical, sar, cloud, around, around_clear, days -> target\n" in said
+    assert "  days (B, 2): days from the cloudy date, below and above 0\n" in said
+    assert "around" not in to_text(describe_network(SMALL, bands=4)).split("settings:")[0]
 
 
 def test_statistics_must_fit_the_bands() -> None:

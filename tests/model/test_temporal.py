@@ -7,12 +7,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
 
+from sereno.model.layers import smooth_fill
 from sereno.model.temporal import (
     Changes,
+    Dates,
     Middle,
     combine_middle,
     compute_consistency_loss,
+    compute_side_loss,
     compute_span_loss,
+    fill_from_dates,
+    interpolate_dates,
     lay_on_grid,
     measure_trust,
     predict_by_change,
@@ -141,3 +146,93 @@ def test_a_change_of_everything_alike_is_followed_exactly() -> None:
     dates = ground + levels
     coarse = F.avg_pool2d(dates.flatten(0, 1), 8).unflatten(0, (2, 3))
     torch.testing.assert_close(predict_by_change(coarse, dates[:, ::2]), dates[:, 1])
+
+
+def draw_around(*days: float, size: int = 8) -> tuple[Tensor, Dates]:
+    """Ground that changes evenly in time, on the date 0 (1, 3, size, size), and on two dates around it, all of them clear."""
+    generator = torch.Generator().manual_seed(3)
+    level, slope = torch.rand(2, 1, 3, size, size, generator=generator)
+    images = torch.stack([level + slope * day / 30 for day in days], dim=1)
+    return level, Dates(images, torch.ones(1, 2, 1, size, size), torch.tensor([days]))
+
+
+@pytest.mark.parametrize("days", [(-15.0, 5.0), (-2.0, 40.0), (-5.0, 5.0)])
+def test_ground_that_changes_evenly_in_time_is_found_between_uneven_dates(days: tuple[float, float]) -> None:
+    ground, dates = draw_around(*days)
+    between = interpolate_dates(dates)
+    torch.testing.assert_close(between.image, ground, atol=1e-5, rtol=1e-5)
+    assert between.known.eq(1).all()
+
+
+def test_where_one_date_is_clear_it_is_taken_and_where_none_is_nothing_is_known() -> None:
+    _, dates = draw_around(-15.0, 5.0)
+    clear = dates.clear.clone()
+    clear[:, 0, :, :4], clear[:, 1, :, 2:6], clear[:, :, :, 7] = 0, 0, 0.5
+    images = torch.where(clear > 0, dates.images, 1e6)
+    between = interpolate_dates(dates._replace(clear=clear, images=images))
+    torch.testing.assert_close(between.image[:, :, :2], dates.images[:, 1, :, :2])
+    torch.testing.assert_close(between.image[:, :, 4:6], dates.images[:, 0, :, 4:6])
+    assert between.known[:, :, 2:4].eq(0).all()
+    assert between.image[:, :, 2:4].eq(0).all()
+    torch.testing.assert_close(between.image[:, :, 7], interpolate_dates(dates).image[:, :, 7])
+    assert between.known[:, :, 7].eq(0.5).all()
+
+
+@pytest.mark.parametrize("days", [(0.0, 5.0), (-3.0, 0.0), (0.0, 0.0)])
+def test_a_date_of_the_same_moment_gives_no_number_that_is_none(days: tuple[float, float]) -> None:
+    _, dates = draw_around(*days)
+    for shown in (dates, dates.keep(0), dates.keep(1)):
+        assert interpolate_dates(shown).image.isfinite().all()
+    if days != (0.0, 0.0):
+        same = days.index(0.0)
+        torch.testing.assert_close(interpolate_dates(dates).image, dates.images[:, same], atol=1e-3, rtol=0)
+
+
+def test_of_a_side_alone_nothing_of_the_other_is_seen() -> None:
+    _, dates = draw_around(-15.0, 5.0)
+    for place in (0, 1):
+        torch.testing.assert_close(interpolate_dates(dates.keep(place)).image, dates.images[:, place])
+        assert interpolate_dates(dates.keep(place)).known.eq(1).all()
+
+
+def test_clouds_are_filled_from_the_dates_and_what_is_clear_stays() -> None:
+    ground, dates = draw_around(-15.0, 5.0, size=16)
+    cloud, prior = torch.zeros(1, 1, 16, 16), torch.zeros(3)
+    cloud[..., 8:], cloud[..., 4:8] = 1, 0.25
+    optical = torch.where(cloud > 0.5, 5.0, ground)
+    filled = fill_from_dates(optical, cloud, dates, prior)
+    torch.testing.assert_close(filled, ground, atol=1e-5, rtol=1e-5)
+    other = torch.rand_like(ground)
+    filled = fill_from_dates(torch.where(cloud > 0.5, 5.0, other), cloud, dates, prior)
+    assert torch.equal(filled[..., :4], other[..., :4])
+    torch.testing.assert_close(filled[..., 4:8], 0.75 * other[..., 4:8] + 0.25 * ground[..., 4:8])
+
+
+def test_where_no_date_is_clear_the_fill_is_the_smooth_one_of_all_that_is_known() -> None:
+    ground, dates = draw_around(-15.0, 5.0, size=16)
+    cloud, prior = torch.zeros(1, 1, 16, 16), torch.full((3,), 0.3)
+    cloud[..., 8:] = 1
+    nothing = dates._replace(clear=torch.zeros_like(dates.clear))
+    assert torch.equal(fill_from_dates(ground, cloud, nothing, prior), smooth_fill(ground, 1 - cloud, prior))
+    partly = dates.clear.clone()
+    partly[..., 12:] = 0
+    filled = fill_from_dates(ground, cloud, dates._replace(clear=partly), prior)
+    torch.testing.assert_close(filled[..., :12], ground[..., :12], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(filled[..., 12:], smooth_fill(ground, (partly[:, 0] > 0).float(), prior)[..., 12:], atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_of_both_sides_is_that_of_their_changes_and_pieces_of_it_add_up() -> None:
+    made, dates = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double(), draw_dates()
+    first, last = dates[:, 0, :3, :8, :8], dates[:, 2, :3, :8, :8]
+    forward, backward = made.unbind(1)
+    d12, d23 = forward - first, last - backward
+    middle, trust = Middle(forward, backward), torch.ones(2, 1, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(compute_side_loss(middle, trust), (d12 + d23 - (last - first)).abs().mean())
+    assert compute_side_loss(Middle(forward, forward), trust) == 0
+    trust[:, :, :3] = 0
+    spoilt = Middle(forward.clone(), backward)
+    spoilt.early[:, :, :3] = torch.nan
+    torch.testing.assert_close(compute_side_loss(spoilt, trust), (forward - backward).abs()[:, :, 3:].mean())
+    pieces = [compute_side_loss(Middle(forward[n : n + 1], backward[n : n + 1]), trust[n : n + 1], amount=trust.sum()) for n in range(2)]
+    torch.testing.assert_close(sum(pieces), compute_side_loss(middle, trust))
+    assert compute_side_loss(middle, torch.zeros_like(trust)) == 0

@@ -22,6 +22,7 @@ import pytest
 import torch
 import zarr
 from safetensors.torch import load_file
+from series_samples import write_series
 
 from sereno.model import lessons, train
 from sereno.model.checkpoint import load_checkpoint
@@ -222,6 +223,49 @@ def test_a_batch_in_pieces_teaches_the_same(dataset: Path, uncut: Path, tmp_path
     train_network(dataset, tmp_path / "c.safetensors", SHARED.model_copy(update={"accumulate": pieces}))
     assert apart(tmp_path / "last.safetensors", uncut.with_name("last.safetensors")) < 1e-6
     assert_same_history(tmp_path, uncut.parent, within=1e-5)
+
+
+DATED = SHARED.model_copy(
+    update={"network": SETTINGS.network.model_copy(update={"base": "dates"}), "loss": LossSettings(carl=0.1, temporal=0.5)}
+)
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose inputs have clear dates around them; what lies between these is not the target, so that there is much to learn."""
+    return write_series(tmp_path_factory.mktemp("series"), {"train": 6, "val": 2, "test": 0}, gaps={"before": -5.0, "after": 15.0})
+
+
+def test_a_series_with_temporal_consistency_goes_on_exactly_and_in_pieces_alike(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed, pieces = (tmp_path / name / "c.safetensors" for name in ("whole", "killed", "pieces"))
+    train_network(series, whole, DATED)
+    train_until_killed(series, killed, DATED, monkeypatch, after=5)
+    train_network(series, killed, DATED)
+    for name in ("c.safetensors", "last.safetensors", "history.csv"):
+        assert killed.with_name(name).read_bytes() == whole.with_name(name).read_bytes()
+    train_network(series, pieces, DATED.model_copy(update={"accumulate": 2}))
+    assert apart(pieces.with_name("last.safetensors"), whole.with_name("last.safetensors")) < 1e-6
+    assert_same_history(pieces.parent, whole.parent, within=1e-5)
+    rows = read_history(whole.parent)
+    assert all(float(rows[-1][name]) > 0 for name in ("sides", "consistency"))
+    assert load_checkpoint(whole, torch.device("cpu")).meta.signature.series
+
+
+def test_two_processes_teach_agreement_as_one_does(series: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one/c.safetensors", tmp_path / "two/c.safetensors"
+    train_network(series, one, DATED)
+    both = start_processes(series, two, DATED.model_copy(update={"processes": 2, "accumulate": 2}))
+    said, _ = both.communicate(timeout=300)
+    assert both.returncode == 0, said
+    assert apart(two.with_name("last.safetensors"), one.with_name("last.safetensors")) < 1e-5
+    assert_same_history(two.parent, one.parent, within=1e-5)
+
+
+def test_a_dataset_without_a_series_is_refused_by_who_looks_at_dates(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"looks at clear images before and after .*`pipeline\.query\.series`"):
+        train_network(dataset, tmp_path / "c.safetensors", DATED)
 
 
 def start_processes(dataset: Path, output: Path, settings: TrainSettings) -> subprocess.Popen[str]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sereno.model.config import ClearingSettings
 from sereno.model.layers import smooth_fill
 from sereno.model.networks.clearing import SAR_CENTRE, SAR_SPREAD, SMALLEST_STD, ClearingNetwork, count_images, make_last
+from sereno.model.temporal import Dates, fill_from_dates
 
 MEAN, STD = (0.1, 0.2, 0.4), (0.05, 0.1, 0.02)
 
@@ -153,3 +154,30 @@ def test_statistics_travel_with_the_weights() -> None:
     state = Spy().state_dict()
     torch.testing.assert_close(state["mean"], torch.tensor(MEAN))
     torch.testing.assert_close(state["std"], torch.tensor(STD))
+
+
+def around(size: tuple[int, int] = (10, 13)) -> Dates:
+    generator = torch.Generator().manual_seed(7)
+    clear = (torch.rand(2, 2, 1, *size, generator=generator) > 0.3).float()
+    return Dates(torch.rand(2, 2, 3, *size, generator=generator), clear, torch.tensor([[-15.0, 5.0], [-4.0, 6.0]]))
+
+
+def test_with_dates_the_base_is_filled_from_them_and_the_network_sees_how_far_they_are_trusted() -> None:
+    (optical, sar, cloud), dates = images(), around()
+    spy = Spy(base="dates")
+    answer = spy(optical, sar, cloud, *dates)
+    assert torch.equal(answer, fill_from_dates(optical, cloud, dates, torch.tensor(MEAN)))
+    assert spy.seen[0].shape[1] == count_images(3, ClearingSettings(base="dates")) == 9
+    assert torch.equal(spy.seen[0][:, 6:8, :10, :13], dates.clear[:, :, 0])
+    assert torch.equal(spy.seen[0][:, 8:, :10, :13], cloud)
+    plain = Spy(base="filled")
+    plain(optical, sar, cloud)
+    assert torch.equal(spy.seen[0][:, :3], plain.seen[0][:, :3])
+    hidden = dates._replace(clear=torch.zeros_like(dates.clear))
+    spy(optical, sar, cloud, *hidden)
+    assert torch.equal(spy.seen[0][:, 3:6], plain.seen[0][:, 3:6]), "without a clear date the base is the smooth fill"
+
+
+def test_dates_are_not_looked_at_by_a_network_that_is_not_made_for_them() -> None:
+    (optical, sar, cloud), dates = images(), around()
+    assert torch.equal(Spy(base="filled")(optical, sar, cloud, *dates), Spy(base="filled")(optical, sar, cloud))
