@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -18,6 +19,8 @@ from sereno.model.config import AdversarialSettings, StfganSettings, TrainSettin
 from sereno.model.networks.stfgan import Discriminator
 from sereno.pipeline.errors import ConfigError
 
+SHARES: Final = 3
+"""Sets the seeds of shares apart from those of all else that is drawn at a step."""
 UNDER_ROOT: Final = 1e-12
 """Added under the root of a gradient's length: the derivative of a root at zero is infinite."""
 
@@ -116,7 +119,7 @@ def compute_fooling_loss(critic: nn.Module, made: Tensor, settings: AdversarialS
 
 
 def compute_critic_loss(critic: nn.Module, contest: Contest, settings: AdversarialSettings, *, shares: Tensor) -> CriticLoss:
-    """What the critic minimises; no gradient reaches what made the images. `shares` (B,) in 0..1 are drawn anew each step.
+    """What the critic minimises; no gradient reaches what made the images. `shares` (B,) in 0..1 are drawn anew (`draw_shares`).
 
     They place each image at which the gradient is penalised between the real and the made one.
     """
@@ -128,6 +131,15 @@ def compute_critic_loss(critic: nn.Module, contest: Contest, settings: Adversari
         return CriticLoss(judged, margin, torch.zeros_like(judged))
     penalty = compute_gradient_penalty(critic, contest, shares)
     return CriticLoss(judged + settings.penalty * penalty, margin, penalty.detach())
+
+
+def draw_shares(settings: TrainSettings, step: int, turn: int, critics: int) -> Tensor:
+    """Shares for a whole batch, (critics, batch size) in 0..1, on the CPU, for the turn of the critics after `step` steps.
+
+    They depend on these alone, so that a batch may be cut among processes and into pieces, and a run goes on exactly from any step.
+    """
+    seed = int(np.random.SeedSequence((settings.seed, SHARES, step, turn)).generate_state(1, np.uint64)[0])
+    return torch.rand(critics, settings.batch_size, generator=torch.Generator().manual_seed(seed))
 
 
 def compute_gradient_penalty(critic: nn.Module, contest: Contest, shares: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from sereno.model.adversarial import (
     compute_critic_loss,
     compute_fooling_loss,
     create_critics,
+    draw_shares,
     restrain_critic,
     show_trusted,
     weigh_critic,
@@ -295,20 +296,22 @@ def _teach_critics(run: Run, pieces: Sequence[Sequence[Shown]], ranks: Ranks) ->
     if adversarial is None or run.critics is None or optimiser is None:
         return torch.zeros(0, device=run.device)
     judged = torch.zeros(3, device=run.device)
-    for _ in range(adversarial.critic_steps if run.step >= adversarial.warmup_steps else 0):
+    for turn in range(adversarial.critic_steps if run.step >= adversarial.warmup_steps else 0):
         optimiser.zero_grad()
-        losses = [_judge_pair(run, critic, pair) for piece in pieces for critic, pair in zip(run.critics, piece, strict=True)]
+        shares = draw_shares(run.settings, run.step, turn, len(run.critics)).to(run.device)
+        parts = shares.chunk(ranks.world, dim=1)[ranks.rank].chunk(len(pieces), dim=1)
+        taken = [contest for piece, part in zip(pieces, parts, strict=True) for contest in zip(run.critics, piece, part, strict=True)]
+        losses = [_judge_pair(run, critic, pair, share) for critic, pair, share in taken]
         judged = sum_gradients(run.critics.parameters(), torch.stack(losses).sum(dim=0), ranks)
         optimiser.step()
         restrain_critic(run.critics, adversarial)
     return judged
 
 
-def _judge_pair(run: Run, critic: nn.Module, pair: Shown) -> Tensor:
-    """Add the gradients of a critic's loss to those there are; loss, margin and penalty (3,)."""
+def _judge_pair(run: Run, critic: nn.Module, pair: Shown, shares: Tensor) -> Tensor:
+    """Add the gradients of a critic's loss to those there are; loss, margin and penalty (3,). `shares` are those of `draw_shares`."""
     assert run.settings.adversarial is not None
     contest = Contest(show_trusted(pair.real, pair.trust), show_trusted(pair.made, pair.trust), run.settings.batch_size)
-    shares = torch.rand(len(pair.made), device=run.device)
     with _lower_precision(run):
         loss = compute_critic_loss(critic, contest, run.settings.adversarial, shares=shares)
     loss.total.backward()  # type: ignore[no-untyped-call]
