@@ -309,6 +309,7 @@ def describe_table(plan: Plan, runs: Mapping[str, Mapping[str, Any]], failed: Ma
     ]
     if len({_code_of(record) for record in runs.values()}) > 1:
         lines += ["", "NOTE: the code of training or scoring changed between these runs: they do not compare exactly."]
+    lines += ["", *(f"- {line}" for line in plan.skipped)] if plan.skipped else []
     lines += ["", *(f"- {name} failed: {reason}" for name, reason in failed.items())] if failed else []
     return "\n".join(lines) + "\n"
 

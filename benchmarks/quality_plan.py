@@ -13,13 +13,16 @@ from typing import Any, Final, NamedTuple
 
 from peers import PEERS
 
-from sereno.model.config import ModelSettings, TrainSettings
+from sereno.model.config import ModelSettings, TrainSettings, needs_series
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import ConfigError, MissingError
 from sereno.pipeline.store import read_json, read_manifest
 
 REFERENCE: Final = "afsst-s"
 """The variant that all others are compared with."""
+ADVERSARIAL: Final = {"objective": "wgan-gp", "weight": 3e-4, "warmup_steps": 50, "width": 16}
+"""A penalised critic's gradient has length 1 per image, that of the mean absolute error 1 / 443 on 12 bands of 128 px: so weighed the
+critic pulls about an eighth as hard. Its warm-up is that of the learning rate."""
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "afsst-s": {},
     "afsst-m": {"network": {"size": "M"}},
@@ -33,6 +36,11 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "cloudy-base": {"network": {"base": "cloudy"}},
     "no-weighting": {"loss": {"cloud_emphasis": 0.0}},
     "learned-weighting": {"loss": {"weighting": "learned"}},
+    "sfi": {"network": {"fusion": "sfi"}},
+    "frequency-loss": {"loss": {"amplitude": 0.1, "phase": 0.1}},  # the weights of SFIIN
+    "adversarial": {"adversarial": ADVERSARIAL},
+    "dates": {"network": {"base": "dates"}},
+    "temporal": {"network": {"base": "dates"}, "loss": {"temporal": 0.5}},  # beside dates
     "s2transformer": {"network": {"name": "s2transformer", "blocks": 3}},
     "unet": {"network": {"name": "unet"}},
 }
@@ -82,6 +90,8 @@ class Dataset(NamedTuple):
     """Its manifest."""
     sha256: str
     """Of the manifest, which lists the checksums of all else."""
+    series: bool = False
+    """Whether the clear images before and after each cloudy one are there."""
 
 
 class Job(NamedTuple):
@@ -135,6 +145,8 @@ class Plan(NamedTuple):
     """Scores on cloudy pixels of what needs no training: by dataset, name and metric."""
     output: Path
     """Folder."""
+    skipped: tuple[str, ...] = ()
+    """Lines that say what is not run, and why."""
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -154,12 +166,31 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     runs = choose_variants(form, arguments)
     settings = {name: make_settings(form, arguments.settings, name, changes) for name, changes in runs.items()}
     jobs = [
-        Job(dataset, scored if dataset is datasets[0] else (), name, settings[name].model_copy(update={"seed": seed}), output)
+        Job(
+            dataset,
+            tuple(other for other in scored if dataset is datasets[0] and has_what_it_needs(other, settings[name])),
+            name,
+            settings[name].model_copy(update={"seed": seed}),
+            output,
+        )
         for seed in range(form.seeds)
         for dataset in datasets
         for name in runs
+        if has_what_it_needs(dataset, settings[name])
     ]
-    return Plan(tuple(jobs), datasets, scored, read_floors(arguments.floors, (*datasets, *scored)), output)
+    skipped = tuple(
+        f"{name} is skipped on {dataset.name}: it looks at clear dates before and after the cloudy one, which this dataset does not hold; "
+        "query with `pipeline.query.series: true` and pack anew"
+        for dataset in (*datasets, *scored)
+        for name in runs
+        if not has_what_it_needs(dataset, settings[name])
+    )
+    return Plan(tuple(jobs), datasets, scored, read_floors(arguments.floors, (*datasets, *scored)), output, skipped)
+
+
+def has_what_it_needs(dataset: Dataset, settings: TrainSettings) -> bool:
+    """Whether a network that looks at a series finds one there."""
+    return dataset.series or not needs_series(settings.network)
 
 
 def open_dataset(text: str) -> Dataset:
@@ -169,8 +200,8 @@ def open_dataset(text: str) -> Dataset:
         MissingError, StoreError: there is no dataset.
     """
     name, path = _split_name(text)
-    read_manifest(path, kind="dataset")
-    return Dataset(name or path.stem, path, hashlib.sha256(path.read_bytes()).hexdigest())
+    summary = read_manifest(path, kind="dataset")["summary"]
+    return Dataset(name or path.stem, path, hashlib.sha256(path.read_bytes()).hexdigest(), "around" in summary.get("channels", ()))
 
 
 def _split_name(text: str) -> tuple[str, Path]:
@@ -267,7 +298,8 @@ def describe_plan(plan: Plan) -> str:
     crops = sum(job.settings.steps * job.settings.batch_size for job in plan.jobs)
     seconds = sum(guess_core_s(job.settings) for job in plan.jobs)
     names = ", ".join(dict.fromkeys(job.variant for job in plan.jobs))
-    return f"{len(plan.jobs)} runs ({names}), {crops:,} crops; on a CPU about {seconds / 3600:.1f} core-hours if all cost what AFSST S does"
+    made = f"{len(plan.jobs)} runs ({names}), {crops:,} crops; on a CPU about {seconds / 3600:.1f} core-hours if all cost what AFSST S does"
+    return "\n".join([made, *plan.skipped])
 
 
 def guess_core_s(settings: TrainSettings) -> float:

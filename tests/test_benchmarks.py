@@ -23,10 +23,11 @@ from sereno.pipeline.errors import ConfigError, MissingError, StoreError
 from sereno.pipeline.store import write_manifest
 
 
-def write_dataset(folder: Path, name: str = "dataset") -> Path:
+def write_dataset(folder: Path, name: str = "dataset", *, series: bool = False) -> Path:
     """A manifest; nothing more is looked at when a table is planned."""
     (folder / f"{name}.zarr").mkdir(parents=True)
-    write_manifest(folder / f"{name}.json", kind="dataset", summary={"bands": ["B02"]})
+    channels = {"channels": {"around": ["B02"]}} if series else {}
+    write_manifest(folder / f"{name}.json", kind="dataset", summary={"bands": ["B02"], **channels})
     return folder / f"{name}.json"
 
 
@@ -148,6 +149,7 @@ def test_the_first_seed_of_every_network_comes_before_the_second_of_any(tmp_path
 
 
 def test_all_networks_see_as_many_samples_in_tokens_of_one_size(tmp_path: Path) -> None:
+    write_dataset(tmp_path, series=True)
     jobs = plan(tmp_path, "--form", "full", "--seeds", "1", "--stem-px", "2", "--steps", "90", "--settings", '{"lr": 0.002}').jobs
     assert [job.variant for job in jobs] == list(plans.VARIANTS)
     assert {(job.settings.steps, job.settings.batch_size, job.settings.crop_px, job.settings.lr) for job in jobs} == {(90, 16, 128, 0.002)}
@@ -156,6 +158,30 @@ def test_all_networks_see_as_many_samples_in_tokens_of_one_size(tmp_path: Path) 
     assert not without["without-sar"].network.use_sar
     assert without["no-weighting"].loss.cloud_emphasis == 0
     assert without["learned-weighting"].loss.weighting == "learned"
+    assert without["sfi"].network.fusion == "sfi"
+    assert (without["frequency-loss"].loss.amplitude, without["frequency-loss"].loss.phase) == (0.1, 0.1)
+    assert [name for name, settings in without.items() if settings.adversarial] == ["adversarial"]
+    assert [name for name, settings in without.items() if settings.network.base == "dates"] == ["dates", "temporal"]
+    assert [name for name, settings in without.items() if settings.loss.temporal] == ["temporal"]
+
+
+def test_networks_of_series_are_skipped_with_the_reason_where_there_is_no_series(tmp_path: Path) -> None:
+    (plain, series), chosen = (
+        (write_dataset(tmp_path / name, series=name == "series") for name in ("plain", "series")),
+        "afsst-s,dates,temporal",
+    )
+    words = (f"plain={plain}", f"series={series}", str(tmp_path / "out"), "--only", chosen, "--seeds", "1")
+    made = plans.make_plan(parse(*words))
+    assert [job.name for job in made.jobs] == [
+        "plain/afsst-s/seed-0", "series/afsst-s/seed-0", "series/dates/seed-0", "series/temporal/seed-0",
+    ]  # fmt: skip
+    assert [line.split(":")[0] for line in made.skipped] == ["dates is skipped on plain", "temporal is skipped on plain"]
+    for text in (plans.describe_plan(made), quality.describe_table(made, {}, {})):
+        assert all(line in text for line in made.skipped)
+        assert "`pipeline.query.series: true`" in text
+    scoring = plans.make_plan(parse(str(series), str(tmp_path / "out"), "--score", f"plain={plain}", "--only", chosen, "--seeds", "1"))
+    assert [len(job.scored) for job in scoring.jobs] == [1, 0, 0]
+    assert plans.make_plan(parse(str(series), str(tmp_path / "out"), "--only", chosen)).skipped == ()
 
 
 def test_the_small_form_fits_into_ninety_minutes_on_two_cores(tmp_path: Path) -> None:

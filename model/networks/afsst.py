@@ -92,12 +92,18 @@ class Afsst(ClearingNetwork):
         """
         if self.embed_filled is None:
             return []
-        with torch.autocast(images.device.type, enabled=False):  # fp16 would divide zero by zero far under a cloud
-            filled = smooth_fill(images[:, : len(self.mean)].float(), 1 - cloud, torch.zeros_like(self.mean))
-        features = [self.embed_filled(filled)]
+        features = [self.embed_filled(self._fill(images, cloud))]
         for down in self.filled_down:
             features.append(down(features[-1]))
         return features
+
+    def _fill(self, images: Tensor, cloud: Tensor) -> Tensor:
+        """The base, (B, C, H, W), which is filled already or is the cloudy input: then filled smoothly."""
+        bands = len(self.mean)
+        if self.base != "cloudy":
+            return images[:, bands : 2 * bands]
+        with torch.autocast(images.device.type, enabled=False):  # fp16 would divide zero by zero far under a cloud
+            return smooth_fill(images[:, :bands].float(), 1 - cloud, torch.zeros_like(self.mean))
 
 
 def _make_stage(width: int, settings: AfsstSettings, kind: str) -> TransformerStage:

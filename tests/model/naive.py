@@ -41,7 +41,8 @@ def pad(image: Tensor, step_px: int) -> Tensor:
 def restore(network: Afsst, images: Tensor, sar: Tensor, cloud: Tensor) -> Tensor:
     stream, levels, skies = network.embed(images), [], [F.avg_pool2d(cloud, network.stem_px)]
     echo = embed_sar(network.embed_sar, sar) if network.embed_sar is not None else None
-    filled = fill(images[:, : len(network.mean)], cloud)
+    bands = len(network.mean)
+    filled = fill(images[:, :bands], cloud) if network.base == "cloudy" else images[:, bands : 2 * bands]
     for level, stage in enumerate(network.optical):
         if level:
             stream = network.optical_down[level - 1](stream)

@@ -170,7 +170,7 @@ def test_the_fusion_in_frequencies_is_counted() -> None:
     assert describe_network(settings, bands=13).parameters == expected == 2_658_671
 
 
-def note_frequencies(network: Afsst, inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+def note_frequencies(network: Afsst, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """What the frequency branch of every level says."""
     said: list[Tensor] = []
     hooks = [fusion.frequency.register_forward_hook(lambda *given: said.append(given[2])) for fusion in network.fuse]
@@ -182,20 +182,22 @@ def note_frequencies(network: Afsst, inputs: tuple[Tensor, Tensor, Tensor]) -> l
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("base", ["cloudy", "filled"])
+@pytest.mark.parametrize("base", ["cloudy", "filled", "dates"])
 def test_nothing_under_a_certain_cloud_reaches_the_frequencies(base: str, precision: torch.dtype) -> None:
     """A transform would spread it over the whole image; what is clear, and half-clear, does reach them."""
     network = randomise(make(SMALL.model_copy(update={"fusion": "sfi", "base": base}))).eval()
     optical, sar, cloud = images(size=(19, 26))
     cloud[:, :, :5, :7] = 0.5
     brighter = torch.where(cloud == 1, optical * 3 + 5, optical)
+    around, clear = torch.rand(2, 2, 5, 19, 26), torch.rand(2, 2, 1, 19, 26).round()
+    dates = (around, clear, torch.tensor([[-5.0, 10.0]] * 2)) if base == "dates" else ()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-        before, after = (note_frequencies(network, (image, sar, cloud)) for image in (optical, brighter))
+        before, after = (note_frequencies(network, (image, sar, cloud, *dates)) for image in (optical, brighter))
         assert len(before) == 2
         assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
-        assert not torch.equal(network(optical, sar, cloud), network(brighter, sar, cloud)), "the optical stream sees it"
+        assert not torch.equal(network(optical, sar, cloud, *dates), network(brighter, sar, cloud, *dates)), "the optical stream sees it"
         for changed in ((torch.where(cloud == 0.5, 0.9, optical), sar), (optical, 1 - sar)):
-            seen = note_frequencies(network, (*changed, cloud))
+            seen = note_frequencies(network, (*changed, cloud, *dates))
             assert not any(torch.equal(first, second) for first, second in zip(before, seen, strict=True))
 
 
