@@ -44,7 +44,7 @@ def describe_failure(area: str, aim: Aim, listed: Mapping[Kind, Sequence[Read | 
             "comes before latitude"
         )
     # What was merely not needed follows from the other refusals; of two causes as frequent, a missing partner was nearer to a pair.
-    decisive = _select_decisive(refused, len(listed.get("sar", ())))
+    decisive = _select_decisive(refused, listed)
     causes: Counter[Cause] = Counter(entry.cause for entry in decisive)
     partner = (Cause.CLEAR_GAP, Cause.SAR_GAP, Cause.SERIES, Cause.COARSE_GAP)
     cause = max(causes, key=lambda cause: (cause is not Cause.UNUSED, causes[cause], cause in partner))
@@ -58,16 +58,28 @@ def describe_failure(area: str, aim: Aim, listed: Mapping[Kind, Sequence[Read | 
     )
     way_out = "; or set pipeline.query.inputs to simulated: clouds are then laid over the clear scenes" if is_clear_left else ""
     advice = cause.value
+    if "sar" not in listed and cause is Cause.CLEAR_GAP:
+        advice = f"lengthen start..end, or {advice}"
     if aim.settings.table is not None and cause is Cause.UNUSED:
         advice = "write the names of the products into pipeline.query.table as they were delivered"
     return f"{found}; {causes[cause]} refused for one cause, for example {example}; {advice}{way_out}"
 
 
-def _select_decisive(refused: Sequence[Refused], n_sar: int) -> Sequence[Refused]:
+def _select_decisive(refused: Sequence[Refused], listed: Mapping[Kind, Sequence[Read | Refused]]) -> Sequence[Refused]:
     """The refusals that say why there is no pair: those of SAR if none of it could be used whatever its partners, else all.
 
-    Without any SAR each optical scene is refused for want of it, which hides why there is none.
+    Without any SAR each optical scene is refused for want of it, which hides why there is none; likewise coarse images of a group. Then
+    those decide that lack a coarse image, for want of which others have no neighbours in time, then those that lack these: that other dates
+    are cloudy is usual.
     """
+    if "sar" not in listed:
+        coarse = {name for entry in listed.get("coarse", ()) for name in (entry.items if isinstance(entry, Refused) else (entry[0].item,))}
+        own = [entry for entry in refused if coarse.issuperset(entry.items) and entry.cause is not Cause.UNUSED]
+        if coarse and {name for entry in own for name in entry.items} == coarse:
+            return own
+        lacking = ([entry for entry in refused if entry.cause is cause] for cause in (Cause.COARSE_GAP, Cause.CLEAR_GAP))
+        return next(filter(None, lacking), refused)
+    n_sar = len(listed["sar"])
     partners = (Cause.UNUSED, Cause.SAR_GAP, Cause.CLEAR_GAP, Cause.MAX_PAIRS)
     own = [entry for entry in refused if entry.role == "sar" and entry.cause not in partners]
     return own if n_sar and len({item for entry in own for item in entry.items}) == n_sar else refused

@@ -15,11 +15,12 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.archives import is_archive
 from sereno.pipeline.areas import to_bboxes
-from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, PAN, POLARISATIONS, SAR_BANDS, SCL, select_gaofen_bands
+from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, PAN, POLARISATIONS, SAR_BANDS, select_gaofen_bands
 from sereno.pipeline.config import PlanSettings
+from sereno.pipeline.imagers import CLASSIFICATIONS, IMAGERS
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
-from sereno.pipeline.pairs import AssetRecord, Group, ItemRecord, Lock, Pair, SceneRecord, is_gaofen, is_sar, needs_heights
+from sereno.pipeline.pairs import AssetRecord, Group, ItemRecord, Lock, Pair, SceneRecord, Sensor, is_gaofen, is_sar, needs_heights
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.polygons import Bbox
 from sereno.pipeline.presets import PRESETS
@@ -42,6 +43,8 @@ TYPICAL_BYTES_PX: Final[Mapping[int, float]] = {10: 1.31, 20: 1.85, 60: 1.94}
 """Bytes per pixel of a whole file with its overviews, by pixel size in metres: medians of ten Sentinel-2 items of Earth Search."""
 TYPICAL_SCL_BYTES_PX: Final = 0.03
 """The same for the scene classification."""
+IMAGER_BYTES_PX: Final = 1.85
+"""The same for Landsat and MODIS: that of 20 m, since both hold two bytes a pixel (assumed, not measured)."""
 TYPICAL_SAR_BYTES_PX: Final = 3.0
 """The same for Sentinel-1 RTC (float32), its black corners counted as pixels: median of four items of Planetary Computer."""
 DEM_GSD_M: Final = 30
@@ -199,6 +202,8 @@ def _select_bands(scene: SceneRecord, settings: PlanSettings) -> tuple[str, ...]
         return scene.bands
     if scene.sensor.startswith("gaofen-"):
         return settings.ingest.bands or select_gaofen_bands(scene.sensor)
+    if scene.sensor in IMAGERS:
+        return settings.ingest.bands or IMAGERS[scene.sensor].band_names
     return settings.ingest.bands or (L1C_BANDS if scene.sensor in ("sentinel2-l1c", "sen12mscr-s2") else L2A_BANDS)
 
 
@@ -218,7 +223,7 @@ def _is_packed(asset: AssetRecord) -> bool:
 
 def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetch:
     """What reading one asset costs: whole tiles around the area, at full resolution."""
-    gsd_m = None if is_gaofen(part.item.sensor) else _gsd_of(part.name)  # whose files are not cut into tiles
+    gsd_m = None if is_gaofen(part.item.sensor) else _gsd_of(part.name, part.item.sensor)  # whose files are not cut into tiles
     stated = part.asset.size_bytes
     if gsd_m is None:  # a document, or a window of a delivered dataset: read whole
         return Fetch(1, stated or DOCUMENT_BYTES, int(stated is None), int(part.is_remote))
@@ -235,8 +240,10 @@ def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetc
     return Fetch(1, min(whole, HEADER_BYTES + whole * FULL_SHARE * share), int(stated is None), (1 + rows) * int(part.is_remote))
 
 
-def _gsd_of(name: str) -> int | None:
+def _gsd_of(name: str, sensor: Sensor) -> int | None:
     """Pixel of a band in metres; None for what is no band of an image that is larger than the area."""
+    if sensor in IMAGERS:
+        return round(IMAGERS[sensor].pixel_m)
     return DEM_GSD_M if name == "dem" else SAR_GSD_M if name in POLARISATIONS else NATIVE_M.get(name)
 
 
@@ -245,7 +252,7 @@ def _assume_bytes_px(name: str, gsd_m: int) -> float:
         return TYPICAL_DEM_BYTES_PX
     if name in POLARISATIONS:
         return TYPICAL_SAR_BYTES_PX
-    return TYPICAL_SCL_BYTES_PX if name == SCL else TYPICAL_BYTES_PX[gsd_m]
+    return TYPICAL_SCL_BYTES_PX if name in CLASSIFICATIONS else TYPICAL_BYTES_PX.get(gsd_m, IMAGER_BYTES_PX)
 
 
 def _measure(box: Bbox) -> tuple[float, float]:
@@ -310,9 +317,8 @@ def _estimate_depth(scene: SceneRecord, settings: PlanSettings, codec: str) -> f
     """Stored bytes of one pixel of all bands; those of a delivered dataset were interpolated to 10 m and pack like bands of 10 m."""
     if scene.sensor == "cube":  # nothing tells its bands; its file holds two bytes and more for each pixel
         return 2 * CUBE_BANDS * OPTICAL_STORED[codec][OPTICAL_GSD_M]
-    native = [
-        OPTICAL_GSD_M if scene.sensor == "sen12mscr-s2" else _gsd_of(name) or OPTICAL_GSD_M for name in _select_bands(scene, settings)
-    ]
+    own = scene.sensor == "sen12mscr-s2" or scene.sensor in IMAGERS  # their pixels are not repeated
+    native = [OPTICAL_GSD_M if own else _gsd_of(name, scene.sensor) or OPTICAL_GSD_M for name in _select_bands(scene, settings)]
     return sum(2 * OPTICAL_STORED[codec][gsd_m] for gsd_m in native)
 
 

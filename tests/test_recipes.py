@@ -75,7 +75,7 @@ def test_the_demo_of_gaofen_is_planned_from_its_world_to_the_report(tmp_path: Pa
     assert "results/gaofen-demo/simulate/world.json" in said
 
 
-@pytest.mark.parametrize("name", ["pansharpening", "spatiotemporal-fusion", "snapshot-reconstruction"])
+@pytest.mark.parametrize("name", ["pansharpening", "spatiotemporal-fusion", "snapshot-reconstruction", "landsat-modis"])
 def test_the_demo_of_a_task_is_planned_from_its_world_to_the_report(name: str, tmp_path: Path) -> None:
     planned, said = plan(name, tmp_path)
     assert {"simulate_world", "query_area", "pack_patches", "train_run", "evaluate_run", "write_report"} <= planned.keys()

@@ -213,3 +213,18 @@ def test_what_may_heal_is_tried_again_and_then_fails_the_job(
     moods.clear()
     gone = measure_cover(to_scene("gone.tif"), samples, Resolver(address))
     assert gone.entries[0].status == "missing"
+
+
+def test_quality_bits_of_landsat_tell_cover_as_classes_do(tmp_path: Path) -> None:
+    """Numbers of the USGS guide: clear, cloud, dilated cloud, shadow, fill."""
+    bits = np.random.default_rng(1).choice([21_824, 22_280, 21_826, 23_888, 1], (160, 160)).astype(np.uint16)
+    shape = {"height": 160, "width": 160, "count": 1, "dtype": "uint16", "crs": "EPSG:32632"}
+    with rasterio.open(tmp_path / "qa.tif", "w", driver="GTiff", **shape, transform=Affine(20, 0, WEST, 0, -20, TOP)) as file:
+        file.write(bits, 1)
+    scene = to_scene(None)
+    item = scene.items[0].model_copy(update={"sensor": "landsat-oli", "assets": {"QA": AssetRecord(href="qa.tif")}})
+    scene = scene.model_copy(update={"items": (item,)})
+    cover = measure_cover(scene, sample_ground(GROUND, 20), Resolver(str(tmp_path)))
+    cloud, valid = np.isin(bits, (22_280, 21_826)).sum(), (bits != 1).sum()
+    assert (cover.cloud_pct, cover.valid_share) == (round(100 * cloud / valid, 2), round(valid / bits.size, 4))
+    assert [entry.asset for entry in cover.entries] == ["QA"]

@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 
 from sereno.pipeline.config import TaskName
-from sereno.pipeline.datacard import WORDS, count_registrations, count_skies, describe_dataset, list_calibrations, list_limits
+from sereno.pipeline.datacard import (
+    WORDS,
+    count_registrations,
+    count_skies,
+    describe_dataset,
+    join_radiometry,
+    list_calibrations,
+    list_limits,
+)
 from sereno.pipeline.patches import SPLITS
 from sereno.pipeline.samples import MASK_CHANNELS_OF, MEASURED, ROLES_OF, SAMPLES
 
@@ -229,3 +237,18 @@ def test_the_card_tells_of_dates_around_pairs_only_where_they_are() -> None:
     card = describe_dataset("d.zarr", series)
     assert "| around | patch, date, band, row, col | reflectance x 10000 | B1 |" in card
     assert "each with the clear dates before and after it" in card
+
+
+def test_what_two_sensors_differ_by_is_the_median_of_all_series_and_told_in_the_card() -> None:
+    def to_fit(gain: float) -> dict[str, float]:
+        return {"gain": gain, "offset": 0.01, "scatter": 0.002, "pixels": 300}
+
+    series = [{"radiometry": {"B04": to_fit(gain)}} for gain in (1.0, 1.05, 1.3)] + [{"radiometry": {"B08": to_fit(0.9)}}, {}]
+    joined = join_radiometry(series)
+    assert joined == {
+        "radiometry": {
+            "B04": {"gain": 1.05, "offset": 0.01, "scatter": 0.002, "series": 3},
+            "B08": {"gain": 0.9, "offset": 0.01, "scatter": 0.002, "series": 1},
+        }
+    }
+    assert join_radiometry([{}]) == {}

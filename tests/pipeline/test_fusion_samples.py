@@ -11,9 +11,18 @@ from scipy.spatial import cKDTree
 
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.fusion_samples import COARSE, FINE, check_series, lay_series, list_material
+from sereno.pipeline.fusion_samples import (
+    COARSE,
+    FINE,
+    check_series,
+    compare_sensors,
+    fit_line,
+    is_other_sensor,
+    lay_series,
+    list_material,
+)
 from sereno.pipeline.groups import average_scene, to_group
-from sereno.pipeline.scene import to_scene
+from sereno.pipeline.scene import geobox_of, to_scene
 
 SIDE, RATIO = 256, 16
 GRID = GeoBox((SIDE, SIDE), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
@@ -100,3 +109,54 @@ def test_the_mask_of_a_date_is_valid_where_fine_and_coarse_are_and_clouds_are_kn
     np.testing.assert_array_equal(material.arrays["coarse"]()[1], series["coarse-2"]["data"].values)
     assert (material.names["dates"], material.ratio) == (("1", "2", "3"), RATIO)
     assert material.gaps_days == {"1": -10.0, "2": 0.0, "3": 20.5}, "days from the target, which is not in the middle"
+
+
+def make_two_sensors(gain: float = 1.05, offset: float = 0.01, noise: float = 0.0) -> dict[str, xr.Dataset]:
+    """A series whose coarse images answer by a straight line, with a cloud that no quality bit of theirs knows."""
+    series = make_series()
+    rng = np.random.default_rng(7)
+    for coarse in COARSE:
+        scene = series[coarse]
+        values = scene["data"].values * gain + offset * 10_000 + rng.normal(0, noise * 10_000, scene["data"].shape)
+        values[:, :2, :4] = 8000
+        facts = scene.attrs["provenance"] | {"item": f"M-{coarse}", "sensor": "sentinel2-l2a"}
+        stored = np.rint(values).astype(np.uint16)
+        series[coarse] = to_scene(stored, scene["valid"].values, bands=("B03", "B04", "B08"), geobox=geobox_of(scene), provenance=facts)
+    return series
+
+
+def test_averages_of_the_fine_images_are_not_compared_with_them() -> None:
+    assert not is_other_sensor(make_series())
+    assert dict(lay_series(make_series(), AlignSettings()).facts) == {}
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.05, 0.01), (0.93, -0.004), (1.0, 0.0)])
+def test_the_line_between_two_sensors_is_found_under_clouds_of_one(gain: float, offset: float) -> None:
+    found = compare_sensors(make_two_sensors(gain, offset, noise=0.001))
+    assert set(found) == {"B03", "B04", "B08"}
+    for fit in found.values():
+        assert fit["gain"] == pytest.approx(gain, abs=0.02)
+        assert fit["offset"] == pytest.approx(offset, abs=0.004)
+        assert fit["scatter"] < 0.003
+        assert fit["pixels"] == 3 * 14 * 14  # inner ones alone: a neighbour beyond the edge is not known
+
+
+def test_pixels_that_either_sensor_calls_covered_are_not_compared() -> None:
+    series = make_two_sensors()
+    scl = np.full((SIDE, SIDE), 5, np.uint8)
+    scl[:, 128:] = 9
+    for fine in FINE:
+        series[fine] = series[fine].assign(scl=(("y", "x"), scl))
+    assert compare_sensors(series)["B03"]["pixels"] == 3 * 14 * 6
+    for coarse in COARSE:
+        series[coarse]["valid"][:, :] = False
+    assert compare_sensors(series) == {}
+
+
+def test_a_line_needs_contrast_and_passes_over_outliers() -> None:
+    x = np.linspace(0.05, 0.4, 200)
+    y = 0.9 * x + 0.02
+    y[::4] += 0.3  # a quarter of clouds
+    assert fit_line(x, y) == {"gain": 0.9, "offset": 0.02, "scatter": 0.0}
+    assert fit_line(np.full(200, 0.2), y) == {}
+    assert fit_line(x[:10], y[:10]) == {}

@@ -74,3 +74,25 @@ def test_an_averaged_scene_is_the_mean_where_all_of_a_pixel_is_valid() -> None:
     assert not found["valid"].values[0, 2]
     assert found.attrs["provenance"] == {"item": "i", "averaged": 2}
     assert geobox_of(found) == to_coarse_grid(grid, 2)
+
+
+def test_means_of_another_sensor_leave_out_what_its_classes_cover() -> None:
+    """Each block of 4 x 4 holds 1000 where clear and 9000 where cloud or not valid; its index says how many of the sixteen are clear."""
+    clear = np.stack([np.arange(16) < count for count in range(17)]).reshape(17, 4, 4)
+    values = np.where(clear, 1000, 9000).astype(np.uint16).transpose(1, 0, 2).reshape(1, 4, 68)
+    bad = ~clear.transpose(1, 0, 2).reshape(4, 68)
+    by_class = bad & (np.arange(68) % 2 == 0)
+    scl = np.where(by_class, 9, 5).astype(np.uint8)
+    grid = GeoBox((4, 68), GRID.transform, GRID.crs)
+    scene = to_scene(values, ~(bad & ~by_class), bands=("B04",), geobox=grid, provenance={"item": "x"}, scl=scl)
+    coarse = average_scene(scene, 4, 0.75)
+    np.testing.assert_array_equal(coarse["valid"].values[0], np.arange(17) >= 12)
+    assert set(coarse["data"].values[0, 0, 12:]) == {1000}
+    assert (coarse.attrs["provenance"]["averaged"], coarse.attrs["provenance"]["clear_share"]) == (4, 0.75)
+    assert geobox_of(coarse) == to_coarse_grid(grid, 4)
+    np.testing.assert_array_equal(average_scene(scene, 4)["valid"].values[0][:16], False)
+
+
+def test_a_share_of_nothing_is_never_enough() -> None:
+    empty = to_scene(np.ones((1, 4, 4), np.uint16), np.zeros((4, 4), bool), bands=("B04",), geobox=GRID[:4, :4], provenance={})
+    assert not average_scene(empty, 4, 0.0)["valid"].values.any()

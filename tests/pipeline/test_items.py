@@ -535,3 +535,141 @@ def check_record(record: ItemRecord) -> None:
         assert f"_{record.properties['mode']}_" in record.item
         assert f"_{int(record.properties['absolute_orbit']):06d}_" in record.item
         assert {"orbit_state", "relative_orbit", "datatake", "slice"} <= record.properties.keys()
+
+
+LANDSAT_KEYS = {"blue": "SR_B2", "green": "SR_B3", "red": "SR_B4", "nir08": "SR_B5", "swir16": "SR_B6", "swir22": "SR_B7"}
+
+
+def landsat_item(**raster: Any) -> dict[str, Any]:
+    """Both catalogues, `landsat-c2-l2`, in the shape of stactools-landsat's."""
+    numbers = {"nodata": 0, "data_type": "uint16", "scale": 2.75e-05, "offset": -0.2, **raster}
+    cog = "image/tiff; application=geotiff; profile=cloud-optimized"
+    assets: dict[str, Any] = {
+        key: {"href": f"{name}.TIF", "type": cog, "eo:bands": [{"name": name, "common_name": key}], "raster:bands": [numbers]}
+        for key, name in LANDSAT_KEYS.items()
+    }
+    assets["qa_pixel"] = {"href": "QA_PIXEL.TIF", "type": cog, "raster:bands": [{"data_type": "uint16", "unit": "bit index"}]}
+    assets["lwir11"] = {"href": "ST_B10.TIF", "type": cog, "raster:bands": [{"scale": 0.00341802, "offset": 149.0}]}
+    assets["mtl.xml"] = {"href": "MTL.xml", "type": "application/xml"}
+    properties = {
+        "platform": "landsat-9",
+        "datetime": "2022-01-29T15:28:34.396428Z",
+        "created": "2022-03-09T15:13:21.724443Z",
+        "eo:cloud_cover": 21.12,
+        "view:sun_elevation": 57.84,
+        "view:sun_azimuth": 112.2,
+        "proj:epsg": 32617,
+        "landsat:wrs_path": "010",
+        "landsat:wrs_row": "065",
+    }
+    return to_item("LC09_L2SP_010065_20220129_02_T1", properties, assets, collection="landsat-c2-l2")
+
+
+def modis_item() -> dict[str, Any]:
+    """Planetary Computer, `modis-09A1-061`: no moment, no EPSG code, a file with all bands beside those of one."""
+    bands = {1: "red", 2: "nir08", 3: "blue", 4: "green", 5: "lwir12", 6: "swir16", 7: "swir22"}
+    names = {number: {"name": f"sur_refl_b0{number}", "common_name": common} for number, common in bands.items()}
+    cog = "image/tiff; application=geotiff; profile=cloud-optimized"
+    assets: dict[str, Any] = {
+        band["name"]: {
+            "href": f"{band['name']}.tif",
+            "type": cog,
+            "eo:bands": [band],
+            "raster:bands": [{"data_type": "int16", "spatial_resolution": 500, "scale": 0.0001}],
+        }
+        for band in names.values()
+    }
+    assets["hdf"] = {"href": "all.hdf", "type": "application/x-hdf", "eo:bands": list(names.values())}
+    assets["sur_refl_state_500m"] = {"href": "state.tif", "type": cog, "raster:bands": [{"data_type": "uint16"}]}
+    assets["sur_refl_szen"] = {"href": "szen.tif", "type": cog, "raster:bands": [{"scale": 0.01}]}
+    properties = {
+        "datetime": None,
+        "start_datetime": "2022-02-02T00:00:00Z",
+        "end_datetime": "2022-02-09T23:59:59Z",
+        "modis:horizontal-tile": 19,
+        "modis:vertical-tile": 10,
+        "platform": "terra",
+        "created": "2022-02-11T04:35:14Z",
+        "proj:epsg": None,
+        "proj:wkt2": 'PROJCS["unnamed", ...]',
+    }
+    return to_item("MOD09A1.A2022033.h19v10.061.2022042043514", properties, assets, collection="modis-09A1-061")
+
+
+def test_an_item_of_landsat_is_a_record_by_our_names() -> None:
+    record = to_item_record(landsat_item())
+    hrefs = {name: asset.href for name, asset in record.assets.items()}
+    near = {"B08": "SR_B5.TIF", "B8A": "SR_B5.TIF"}
+    visible = {"B02": "SR_B2.TIF", "B03": "SR_B3.TIF", "B04": "SR_B4.TIF"}
+    assert hrefs == {**visible, **near, "B11": "SR_B6.TIF", "B12": "SR_B7.TIF", "QA": "QA_PIXEL.TIF"}
+    assert (record.sensor, record.time, record.crs) == ("landsat-oli", "2022-01-29T15:28:34.396428Z", "EPSG:32617")
+    assert (record.cloud_cover_pct, record.sun_elevation_deg, record.declared_offset) == (21.12, 57.84, None)
+    assert record.properties == {"platform": "landsat-9", "tile": "010065", "generated": "2022-03-09T15:13:21.724443Z"}
+
+
+def test_bands_of_landsat_are_found_by_the_name_inside_too() -> None:
+    item = landsat_item()
+    item["assets"] = {asset["href"]: asset for asset in item["assets"].values()}
+    assert to_item_record(item).assets["B8A"].href == "SR_B5.TIF"
+
+
+def test_a_composite_of_modis_is_dated_by_the_middle_of_its_period() -> None:
+    record = to_item_record(modis_item())
+    assert {name: asset.href for name, asset in record.assets.items()} == {
+        "B02": "sur_refl_b03.tif",
+        "B03": "sur_refl_b04.tif",
+        "B04": "sur_refl_b01.tif",
+        "B08": "sur_refl_b02.tif",
+        "B8A": "sur_refl_b02.tif",
+        "B11": "sur_refl_b06.tif",
+        "B12": "sur_refl_b07.tif",
+        "QA": "state.tif",
+    }
+    assert (record.sensor, record.time, record.crs, record.cloud_cover_pct) == ("modis-09a1", "2022-02-05T23:59:59.500000Z", "", None)
+    assert record.properties["period"] == "2022-02-02T00:00:00Z/2022-02-09T23:59:59Z"
+    assert record.properties["tile"] == "h19v10"
+
+
+def test_a_daily_product_keeps_the_day_that_it_states() -> None:
+    item = modis_item()
+    item["id"] = "MCD43A4.A2022032.h14v10.061.2022041051831"
+    item["properties"] |= {"datetime": "2022-02-01T00:00:00Z", "platform": "terra,aqua"}
+    cog = "image/tiff; application=geotiff; profile=cloud-optimized"
+    reflectance = {f"Nadir_Reflectance_Band{n}": {"href": f"nbar{n}.tif", "type": cog} for n in range(1, 8)}
+    quality = {f"BRDF_Albedo_Band_Mandatory_Quality_Band{n}": {"href": f"q{n}.tif", "type": cog} for n in range(1, 8)}
+    record = to_item_record({**item, "assets": reflectance | quality})
+    assert (record.sensor, record.time, record.assets["B8A"].href) == ("modis-43a4", "2022-02-01T00:00:00Z", "nbar2.tif")
+    assert "QA" not in record.assets
+    assert "period" not in record.properties
+
+
+@pytest.mark.parametrize(
+    ("raster", "words"),
+    [
+        ({"scale": 0.0001}, "scale 0.0001 where it is 2.75e-05"),
+        ({"offset": 0}, "offset 0 where it is -0.2"),
+        ({"scale": None, "offset": None}, ""),
+    ],
+)
+def test_a_scale_that_contradicts_the_product_is_named_and_nothing_is_read(raster: dict[str, Any], words: str) -> None:
+    if not words:
+        assert to_item_record(landsat_item(**raster)).sensor == "landsat-oli"
+        return
+    with pytest.raises(DataError, match=rf"its asset blue states {words} in Landsat 8/9 Collection 2 Level-2"):
+        to_item_record(landsat_item(**raster))
+
+
+def test_what_no_row_knows_names_all_that_are_known() -> None:
+    item = landsat_item()
+    with pytest.raises(
+        DataError, match=r"platform 'landsat-9' is not known: expected sentinel-1 or sentinel-2, or Landsat 8/9 .*, MODIS 09A1"
+    ):
+        to_item_record({**item, "id": "LC09_L1TP_010065_20220129_02_T1"})
+
+
+def test_an_item_of_landsat_without_reflectance_is_missing() -> None:
+    item = landsat_item()
+    with pytest.raises(
+        MissingError, match="none of coastal, blue, green, red, nir08, swir16, swir22 is among its assets: lwir11, qa_pixel"
+    ):
+        to_item_record({**item, "assets": {key: item["assets"][key] for key in ("lwir11", "qa_pixel")}})

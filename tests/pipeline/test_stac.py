@@ -7,6 +7,8 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline import stac
 from sereno.pipeline.bands import L2A_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.items import to_item_record
+from sereno.pipeline.twins import lay_footprints
 
 GEOBOX = GeoBox((288, 288), Affine(10, 0, 498160, 0, -10, 5042640), "EPSG:32632")
 TIME = datetime(2021, 6, 3, 10, 20, 0, 24000, tzinfo=UTC)
@@ -86,3 +88,44 @@ def test_collection_spans_its_items() -> None:
     read = pystac.Collection.from_dict(collection)
     assert read.extent.temporal.intervals[0][0] == TIME
     assert [link.href for link in read.get_links("item")] == ["ITEM.json"]
+
+
+def _landsat(dialect: stac.Dialect) -> dict:
+    product = stac.Product("LC09_L2SP_193028_20210603_02_T1", "west", TIME, GEOBOX.zoom_out(3), dialect)
+    return stac.to_landsat_item(product, stac.LandsatFacts(3.5, 145.0, 62.0, (193, 28)))
+
+
+def _modis() -> dict:
+    start, end = datetime(2021, 6, 2, tzinfo=UTC), datetime(2021, 6, 9, 23, 59, 59, tzinfo=UTC)
+    product = stac.Product("MOD09A1.A2021153.h18v04.061.2021170120000", "west", TIME, lay_footprints(GEOBOX).geobox, "planetary-computer")
+    return stac.to_modis_item(product, stac.ModisFacts(start, end, (18, 4)))
+
+
+@pytest.mark.parametrize("dialect", ["earth-search", "planetary-computer"])
+def test_items_of_landsat_are_those_of_the_catalogues(dialect: stac.Dialect) -> None:
+    item = _landsat(dialect)
+    assert set(item["assets"]) == {"blue", "green", "red", "nir08", "swir16", "swir22", "qa_pixel"}
+    assert item["assets"]["red"]["raster:bands"][0].items() >= {"nodata": 0, "scale": 2.75e-05, "offset": -0.2}.items()
+    assert item["assets"]["red"]["eo:bands"] == [{"name": "SR_B4", "common_name": "red"}]
+    assert item["collection"] == "landsat-c2-l2"
+    assert pystac.Item.from_dict(item).datetime == TIME
+    record = to_item_record(item)
+    assert (record.sensor, record.cloud_cover_pct, record.crs) == ("landsat-oli", 3.5, "EPSG:32632")
+
+
+def test_an_item_of_modis_states_a_period_and_a_projection_but_no_moment_and_no_code() -> None:
+    item = _modis()
+    properties = item["properties"]
+    assert (properties["datetime"], properties["proj:epsg"], properties["modis:tile-id"]) == (None, None, "51018004")
+    assert "inusoidal" in properties["proj:wkt2"]
+    assert item["assets"]["sur_refl_b02"]["eo:bands"] == [{"name": "sur_refl_b02", "common_name": "nir08"}]
+    assert pystac.Item.from_dict(item).common_metadata.start_datetime == datetime(2021, 6, 2, tzinfo=UTC)
+    west, south, east, north = item["bbox"]
+    middle = stac.to_middle(GEOBOX)
+    assert west < middle[0] < east
+    assert south < middle[1] < north
+    assert to_item_record(item).time == "2021-06-05T23:59:59.500000Z"
+
+
+def test_a_collection_of_composites_spans_their_beginnings() -> None:
+    assert stac.to_collection("modis-09A1-061", [_modis()])["extent"]["temporal"]["interval"] == [["2021-06-02T00:00:00.000Z"] * 2]

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from sereno.pipeline.config import SERIES_CLOUDY_DATES
-from sereno.pipeline.world import draw_sky, make_rng, name_optical, name_sar, plan_flights, plan_visits
+from sereno.pipeline.world import (
+    draw_sky,
+    make_rng,
+    name_landsat,
+    name_modis,
+    name_optical,
+    name_sar,
+    plan_flights,
+    plan_landsat_visits,
+    plan_visits,
+)
 
 
 @pytest.mark.parametrize("count", range(1, 7))
@@ -67,3 +77,13 @@ def test_generators_depend_on_every_part_of_their_key() -> None:
 def test_a_series_needs_three_clear_dates_and_so_many_cloudy_ones() -> None:
     clear = {dates: [visit.role for visit in plan_visits(dates)].count("clear") for dates in range(1, 7)}
     assert min(dates for dates, count in clear.items() if count >= 3) == SERIES_CLOUDY_DATES
+
+
+def test_landsat_sees_clear_and_cloudy_dates_in_turn_and_ends_clear() -> None:
+    visits = plan_landsat_visits(2)
+    assert [(visit.role, visit.day) for visit in visits] == [("clear", 0), ("cloudy", 8), ("clear", 16), ("cloudy", 24), ("clear", 32)]
+
+
+def test_names_are_those_of_the_providers() -> None:
+    assert name_landsat(datetime(2022, 1, 29, tzinfo=UTC), (10, 65)) == "LC09_L2SP_010065_20220129_02_T1"
+    assert name_modis(datetime(2022, 2, 2, tzinfo=UTC), (19, 10)).startswith("MOD09A1.A2022033.h19v10.061.2022050")
