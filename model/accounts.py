@@ -16,7 +16,7 @@ from sereno.pipeline.ledger import SEARCH, list_losses, sum_entries, to_size
 SUM_COLUMNS: Final = ("step", "what became of it", "items", "assets", "tried again", "read", "seconds")
 """Headings of the sums."""
 ROLES: Final = ("cloudy", "clear")
-"""Images of a pair whose masks are compared."""
+"""Images of a pair whose masks are compared, those that are listed first."""
 HALF_TOLD: Final = "; without a visible band they cannot tell whether it was removed twice"
 """What is added to the verdict `not left in` of dark pixels."""
 CHOICE_COLUMNS: Final = ("method", "chosen because", "pairs")
@@ -103,10 +103,10 @@ def _list_refused(results: Results) -> list[Block]:
 def _list_unknown(results: Results) -> list[Block]:
     """Images of which the method could not decide everywhere whether there is cloud; nothing where it could."""
     rows = [
-        (*key, role, show_share(share), summary["unknown"][role] or "classes of a part are lost")
+        (*key, role, show_share(share), why or "classes of a part are lost")
         for key, summary in results.masked.items()
-        for role in ROLES
-        if (share := summary.get(f"known_{role}_share", 1)) < 1 and (share or summary["unknown"][role])
+        for role, why in _order_roles(summary.get("unknown") or {}).items()
+        if (share := summary.get(f"known_{role}_share", 1)) < 1 and (share or why)
     ]
     if not rows:
         return []
@@ -115,6 +115,11 @@ def _list_unknown(results: Results) -> list[Block]:
     )
     table = show_first(("area", "pair", "image", "clouds known", "because"), rows, "the manifests in mask/")
     return [Heading("Clouds that are not known"), note, *table]
+
+
+def _order_roles(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of images by role, those of a pair first."""
+    return {role: found[role] for role in (*(role for role in ROLES if role in found), *sorted(found.keys() - set(ROLES)))}
 
 
 def _list_chosen(results: Results) -> list[Block]:
@@ -137,8 +142,9 @@ def _compare_masks(results: Results) -> list[Block]:
 
 def _to_agreement_rows(key: Key, agreement: Mapping[str, Mapping[str, float | None]]) -> list[list[Cell]]:
     """One row per image that was compared, the input first."""
-    compared = [role for role in ROLES if role in agreement]
-    return [[*map(Cell, (*key, role)), *(_to_share_cell(agreement[role][name]) for name in MEASURES)] for role in compared]
+    return [
+        [*map(Cell, (*key, role)), *(_to_share_cell(found[name]) for name in MEASURES)] for role, found in _order_roles(agreement).items()
+    ]
 
 
 def _score_truth(results: Results) -> list[Block]:

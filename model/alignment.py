@@ -6,14 +6,14 @@ Results enter; blocks of the page leave.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from sereno.model.page import NOTHING, Block, Cell, Heading, Shot, Shots, Table, Text, show_number
 from sereno.model.pictures import Picture, Stretch, encode_png, join_checkerboard, to_sar_composite, to_true_colour
-from sereno.model.results import Array, Json, Key, Results
+from sereno.model.results import CLEARING, Array, Json, Key, Results
 from sereno.pipeline.scene import bands_of
 from sereno.pipeline.store import open_dataset
 
@@ -30,18 +30,17 @@ FIELD_COLUMNS: Final = (
     "correlation", "by chance", "compared",
 )  # fmt: skip
 """Headings of the table of fields."""
-MovedRole = Literal["sar", "cloudy"]
-RECORDS: Final[dict[MovedRole, str]] = {"sar": "registration", "cloudy": "registration_cloudy"}
-"""Keys of the records of what is laid onto the clear scene."""
+RECORDS: Final[dict[str, str]] = {"sar": "registration", "cloudy": "registration_cloudy"}
+"""Keys of the records of what is laid onto the clear scene of a pair."""
 
 
 class Measured(NamedTuple):
     """One field."""
 
     key: Key
-    """Area and pair."""
-    role: MovedRole
-    """What was laid onto the clear scene."""
+    """Area and pair, or group."""
+    role: str
+    """What was laid onto the clear scene; of a group the role of the scene that was laid onto another one."""
     record: Json
     """What was measured."""
 
@@ -76,9 +75,16 @@ def list_fields(results: Results) -> list[Measured]:
     return [
         Measured(key, role, record)
         for key, summary in results.aligned.items()
-        for role, name in RECORDS.items()
-        if (record := summary.get(name)) is not None and record["reason"] != results.refusal(key)
+        for role, record in _list_records(summary).items()
+        if record["reason"] != results.refusal(key)
     ]
+
+
+def _list_records(summary: Json) -> dict[str, Json]:
+    """What was measured of a pair or group, by the role that was moved."""
+    if summary.get("task", CLEARING) != CLEARING:  # groups hold their records by role
+        return dict(summary.get("registration") or {})
+    return {role: summary[name] for role, name in RECORDS.items() if summary.get(name) is not None}
 
 
 def _show_field(field: Measured) -> list[str]:

@@ -10,11 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-import torch
-
+from sereno.model.findings import bootstrap_runs
 from sereno.model.gallery import BASELINE_WORDS
 from sereno.model.holdout import GROUND_WORDS, describe_dataset
-from sereno.model.metrics import bootstrap_difference
 from sereno.model.page import Block, Cell, Heading, Shot, Shots, Table, Text, mark_best, show_number, show_range
 from sereno.model.pictures import Bars, assign_colours, draw_bars
 from sereno.model.results import Json, Results, RunResults
@@ -25,7 +23,6 @@ REGION_WORDS: Final = {"cloudy": "Under clouds and shadows", "clear": "Where the
 """Headings of the regions, the one that matters first."""
 COMPARED: Final = (("psnr", "PSNR", " dB", 2), ("ssim", "SSIM", "", 4))
 """Metrics of the comparison: key, name, unit, digits."""
-BOOTSTRAP_SEED: Final = 0
 
 
 class Metric(NamedTuple):
@@ -130,22 +127,11 @@ def _compare_runs(runs: Sequence[RunResults]) -> list[Block]:
     for other in runs[1:]:
         cells = [f"{first.name} minus {other.name}"]
         for key, _, _, digits in COMPARED:
-            interval = _bootstrap(first, other, key)
+            interval = bootstrap_runs((first, other), "cloudy", key)
             cells += [show_number(interval["mean"], digits, sign=True), show_range(interval, digits)]
         rows.append([Cell(word) for word in (*cells, str(interval["n"]), str(interval["n_groups"]))])
     head = ("run against run, under clouds", "PSNR, dB", "95 % interval", "SSIM", "95 % interval", "patches", "blocks")
     return [Table(head, rows)]
-
-
-def _bootstrap(first: RunResults, second: RunResults, metric: str) -> Json:
-    """Paired difference of a metric over the patches that both runs have, blocks drawn."""
-    ours, theirs = (
-        {row["id"]: row for row in run.scores if (row["method"], row["region"]) == ("network", "cloudy")} for run in (first, second)
-    )
-    shared = [name for name in ours if name in theirs]
-    difference = torch.tensor([float(ours[name][metric]) - float(theirs[name][metric]) for name in shared], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
-    return bootstrap_difference(difference, [ours[name]["block"] for name in shared], generator=generator)._asdict()
 
 
 def describe_scores(results: Results) -> list[Block]:

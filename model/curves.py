@@ -14,6 +14,21 @@ from sereno.model.results import CLEARING, Results
 
 NOT_PARTS: Final = ("step", "lr", "grad_norm", "total")
 """Columns of the history that are no part of the loss; nor are those of the validation."""
+CONTEST: Final = ("fooling", "critic", "margin", "penalty")
+"""Columns of the contest of a network with its critics, which may be below zero."""
+PART_WORDS: Final = {
+    "first": "first: the loss of the first stage's image",
+    "span": "span: how far both changes over the whole span are from the true one; the middle image is never looked at",
+    "consistency": "consistency: how far the changes of both halves are from that of the whole",
+    "encoding": "encoding: how far a head is from the cube seen through the aperture",
+    "aware": "aware: errors weighted by how little light that head expects, 0 in its first steps",
+    "temporal": "temporal: how far the answers from both dates are from each other",
+    "fooling": "fooling: what the network loses to the critic, before its weight",
+    "critic": "critic: what the critic loses",
+    "margin": "margin: mean score of true images less that of made ones; if it only grows the critic has won; at 0 it tells nothing apart",
+    "penalty": "penalty: how far the critic's gradient is from length 1, before its weight",
+}
+"""What parts of the loss are that only some networks have."""
 
 
 def describe_training(results: Results) -> list[Block]:
@@ -37,20 +52,33 @@ def describe_training(results: Results) -> list[Block]:
         shots.append(Shot(drawn, "Validation"))
     else:
         blocks.append(Text("There was no validation with cloudy pixels, so no validation curve.", "missing"))
-    shots += _draw_parts(histories)
+    shots += _draw_parts(histories) + _draw_contests(histories)
     kept = [f"{run.name} keeps the weights of step {run.summary['checkpoint']['step']}" for run in results.runs if run.summary is not None]
-    return [*blocks, Shots(shots, "chart"), Text(f"{'; '.join(kept)}.", "small")] if kept else [*blocks, Shots(shots, "chart")]
+    columns = {column for rows in histories.values() for column in rows[0] if any(row.get(column) for row in rows)}
+    said = [words for part, words in PART_WORDS.items() if part in columns] + kept
+    return [*blocks, Shots(shots, "chart"), *([Text(f"{'; '.join(said)}.", "small")] if said else [])]
 
 
 def _draw_parts(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Shot]:
     """What each run's loss is made of, where it has several parts."""
     shots = []
     for name, rows in list(histories.items())[:MAX_SHOWN]:
-        parts = [column for column in rows[0] if column not in NOT_PARTS and not column.startswith("val_")]
+        parts = [column for column in rows[0] if column not in (*NOT_PARTS, *CONTEST) and not column.startswith("val_")]
         lines = [_to_line(part, rows, part, colour) for part, colour in assign_colours([], parts).items()]
         lines = [line for line in lines if line.x]
         if len(lines) > 1:
             shots.append(Shot(draw_lines(lines, x_label="step", y_label="part of the loss", log=True), f"Parts of the loss, {name}"))
+    return shots
+
+
+def _draw_contests(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Shot]:
+    """The contest of each run with its critics, where there was one."""
+    shots = []
+    for name, rows in list(histories.items())[:MAX_SHOWN]:
+        lines = [_to_line(part, rows, part, colour) for part, colour in assign_colours([], CONTEST).items()]
+        lines = [line for line in lines if any(line.y)]
+        if lines:
+            shots.append(Shot(draw_lines(lines, x_label="step", y_label="contest with the critic"), f"Network against critic, {name}"))
     return shots
 
 

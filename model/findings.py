@@ -1,4 +1,4 @@
-"""What the report says of a run of any other task than cloud removal: a verdict, tables by protocol, and example patches.
+"""What the report says of runs of any other task than cloud removal: verdicts in words, what the metrics are worth, tables by protocol.
 
 Results enter; blocks of the page leave. What is scored, where and by which metrics stands in each run's summary.
 """
@@ -6,16 +6,14 @@ Results enter; blocks of the page leave. What is scored, where and by which metr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
+import torch
 
-from sereno.model.page import Block, Cell, Heading, Shot, Shots, Table, Text, mark_best, show_number, show_range
-from sereno.model.pictures import Picture, Stretch, encode_png, measure_stretch, to_true_colour
-from sereno.model.results import Json, Results, RunResults, read_examples
-from sereno.pipeline.bands import rgb_indices
-from sereno.pipeline.errors import MissingError
+from sereno.model.holdout import GROUND_WORDS
+from sereno.model.metrics import bootstrap_difference
+from sereno.model.page import Block, Cell, Heading, Table, Text, mark_best, show_number, show_range
+from sereno.model.results import Json, Results, RunResults, network_of, task_of
 
 DIGITS: Final = {"psnr": 2, "sam_deg": 2, "ergas": 2}
 """Decimals of metrics; of all others 4."""
@@ -24,155 +22,290 @@ HEADINGS: Final = {
     "d_lambda": "D_λ ↓", "d_s": "D_s ↓", "qnr": "QNR ↑",
 }  # fmt: skip
 """Headings of metrics; the arrow says which direction is better."""
-COLOURS: Final = ("B04", "B03", "B02")
-"""Names under which three bands are shown as red, green and blue."""
-PICTURE_PX: Final = 192
-"""Smallest side of the picture of a patch; coarse images are shown with larger pixels."""
-
-Array = npt.NDArray[Any]
-
-
-class View(NamedTuple):
-    """One picture of an example patch."""
-
-    label: str
-    """What it is, in words."""
-    array: str
-    """Name of the stored array."""
-    date: int | None = None
-    """Place along the date axis of arrays that have one."""
-
-
-VIEWS: Final[Mapping[str, tuple[View, ...]]] = {
-    "pansharpening": (View("multispectral", "ms"), View("bicubic", "bicubic"), View("GSA", "gsa")),
-    "spatiotemporal-fusion": (
-        View("fine, first date", "fine", 0),
-        View("fine, last date", "fine", 2),
-        View("coarse, middle date", "coarse", 1),
-        View("linear in time", "linear"),
-        View("after STARFM", "starfm"),
-        View("fine, middle date: the truth", "fine", 1),
-    ),
-    "snapshot-reconstruction": (View("estimate", "estimate"), View("cube: the truth", "cube")),
+UNITS: Final = {"psnr": " dB", "sam_deg": "°", "ergas": " %"}
+"""Units of metrics in a sentence."""
+WITHOUT_TRUTH: Final = ("d_lambda", "d_s", "qnr")
+"""Metrics that know no truth: they are tabulated and explained, and no verdict rests on them."""
+LABELS: Final = {
+    "bicubic": "bicubic", "brovey": "Brovey", "gsa": "GSA", "nearest": "nearest date", "linear": "line in time",
+    "change": "coarse change", "starfm": "STARFM-like", "estimate": "initial estimate", "first": "picture shifted back", "gap-tv": "GAP-TV",
+}  # fmt: skip
+"""Short names of methods that need no weights."""
+REGION_WORDS: Final = {
+    ("pansharpening", "reduced"): "At reduced resolution, where the truth is known",
+    ("pansharpening", "full"): "At full resolution, where nobody knows the truth",
+    ("spatiotemporal-fusion", "changed"): "Where the land changed",
+    ("spatiotemporal-fusion", "all"): "All clear pixels",
+    ("snapshot-reconstruction", "all"): "All valid pixels",
 }
-"""What is shown of each task beside the networks' answers, which come first."""
+"""Headings of regions and protocols, those first that verdicts rest on."""
+EXPLANATIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "pansharpening": (
+        "Reduced resolution (Wald et al. 1997): both images are made coarser by the ratio of their pixels, so that the multispectral "
+        "image as it was taken is the truth. PSNR, MAE and RMSE compare reflectance, SSIM structure, SAM the angle between spectra, ERGAS "
+        "the error relative to each band's mean, Q2n all bands together (1 is perfect). What is learnt at this scale is used at the finer "
+        "one, where nobody can check it.",
+        "Full resolution (Alparone et al. 2008): D_λ says how far the likeness of bands to each other changed, D_s that of bands to the "
+        "sharp image, and QNR = (1 − D_λ)(1 − D_s). None of them knows the truth. On real 20 m bands of Sentinel-2 QNR ranks bicubic "
+        "enlargement first, which adds no detail at all: read it to notice that a method spoils colours, and never as a verdict.",
+    ),
+    "spatiotemporal-fusion": (
+        "Most land hardly changes between the dates, and there the line in time is right by itself. What a method is worth shows where "
+        "land changed: pixels of the middle date that lie off the mean of both outer dates. RMSE and MAE are in reflectance, SAM is the "
+        "angle between spectra, ERGAS the error relative to each band's mean.",
+    ),
+    "snapshot-reconstruction": (
+        "A snapshot is one grey picture in which all bands lie shifted over each other behind a coded aperture. The network is given an "
+        "initial estimate of the cube made from it, and adds to it: what it is worth is what it gains over that estimate, and over "
+        "GAP-TV with 60 rounds, the classical way. SAM is the angle between spectra, the measure of their shape.",
+    ),
+}
+"""What metrics and regions mean, in paragraphs by task."""
+LEADERS: Final = {"spatiotemporal-fusion": "rmse"}
+"""The metric that the verdict on a task rests on; of all others PSNR."""
+BASES: Final = {
+    "gap-tv": "some rounds of GAP-TV, fewer than those of the baseline",
+    "open": "the mean of all bands that met in a detector pixel",
+    "first": "the picture shifted back and masked, divided by the light of each detector pixel",
+}
+"""What the initial estimate of a snapshot is, by `network.base`."""
+BOOTSTRAP_SEED: Final = 0
+
+
+def list_scored(results: Results) -> list[RunResults]:
+    """Runs of the page's task that have scores."""
+    return [run for run in results.runs if run.summary is not None and task_of(run) == results.task]
+
+
+def name_run(run: RunResults) -> str:
+    """A run as it is called on the page: its name, and its network where that is called otherwise."""
+    network = network_of(run)
+    return run.name if network in ("", run.name) else f"{run.name} ({network})"
 
 
 def describe_verdicts(results: Results) -> list[Block]:
-    """In words and intervals: what each network is worth against every baseline, on what ground."""
-    scored = [run for run in results.runs if run.summary is not None]
-    if not scored:
-        return [Text("No run has scores yet: run `sereno evaluate`.", "missing")]
-    return [block for run in scored for block in _describe_run(run)]
+    """In words and intervals: what each network is worth against every baseline, on what ground; runs of another task are named."""
+    blocks: list[Block] = []
+    for run in results.runs:
+        if run.summary is None:
+            blocks.append(Text(f"{run.name} has no scores: run `sereno evaluate`.", "missing"))
+        elif task_of(run) != results.task:
+            blocks.append(
+                Text(f"{name_run(run)} is for {task_of(run)}, this page for {results.task}: its scores are not shown.", "missing")
+            )
+        else:
+            blocks += _describe_run(run, run.summary)
+    scored = list_scored(results)
+    blocks += _compare_runs(scored) if len(scored) > 1 else []
+    return blocks or [Text("No run has scores yet: run `sereno evaluate`.", "missing")]
 
 
-def _describe_run(run: RunResults) -> list[Block]:
-    summary = run.summary
-    assert summary is not None
-    compared = dict(summary["network_minus"])
-    region, _ = compared.pop("region"), compared.pop("note")
-    metrics = [metric for metric in summary["metrics"] if metric in next(iter(compared.values()))]
+def _describe_run(run: RunResults, summary: Json) -> list[Block]:
+    """The verdict, and all differences with their intervals."""
+    told: Json = summary.get("network_minus") or {}
+    compared: dict[str, Json] = {name: found for name, found in told.items() if isinstance(found, dict)}
+    region = str(told.get("region"))
+    if not compared:
+        return [Text(f"{name_run(run)} was evaluated by an older version, which compared nothing: run `sereno evaluate` again.", "missing")]
+    metrics = list_compared(summary)
     scores = {method: summary["scores"][method][region] for method in summary["methods"]}
+    if not metrics or scores["network"][metrics[0]]["mean"] is None:
+        return [Text(f"{name_run(run)}: nothing of the {summary['patches']} {summary['split']} patches could be scored.", "missing")]
+    said, tone = _judge(scores, compared, metrics)
+    place = REGION_WORDS.get((task_of(run), region), region)
+    ours = show_score(metrics[0], scores["network"][metrics[0]]["mean"])
+    head = f"{place}, on {GROUND_WORDS[summary['split']]}, {name_run(run)} reaches {ours} {_name_metric(metrics[0])}"
+    ground = f"Measured on {summary['patches']} {summary['split']} patches of {summary['blocks']} ground blocks"
+    return [
+        Text(f"{head}. {said} {ground}.", tone),
+        *_list_lost(summary),
+        Table(
+            ("network minus", *(word for metric in metrics for word in (HEADINGS[metric], "95 % interval"))),
+            [_to_difference_row(name, compared[name], metrics) for name in compared],
+        ),
+    ]
+
+
+def _judge(scores: Mapping[str, Json], compared: Mapping[str, Json], metrics: Sequence[str]) -> tuple[str, str]:
+    """Sentences that name the best baseline and every baseline that wins, and their tone: that of the difference to the best one."""
     leader = metrics[0]
-    best = _find_best(scores, leader)
-    ground = f"{summary['patches']} {summary['split']} patches of {summary['blocks']} ground blocks"
-    ours, theirs = (show_number(scores[method][leader]["mean"], DIGITS.get(leader, 4)) for method in ("network", best))
-    interval = compared[best][leader]["by_block"]
-    said = f"{run.name}: {HEADINGS[leader][:-2]} {ours}, the best baseline ({best}) {theirs}; {region}: {summary['regions'][region]}."
-    rows = [_to_difference_row(name, compared[name], metrics) for name in compared]
-    head = ("network minus", *(word for metric in metrics for word in (HEADINGS[metric], "95 % interval")))
-    return [Text(f"{said} Measured on {ground}.", _grade(interval, leader)), Table(head, rows)]
+    best = find_best(scores, leader)
+    behind: list[str] = []
+    level: list[str] = []
+    ahead: list[str] = []
+    for name, found in compared.items():
+        ours = {metric: found[metric]["by_block"] for metric in metrics if found[metric]["by_block"]["mean"] is not None}
+        lost = [metric for metric in ours if not _is_ahead(ours[metric]["mean"], metric)]
+        if lost:
+            behind.append(f"{LABELS.get(name, name)} by {' and '.join(_show_difference(ours[metric], metric) for metric in lost)}")
+        if leader in ours and leader not in lost:
+            chosen, tone = (ahead, True) if grade(ours[leader], leader) == "good" else (level, False)
+            chosen.append(f"{LABELS.get(name, name)} by {_show_difference(ours[leader], leader, is_short=tone)}")
+    said = [f"The best baseline by it is {LABELS.get(best, best)} with {show_score(leader, scores[best][leader]['mean'])}."]
+    said += [f"The network is behind {'; behind '.join(behind)}."] if behind else []
+    said += [f"It beats {', '.join(ahead)}."] if ahead else []
+    said += [f"It is ahead of {', '.join(level)}, but not clearly: the interval reaches zero or there is none."] if level else []
+    return " ".join(said), grade(compared[best][leader]["by_block"], leader)
 
 
-def _find_best(scores: Mapping[str, Json], metric: str) -> str:
+def _is_ahead(difference: float, metric: str) -> bool:
+    """Whether network minus baseline says that the network is better."""
+    return difference > 0 if is_larger_better(metric) else difference < 0
+
+
+def _show_difference(interval: Json, metric: str, *, is_short: bool = False) -> str:
+    """How far apart, by which metric, and how sure that is."""
+    words = f"{show_score(metric, abs(interval['mean']))} {_name_metric(metric)}"
+    return words if is_short else f"{words} (95 % interval {show_range(interval, DIGITS.get(metric, 4))})"
+
+
+def _list_lost(summary: Json) -> list[Block]:
+    """Every region and metric with truth in which a baseline has the better mean, but for those of the verdict."""
+    told = [((summary.get("network_minus") or {}).get("region"), metric) for metric in list_compared(summary)]
+    lost = []
+    for region in summary["regions"]:
+        for metric in summary["metrics"]:
+            scores = {method: summary["scores"][method][region] for method in summary["methods"]}
+            if (region, metric) in told or metric in WITHOUT_TRUTH or metric not in HEADINGS or scores["network"][metric]["mean"] is None:
+                continue
+            best, ours = find_best(scores, metric), scores["network"][metric]["mean"]
+            theirs = scores[best][metric]["mean"]
+            if theirs is not None and (theirs > ours if is_larger_better(metric) else theirs < ours):
+                numbers = f"{show_score(metric, theirs)} against {show_score(metric, ours)}"
+                lost.append(f"{_name_metric(metric)} {region}: {LABELS.get(best, best)} {numbers}")
+    return [Text(f"Other means by which a baseline is better than the network: {'; '.join(lost)}.")] if lost else []
+
+
+def find_best(scores: Mapping[str, Json], metric: str) -> str:
     """The baseline with the best mean of a metric."""
     means = {name: score[metric]["mean"] for name, score in scores.items() if name != "network" and score[metric]["mean"] is not None}
-    choose = max if _is_larger_better(metric) else min
+    choose = max if is_larger_better(metric) else min
     return choose(means, key=lambda name: means[name]) if means else next(name for name in scores if name != "network")
 
 
-def _grade(interval: Json, metric: str) -> str:
+def list_compared(summary: Json) -> list[str]:
+    """Metrics in which a network is compared with baselines, that which the verdict rests on first; none in old summaries."""
+    known = next((found for found in (summary.get("network_minus") or {}).values() if isinstance(found, Mapping)), {})
+    leader = LEADERS.get(summary["checkpoint"].get("task"))
+    return sorted((metric for metric in HEADINGS if metric in known), key=lambda metric: metric != leader)
+
+
+def find_rival(summary: Json) -> str:
+    """The baseline that the verdict is against."""
+    region = summary["network_minus"]["region"]
+    scores = {method: summary["scores"][method][region] for method in summary["methods"]}
+    return find_best(scores, list_compared(summary)[0])
+
+
+def grade(interval: Json, metric: str) -> str:
     """Tone of a difference: good and bad are told only where the whole interval lies on one side."""
     if interval["mean"] is None or interval["low"] is None:
         return "plain"
-    low, high = (interval["low"], interval["high"]) if _is_larger_better(metric) else (-interval["high"], -interval["low"])
+    low, high = (interval["low"], interval["high"]) if is_larger_better(metric) else (-interval["high"], -interval["low"])
     return "good" if low > 0 else "bad" if high <= 0 else "plain"
 
 
-def _is_larger_better(metric: str) -> bool:
+def is_larger_better(metric: str) -> bool:
+    """Whether more of a metric is better."""
     return HEADINGS[metric].endswith("↑")
 
 
+def show_score(metric: str, value: float) -> str:
+    """A score with its unit."""
+    return f"{show_number(value, DIGITS.get(metric, 4))}{UNITS.get(metric, '')}"
+
+
+def _name_metric(metric: str) -> str:
+    """A metric in a sentence: its heading without unit and arrow."""
+    return HEADINGS[metric].split(",")[0].split(" ")[0]
+
+
 def _to_difference_row(name: str, compared: Json, metrics: Sequence[str]) -> list[Cell]:
-    cells = [name]
+    cells = [LABELS.get(name, name)]
     for metric in metrics:
         interval, digits = compared[metric]["by_block"], DIGITS.get(metric, 4)
         cells += [show_number(interval["mean"], digits, sign=True), show_range(interval, digits)]
     return [Cell(word) for word in cells]
 
 
+def _compare_runs(runs: Sequence[RunResults]) -> list[Block]:
+    """The first run against each other one, patch by patch, where the verdicts are told."""
+    first = runs[0]
+    assert first.summary is not None
+    region, metrics = str((first.summary.get("network_minus") or {}).get("region")), list_compared(first.summary)
+    if not metrics:
+        return []
+    rows = []
+    for other in runs[1:]:
+        cells = [f"{name_run(first)} minus {name_run(other)}"]
+        for metric in metrics:
+            interval = bootstrap_runs((first, other), region, metric)
+            cells += [show_number(interval["mean"], DIGITS.get(metric, 4), sign=True), show_range(interval, DIGITS.get(metric, 4))]
+        rows.append([Cell(word) for word in (*cells, str(interval["n"]), str(interval["n_groups"]))])
+    head = (
+        f"run against run, {region}",
+        *(word for metric in metrics for word in (HEADINGS[metric], "95 % interval")),
+        "patches",
+        "blocks",
+    )
+    return [Table(head, rows)]
+
+
+def bootstrap_runs(runs: tuple[RunResults, RunResults], region: str, metric: str) -> Json:
+    """Paired difference of a metric, first run minus second, over the patches that both have, blocks drawn."""
+    ours, theirs = (
+        {row["id"]: row for row in run.scores if (row["method"], row["region"]) == ("network", region) and metric in row} for run in runs
+    )
+    shared = [name for name in ours if name in theirs]
+    difference = torch.tensor([float(ours[name][metric]) - float(theirs[name][metric]) for name in shared], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
+    return bootstrap_difference(difference, [ours[name]["block"] for name in shared], generator=generator)._asdict()
+
+
 def describe_tables(results: Results) -> list[Block]:
-    """Methods by metrics, a table for each region or protocol of each run."""
-    blocks: list[Block] = []
-    for run in results.runs:
-        if run.summary is None:
-            continue
-        blocks.append(Text("; ".join(f"{name}: {words}" for name, words in run.summary["methods"].items()) + ".", "small"))
-        for region, words in run.summary["regions"].items():
-            blocks += [Heading(f"{run.name}, {region}"), Text(f"{words}.", "small"), _tabulate(run.summary, region)]
-    return blocks or [Text("No run has scores yet: run `sereno evaluate`.", "missing")]
+    """What methods and metrics are, then methods by metrics, a table for each region or protocol with all runs in it."""
+    scored = list_scored(results)
+    if not scored:
+        return [Text("No run has scores yet: run `sereno evaluate`.", "missing")]
+    summaries = {name_run(run): run.summary for run in scored if run.summary is not None}
+    blocks: list[Block] = [Text(words) for words in EXPLANATIONS.get(results.task, ())]
+    blocks += _explain_bases(scored)
+    methods = {name: words for summary in summaries.values() for name, words in summary["methods"].items() if name != "network"}
+    told = "; ".join(f"{LABELS.get(name, name)}: {words}" for name, words in methods.items())
+    blocks.append(Text(f"Means over patches; the best of each column is bold. {told}.", "small"))
+    regions = {name: words for summary in summaries.values() for name, words in summary["regions"].items()}
+    order = [region for task, region in REGION_WORDS if task == results.task and region in regions]
+    for region in (*order, *(name for name in regions if name not in order)):
+        heading = REGION_WORDS.get((results.task, region), region)
+        blocks += [Heading(heading), Text(f"{regions[region]}.", "small"), _tabulate(summaries, region)]
+    return blocks
 
 
-def _tabulate(summary: Json, region: str) -> Table:
-    """Mean scores of every method, of the metrics that the region has."""
-    scores = {method: summary["scores"][method][region] for method in summary["methods"]}
-    metrics = [metric for metric in HEADINGS if metric in summary["metrics"] and any(score[metric]["n"] for score in scores.values())]
+def _explain_bases(scored: Sequence[RunResults]) -> list[Block]:
+    """What the initial estimates of snapshots are."""
+    runs = [run for run in scored if task_of(run) == "snapshot-reconstruction"]
+    bases = {name_run(run): ((run.summary or {})["checkpoint"]["settings"]["network"]).get("base") for run in runs}
+    said = [f"{name}: {BASES.get(base, base)}" for name, base in bases.items() if base]
+    return [Text(f"The initial estimate (`network.base`) of {'; of '.join(said)}.")] if said else []
+
+
+def _tabulate(summaries: Mapping[str, Json], region: str) -> Table:
+    """Mean scores of every method in a region, of the metrics that it has; networks first."""
+    scores = {name: score[region] for name, score in collect_scores(summaries).items() if region in score}
+    metrics = [metric for metric in HEADINGS if any(score.get(metric, {}).get("n") for score in scores.values())]
     rows = [
-        [Cell(method), *(Cell(show_number(score[metric]["mean"], DIGITS.get(metric, 4))) for metric in metrics)]
-        for method, score in scores.items()
+        [Cell(name), *(Cell(show_number(score.get(metric, {}).get("mean"), DIGITS.get(metric, 4))) for metric in metrics)]
+        for name, score in scores.items()
     ]
-    return Table(("method", *(HEADINGS[metric] for metric in metrics)), mark_best(rows, [_is_larger_better(metric) for metric in metrics]))
+    return Table(("method", *(HEADINGS[metric] for metric in metrics)), mark_best(rows, [is_larger_better(metric) for metric in metrics]))
 
 
-def describe_patches(results: Results) -> list[Block]:
-    """Some patches with every run's answer beside what it was made of."""
-    blocks: list[Block] = []
-    for run in results.runs:
-        arrays = read_examples(run)
-        if not arrays or run.summary is None:
-            continue
-        task = run.summary["checkpoint"]["task"]
-        views = (View(run.name, "prediction"), *(view for view in VIEWS[task] if view.array in arrays))
-        stretch = _stretch_like(arrays["prediction"], tuple(arrays["bands"].tolist()))
-        for place, name in enumerate(arrays["id"].tolist()):
-            shots = [_show_view(arrays, place, view, stretch) for view in views]
-            blocks += [Heading(name), Shots(shots, "patch", len(shots))]
-    return blocks or [Text("No example patches were kept: set `evaluate.examples` above 0 and run `sereno evaluate`.", "missing")]
-
-
-def _show_view(arrays: Mapping[str, Array], place: int, view: View, stretch: Stretch) -> Shot:
-    image = arrays[view.array][place]
-    shown = _to_colours(image if view.date is None else image[view.date], tuple(arrays["bands"].tolist()))
-    picture = to_true_colour(shown, np.ones(shown.shape[1:], bool), bands=COLOURS, stretch=stretch)
-    return Shot(encode_png(_enlarge(picture)), view.label)
-
-
-def _stretch_like(images: Array, bands: tuple[str, ...]) -> Stretch:
-    """One stretch for all pictures of a run: (patch, band, y, x)."""
-    return measure_stretch([(_to_colours(image, bands), np.ones(image.shape[1:], bool)) for image in images], COLOURS)
-
-
-def _to_colours(image: Array, bands: tuple[str, ...]) -> Array:
-    """Three bands to show: red, green and blue where there are such, else the last, the middle and the first: (band, y, x) -> (3, y, x)."""
-    try:
-        places = list(rgb_indices(bands))
-    except MissingError:
-        places = [len(bands) - 1, len(bands) // 2, 0]
-    chosen: Array = image[places]
-    return chosen
-
-
-def _enlarge(picture: Picture) -> Picture:
-    """Pixels repeated until the picture is large enough to be seen."""
-    factor = max(1, -(-PICTURE_PX // min(picture.shape[:2])))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+def collect_scores(summaries: Mapping[str, Json]) -> dict[str, Json]:
+    """Scores by region of every run's network by its name, then of the baselines; these are told apart where runs saw them differ."""
+    scores = {name: summary["scores"]["network"] for name, summary in summaries.items()}
+    for run, summary in summaries.items():
+        for method in summary["methods"]:
+            label, found = LABELS.get(method, method), summary["scores"][method]
+            if method != "network" and scores.setdefault(label, found) != found:
+                scores[f"{label} (of {run})"] = found
+    return scores

@@ -30,7 +30,7 @@ from sereno.model.pictures import (
     to_sar_composite,
     to_true_colour,
 )
-from sereno.model.results import Array, Key, Results, RunResults, find_error, find_truth, list_cleared, read_examples
+from sereno.model.results import Array, Key, Results, RunResults, find_error, find_truth, is_stale, list_cleared, read_examples
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
 from sereno.pipeline.scene import REFLECTANCE_SCALE, bands_of, geobox_of
@@ -129,7 +129,7 @@ def _describe_scene(results: Results, key: Key, look: Look) -> list[Block]:
             cleared.append(Shot(image, f"cleared by {run.name}", "the cloudy date"))
             sources.append(Shot(where, f"provenance, {run.name}", "where each pixel comes from"))
             rows.append(_to_share_row(run, key, results.folder))
-    stale = [run.name for run in results.runs if key in run.predictions and _is_stale(run, key)]
+    stale = [run.name for run in results.runs if key in run.predictions and is_stale(run, key)]
     truth = _find_truth(results, provenance)
     shots = [*_show_inputs(pair, look), *cleared, _show_target(pair, truth, look), *sources]
     blocks: list[Block] = [Heading(f"{key[0]} · {key[1]}"), Shots(shots, "scene", SCENE_COLUMNS)]
@@ -142,12 +142,6 @@ def _describe_scene(results: Results, key: Key, look: Look) -> list[Block]:
 def _find_truth(results: Results, provenance: Mapping[str, Any]) -> Truth | None:
     path = find_truth(results, str(provenance["cloudy"]["item"]))
     return None if path is None else Truth(path, find_error(results, str(provenance["clear"]["item"])) or (0.0, 0.0))
-
-
-def _is_stale(run: RunResults, key: Key) -> bool:
-    """Whether a scene was cleared with other weights than those that were scored, as one left over from an earlier training is."""
-    cleared = read_json(run.predictions[key])["checkpoint"]["weights_sha256"]
-    return run.summary is not None and run.summary["checkpoint"]["weights_sha256"] != cleared
 
 
 def _show_inputs(pair: xr.Dataset, look: Look) -> list[Shot]:

@@ -12,7 +12,7 @@ import rasterio
 
 from sereno.model.page import MAX_SHOWN, Block, Shot, Shots, Text, say_more
 from sereno.model.pictures import Plot, draw_map
-from sereno.model.results import Results
+from sereno.model.results import CLEARING, Results
 from sereno.pipeline.pairs import GridRecord
 from sereno.pipeline.patches import SPLITS
 
@@ -23,6 +23,9 @@ GROUND_WORDS: Final = {
 }
 """What a score on a split is worth."""
 
+ORIGINS: Final = {CLEARING: "The world is simulated, so the truth under the clouds is known."}
+"""What a simulated world is good for, by task."""
+
 
 def describe_dataset(results: Results) -> list[Block]:
     """How many patches there are, of what, how far the splits lie apart, and which runs were trained on other ones."""
@@ -30,11 +33,14 @@ def describe_dataset(results: Results) -> list[Block]:
         return [Text("There is no packed dataset: run `sereno pack`.", "missing")]
     facts = results.dataset
     counts, leakage = facts["counts"], facts["leakage"]
+    kind = "pairs" if results.task == CLEARING else "groups"
     pairs = sum(len(area["pairs"]) for area in facts["areas"].values())
     size_km = facts["size_px"] * facts["resolution_m"] / 1000
     said = (
         f"Dataset: {sum(counts.values())} patches of {facts['size_px']} × {facts['size_px']} pixels ({size_km:.2f} km) from "
-        f"{pairs} pairs of {len(facts['areas'])} areas: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS) + "."
+        f"{pairs} {kind} of {len(facts['areas'])} {'area' if len(facts['areas']) == 1 else 'areas'}: "
+        + ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+        + "."
     )
     if leakage["min_distance_m"] is None:
         apart = "There is only one split, so no ground is held out."
@@ -43,7 +49,7 @@ def describe_dataset(results: Results) -> list[Block]:
             f"No ground is shared between splits: over {leakage['footprints']} footprints the nearest patches of different splits are "
             f"{leakage['min_distance_m']:.0f} m apart ({leakage['required_m']:.0f} m asked for)."
         )
-    origin = "The world is simulated, so the truth under the clouds is known." if results.world else ""
+    origin = ORIGINS.get(results.task, "The world is simulated.") if results.world else ""
     stale = [run.name for run in results.runs if run.summary and run.summary["checkpoint"]["dataset_sha256"] != results.dataset_sha256]
     blocks: list[Block] = [Text(f"{said} {apart} {origin}".strip())]
     if stale:

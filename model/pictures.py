@@ -98,7 +98,7 @@ def to_true_colour(optical: Array, valid: Array, *, bands: tuple[str, ...], stre
         MissingError: `bands` lack red, green or blue.
     """
     colours = optical[list(rgb_indices(bands))] / REFLECTANCE_SCALE
-    return _paint((colours - stretch.low) / (stretch.high - stretch.low), valid, gamma=DISPLAY_GAMMA)
+    return paint((colours - stretch.low) / (stretch.high - stretch.low), valid, gamma=DISPLAY_GAMMA)
 
 
 def to_sar_composite(sar: Array, valid: Array, *, sar_bands: tuple[str, ...]) -> Picture:
@@ -113,10 +113,10 @@ def to_sar_composite(sar: Array, valid: Array, *, sar_bands: tuple[str, ...]) ->
     else:
         like, cross = (decibel[name] for name in pair)
         shown = list(zip((like, cross, like - cross), SAR_DISPLAY_DB.values(), strict=True))
-    return _paint(np.stack([(values - low) / (high - low) for values, (low, high) in shown]), valid, gamma=1.0)
+    return paint(np.stack([(values - low) / (high - low) for values, (low, high) in shown]), valid, gamma=1.0)
 
 
-def _paint(shares: Array, valid: Array, *, gamma: float) -> Picture:
+def paint(shares: Array, valid: Array, *, gamma: float) -> Picture:
     """(3, y, x) with 0 black and 1 white -> (y, x, 3), ground that is not valid in its own colour."""
     levels = np.round(255 * np.clip(np.nan_to_num(shares), 0, 1) ** (1 / gamma)).astype(np.uint8)
     picture: Picture = np.where(valid[..., None], np.moveaxis(levels, 0, -1), np.array(NOT_OBSERVED, np.uint8))
@@ -138,6 +138,30 @@ def to_error_colours(error: Array, valid: Array, *, top: float) -> Picture:
     levels = colormaps[ERROR_COLOURS](shares, bytes=True)[..., :3]
     picture: Picture = np.where(valid[..., None], levels, np.array(NOT_OBSERVED, np.uint8))
     return picture
+
+
+def list_error_colours(count: int) -> list[tuple[float, str]]:
+    """Shares of the brightest error, evenly from 0 to 1, with their colours for a legend."""
+    shares = [number / (count - 1) for number in range(count)]
+    return [(share, "#{:02x}{:02x}{:02x}".format(*colormaps[ERROR_COLOURS](share, bytes=True)[:3])) for share in shares]
+
+
+def paint_mask(marked: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> Picture:
+    """Marked ground in orange, other ground white, what is not known grey: (y, x) twice -> (y, x, 3)."""
+    colours = np.array([(255, 255, 255), PROVENANCE[2][1], NOT_OBSERVED], np.uint8)
+    picture: Picture = colours[np.where(known, marked.astype(np.intp), 2)]
+    return picture
+
+
+def mark_places(picture: Picture, places: Sequence[tuple[float, float]], colours: Sequence[tuple[int, int, int]]) -> Picture:
+    """The picture with a ring around each place (row, column), in its colour between black and white lines, so that it shows anywhere."""
+    marked = picture.copy()
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    for number, (row, column) in enumerate(places):
+        distance = np.hypot(rows + 0.5 - row, columns + 0.5 - column)
+        for inner, outer, colour in ((4, 5, (0, 0, 0)), (5, 8, colours[number % len(colours)]), (8, 9, (255, 255, 255))):
+            marked[(distance >= inner) & (distance < outer)] = colour
+    return marked
 
 
 def shrink_picture(picture: Picture, longest_px: int) -> Picture:
@@ -222,6 +246,25 @@ def draw_lines(lines: Sequence[Line], *, x_label: str, y_label: str, log: bool =
     if log:
         axes.set_yscale("log")
     _add_legend(axes, len(lines))
+    return _finish_chart(figure)
+
+
+def draw_panels(panels: Sequence[tuple[str, str, Sequence[Line]]], *, x_label: str, y_label: str) -> str:
+    """Small line charts side by side as a data URI, each with its title, the colour of it, and its lines; one legend and one height."""
+    figure = Figure(figsize=(2.6 * max(1, len(panels)), 2.7), layout="constrained")
+    grid = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=True)
+    for axes, (title, colour, lines) in zip(grid.flat, panels, strict=False):
+        for line in lines:
+            axes.plot(line.x, line.y, "--" if line.dashed else "-", color=line.colour, label=line.name, linewidth=1.5)
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.add_patch(Rectangle((0.02, 1.03), 0.07, 0.07, transform=axes.transAxes, facecolor=colour, clip_on=False))
+        axes.set_xlabel(x_label, fontsize=8, color=INK)
+        axes.tick_params(labelsize=7.5, colors=INK)
+        axes.grid(color=GRID_COLOUR, linewidth=0.6)
+    grid.flat[0].set_ylabel(y_label, fontsize=8, color=INK)
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, fontsize=8, frameon=False, ncols=len(names), loc="outside upper center")
     return _finish_chart(figure)
 
 

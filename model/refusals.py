@@ -10,7 +10,7 @@ from typing import Final
 
 from sereno.model.alignment import list_fields
 from sereno.model.page import Block, Cell, Heading, Table, Text, show_first
-from sereno.model.results import Results
+from sereno.model.results import CLEARING, Results
 
 SETTING_WORDS: Final = {
     "min_valid": "too little valid in SAR, input and target",
@@ -18,6 +18,8 @@ SETTING_WORDS: Final = {
     "min_input_cloud": "too little cloud and shadow in the input",
 }
 """Limits of `patch` in words."""
+GROUP_WORDS: Final = {"min_valid": "too little valid in the images of a group", "max_target_cloud": "too much cloud and shadow"}
+"""The same where patches are cut from groups."""
 
 
 def describe_losses(results: Results) -> list[Block]:
@@ -72,8 +74,9 @@ def _count_refused_windows(results: Results) -> list[Block]:
         told += f" Windows of pairs that are not used at all ({len(results.patched) - len(cut)}) are not counted."
     if not groups:
         return [*blocks, Text(f"None; {told}" if results.patched else "No pair was cut: run `sereno patch`.")]
+    words = SETTING_WORDS if results.task == CLEARING else SETTING_WORDS | GROUP_WORDS
     rows = [
-        (SETTING_WORDS.get(setting, setting), f"patch.{setting} {limit:g}", str(len(values)), f"{min(values):.3f} to {max(values):.3f}")
+        (words.get(setting, setting), f"patch.{setting} {limit:g}", str(len(values)), f"{min(values):.3f} to {max(values):.3f}")
         for (setting, limit), values in sorted(groups.items())
     ]
     head = ("reason", "limit", "windows", "shares seen")

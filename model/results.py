@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class RunResults:
     examples: Path | None
     """`examples.npz`; None if there is none."""
     predictions: dict[Key, Path]
-    """Records of the cleared scenes whose pair is in a lock and was not given up since."""
+    """Records of the predicted images whose pair or group is in a lock and was not given up since."""
     pictures: dict[int, Path]
     """Pictures of the same validation patches, by step, rising."""
 
@@ -59,7 +59,7 @@ class Results:
     locks: dict[str, Lock]
     """By area."""
     aligned: dict[Key, Json]
-    """Summaries of the pairs that are there."""
+    """Summaries of the pairs, or groups, that are there."""
     patched: dict[Key, Json]
     """Summaries of the patch stores that are there."""
     scenes: dict[Key, Json]
@@ -81,8 +81,10 @@ class Results:
 
     @property
     def task(self) -> str:
-        """What the dataset is for."""
-        return str((self.dataset or {}).get("task", CLEARING))
+        """What the dataset is for; without one the locks say it, or the runs."""
+        said = [self.dataset.get("task", CLEARING)] if self.dataset is not None else [lock.task for lock in self.locks.values()]
+        said += [task_of(run) for run in self.runs if run.summary is not None]
+        return str(said[0]) if said else CLEARING
 
     def manifest(self, step: str, key: Key) -> Path:
         """Where `step` writes what belongs to `key`."""
@@ -100,19 +102,20 @@ def read_results(folder: Path, runs: tuple[str, ...]) -> Results:
         StoreError, ConfigError, DataError: a file that is there is damaged or of another kind.
     """
     locks = {lock.area: lock for lock in map(Lock.read, sorted(folder.glob("query/*.json")))}
-    pairs = [(area, pair.id) for area, lock in locks.items() for pair in lock.pairs]
+    jobs = [(area, job.id) for area, lock in locks.items() for job in lock.jobs]
     scenes = [(area, scene) for area, lock in locks.items() for scene in sorted(lock.scenes)]
-    aligned = _read_summaries(folder / "align", pairs, "pair")
-    usable = [key for key in pairs if not aligned.get(key, {}).get("refused")]
+    kinds = {area: "group" if lock.groups else "pair" for area, lock in locks.items()}
+    aligned = {key: found for key in jobs for found in _read_summaries(folder / "align", [key], kinds[key[0]]).values()}
+    usable = [key for key in jobs if not aligned.get(key, {}).get("refused")]
     dataset, world = folder / "pack/dataset.json", folder / "simulate/world.json"
     named = runs or tuple(path.parent.name for path in sorted(folder.glob("evaluate/*/scores.csv")))
     return Results(
         folder=folder,
         locks=locks,
         aligned=aligned,
-        patched=_read_summaries(folder / "patch", pairs, "patches"),
+        patched=_read_summaries(folder / "patch", jobs, "patches"),
         scenes=_read_summaries(folder / "ingest", scenes, "scene"),
-        masked=_read_summaries(folder / "mask", pairs, "mask"),
+        masked=_read_summaries(folder / "mask", jobs, "mask"),
         ledger=_read_ledgers(folder, locks, scenes),
         dataset=read_manifest(dataset, kind="dataset")["summary"] if dataset.is_file() else None,
         dataset_sha256=hashlib.sha256(dataset.read_bytes()).hexdigest() if dataset.is_file() else "",
@@ -147,6 +150,16 @@ def _read_run(folder: Path, name: str, pairs: Iterable[Key]) -> RunResults:
     )
 
 
+def task_of(run: RunResults) -> str:
+    """What a run that was evaluated is for."""
+    return str((run.summary or {}).get("checkpoint", {}).get("task", CLEARING))
+
+
+def network_of(run: RunResults) -> str:
+    """Name of the network of a run; empty where nothing says it."""
+    return str((run.summary or {}).get("checkpoint", {}).get("settings", {}).get("network", {}).get("name", ""))
+
+
 def name_picture(folder: Path, step: int) -> Path:
     """Where training puts the picture of its validation patches after `step`; `folder` is that of the run."""
     return folder / f"pictures/step-{step:06d}.png"
@@ -171,6 +184,12 @@ def list_cleared(results: Results) -> list[Key]:
     return sorted({key for run in results.runs for key in run.predictions if results.manifest("align", key).is_file()})
 
 
+def is_stale(run: RunResults, key: Key) -> bool:
+    """Whether an image was made with other weights than those that were scored, as one left over from an earlier training is."""
+    cleared = read_json(run.predictions[key])["checkpoint"]["weights_sha256"]
+    return run.summary is not None and run.summary["checkpoint"]["weights_sha256"] != cleared
+
+
 def find_truth(results: Results, item: str) -> Path | None:
     """The simulated image without clouds of an optical item, if there is one."""
     for area in (results.world or {}).get("areas", {}).values():
@@ -190,7 +209,7 @@ def find_error(results: Results, item: str) -> tuple[float, float] | None:
     return None
 
 
-def find_true_shift(results: Results, key: Key, role: Literal["sar", "cloudy"]) -> tuple[float, float] | None:
+def find_true_shift(results: Results, key: Key, role: str) -> tuple[float, float] | None:
     """True shift (rows, columns) of a simulated scene of a pair against its clear one, in pixels of the area's grid; None if not known."""
     lock = results.locks[key[0]]
     pair, pixel_m = lock.pair(key[1]), lock.grid.transform[0]

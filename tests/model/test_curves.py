@@ -3,9 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sereno.model.curves import describe_training
+from sereno.model.curves import CONTEST, describe_training
 from sereno.model.page import Shots, Text
 from sereno.model.results import RunResults, read_results
+from sereno.model.run import CONTEST as RECORDED
 
 ROWS = [{"step": "0", "total": "", "val_loss": "0.5", "val_psnr_db": "20"}, {"step": "5", "total": "0.3", "pixel": "0.2", "phase": "0.1"}]
 
@@ -26,3 +27,13 @@ def test_a_run_without_a_history_is_named(tmp_path: Path) -> None:
     (said,) = describe_training(replace(read_results(tmp_path, ()), runs=(make_run([]),)))
     assert isinstance(said, Text)
     assert said.words == "mine has no history: run `sereno train`."
+
+
+def test_the_contest_with_a_critic_has_a_chart_of_its_own_that_goes_below_zero(tmp_path: Path) -> None:
+    assert CONTEST == RECORDED
+    rows = [{"step": str(step), "total": "0.5", **dict.fromkeys(CONTEST, "-0.1"), "penalty": "0"} for step in range(3)]
+    (shots, said) = describe_training(replace(read_results(tmp_path, ()), runs=(make_run(rows),)))[-2:]
+    assert isinstance(shots, Shots)
+    assert [shot.title for shot in shots.shots] == ["Loss", "Network against critic, mine"]
+    assert isinstance(said, Text)
+    assert "margin: mean score of true images less that of made ones" in said.words

@@ -16,7 +16,7 @@ FACTS = {
 def test_counts_and_distances_of_the_splits_are_said(tmp_path: Path) -> None:
     (said,) = describe_dataset(replace(read_results(tmp_path, ()), dataset=FACTS))
     assert isinstance(said, Text)
-    assert "9 patches of 128 × 128 pixels (1.28 km) from 2 pairs of 1 areas: 6 train, 1 val, 2 test." in said.words
+    assert "9 patches of 128 × 128 pixels (1.28 km) from 2 pairs of 1 area: 6 train, 1 val, 2 test." in said.words
     assert "over 9 footprints the nearest patches of different splits are 320 m apart (320 m asked for)" in said.words
 
 
