@@ -139,6 +139,9 @@ class S2SnapshotSettings(SpatialSpectralSettings):
     """Steps at the beginning in which the head learns the encoded signal; afterwards it weighs the errors."""
     emphasis: Annotated[float, Field(ge=0)] = 1.0
     """How much the weighed errors count beside the plain ones."""
+    consistency: Share = Field(default=0.0, exclude_if=not_)
+    """How far the answer is moved towards the nearest cube with the picture that was measured, which is not theirs: 1 all the way, as is
+    best where pictures have no noise, 0 not at all."""
     base: Literal["gap-tv", "open", "first"] = "gap-tv"
     """What the network sees and adds to, a row of `ESTIMATES` in `model/snapshot.py`: a few rounds of GAP-TV, or the measurement shifted
     back without the aperture, or with it as in the authors' code."""
@@ -612,9 +615,14 @@ class Config(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for run in self.model.runs:
-            network = self.model.run_settings(run).network.name
-            if network not in SERVED_BY[self.pipeline.task]:
-                raise ValueError(f"'model.runs.{run}': {explain_misfit(network, self.pipeline.task)}")
+            network = self.model.run_settings(run).network
+            if network.name not in SERVED_BY[self.pipeline.task]:
+                raise ValueError(f"'model.runs.{run}': {explain_misfit(network.name, self.pipeline.task)}")
+            if needs_series(network) and not (self.pipeline.query.series or self.pipeline.query.source == "lock"):
+                raise ValueError(
+                    f"'model.runs.{run}': its network looks at clear images before and after the cloudy one: set 'pipeline.query.series' "
+                    "to true, or 'network.base' to filled"
+                )
         if self.model.predict.measurements and self.pipeline.task != "snapshot-reconstruction":
             raise ValueError(
                 f"'model.predict.measurements' are pictures for the task snapshot-reconstruction, not '{self.pipeline.task}': leave it out"

@@ -22,8 +22,9 @@ NetworkFactory = Callable[..., nn.Module]
 """How every network is made: its settings, then by name what its task says (`Task.name_arguments`) -> a network with fresh weights.
 
 For cloud removal that is `sar_bands` (a number), `mean` and `std` (per optical band, in reflectance); called with optical (B, C, H, W), SAR
-(B, S, H, W) and cloud (B, 1, H, W) the network gives the cleared image (B, C, H, W), all scaled as in `Batch`. One that has intermediate
-images also has `forward_stages`, which gives the cleared image and then those."""
+(B, S, H, W) and cloud (B, 1, H, W) the network gives the cleared image (B, C, H, W), all scaled as in `Batch`. One that looks at a series
+(`needs_series`) is called with three more, the fields of `Dates`. One that has intermediate images also has `forward_stages`, which gives
+the cleared image and then those."""
 
 NETWORKS: Final[dict[str, NetworkFactory]] = {
     "afsst": Afsst,

@@ -239,6 +239,14 @@ def test_a_network_of_a_paper_has_its_usual_loss_unless_another_is_given() -> No
     assert TrainSettings().loss == LossSettings()
 
 
+def test_a_network_that_looks_at_dates_is_refused_before_anything_is_made_without_them() -> None:
+    model = {"runs": {"dated": {"network": {"base": "dates"}}, "plain": {}}}
+    with pytest.raises(ConfigError, match=r"'model\.runs\.dated': its network looks at clear images .*'pipeline\.query\.series' to true"):
+        load_config({"pipeline": AREA, "model": model})
+    with_series = {"query": {**AREA["query"], "series": True}}
+    assert load_config({"pipeline": with_series, "model": model}).pipeline.query.series
+
+
 def test_what_a_series_adds_is_not_in_the_settings_of_a_run_without_one() -> None:
     plain = TrainSettings.model_validate({"network": {"name": "custom", "source": "a.py:make"}})
     assert "temporal" not in plain.to_json()
