@@ -304,19 +304,19 @@ def prepare_fusion(stored: Stored, signature: Signature, settings: TrainSettings
 
 
 def prepare_snapshot(stored: Stored, signature: Signature, settings: TrainSettings) -> Prepared:
-    """The estimate from a picture of the cube, and the aperture."""
+    """The estimate from a picture of the cube, the aperture, and the picture."""
     batch = make_snapshot_batch(stored, signature, settings)
     return Prepared(batch.inputs, batch.weight[:, 0] > 0)
 
 
 def make_snapshot_batch(stored: Stored, signature: Signature, settings: TrainSettings) -> Sample:
-    """The batch of snapshot reconstruction: cube and mask (B, C, H, W) -> inputs estimate, aperture.
+    """The batch of snapshot reconstruction: cube and mask (B, C, H, W) -> inputs estimate, aperture, picture.
 
     The cube is the target; the picture of it that `see_snapshots` gives becomes the estimate that the network is for.
     """
     cube, valid, seen = see_snapshots(stored, signature, settings)
     estimate = estimate_cube(seen, settings)
-    return Sample((estimate, lay_mask(seen, len(cube))), cube, valid, estimate)
+    return Sample((estimate, lay_mask(seen, len(cube)), seen.picture), cube, valid, estimate)
 
 
 class Snapshots(NamedTuple):

@@ -24,9 +24,9 @@ from torch import Tensor
 from sereno.model.apertures import PICTURE_NAMES, Seen, make_aperture, open_pattern, read_pattern, read_picture
 from sereno.model.batches import estimate_cube
 from sereno.model.checkpoint import Loaded, hash_file
-from sereno.model.config import ApertureSettings, PredictSettings
+from sereno.model.config import ApertureSettings, PredictSettings, S2SnapshotSettings
 from sereno.model.images import Axis, ImageRows, RowBlender, Sheet
-from sereno.model.snapshot import Camera, check_measurement, make_camera, measure_cube
+from sereno.model.snapshot import Camera, approach_picture, check_measurement, make_camera, measure_cube
 from sereno.pipeline.errors import DataError, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,8 @@ class Developing:
         self.measured, self.loaded, self.settings = measured, loaded, settings
         rows, columns = measured.seen.camera.mask.shape
         self.rows, self.columns = (_lay_tiles(extent, settings) for extent in (rows, columns))
+        network = loaded.settings.network
+        self._consistency = network.consistency if isinstance(network, S2SnapshotSettings) else 0.0
         self.misfit, self.tiles_run = 0.0, 0
         """Root mean square of what the cube leaves unexplained of the picture, as a share of the picture's own; tiles that were run."""
 
@@ -161,10 +163,11 @@ class Developing:
         for row in range(self.rows.n_tiles):
             for column in range(self.columns.n_tiles):
                 blender.add(self._run_tile(estimate, row, column), row, column)
-            image = blender.take(row)
-            first = row * self.rows.stride
-            squares += _sum_squares(seen, torch.from_numpy(image).to(estimate), first)
-            yield ImageRows(first, image)
+            first, rows = row * self.rows.stride, torch.from_numpy(blender.take(row))[None].to(estimate)
+            part = _cut_rows(seen, first, rows.shape[2])  # which depend on no others: bands are shifted along rows
+            rows = approach_picture(part.camera, rows, part.picture, share=self._consistency) if self._consistency else rows
+            squares += (measure_cube(part.camera, rows) - part.picture).double().square().sum().item()
+            yield ImageRows(first, rows[0].cpu().numpy())
         self.misfit = math.sqrt(squares / max(seen.picture.double().square().sum().item(), math.ulp(0.0)))
 
     def _run_tile(self, estimate: Tensor, row: int, column: int) -> Tensor:
@@ -184,11 +187,10 @@ def _lay_tiles(extent: int, settings: PredictSettings) -> Axis:
     return Axis(extent, tile, min(settings.overlap_px, tile // 2 // STEP_PX * STEP_PX))
 
 
-def _sum_squares(seen: Seen, rows: Tensor, first: int) -> float:
-    """What rows (C, rows, W) of a cube leave unexplained of the picture, squared and summed."""
-    place = slice(first, first + rows.shape[1])
-    camera = seen.camera._replace(mask=seen.camera.mask[place])
-    return float((measure_cube(camera, rows[None]) - seen.picture[:, place]).double().square().sum().item())
+def _cut_rows(seen: Seen, first: int, count: int) -> Seen:
+    """Some rows of a picture, and the camera that sees them alone."""
+    rows = slice(first, first + count)
+    return Seen(seen.camera._replace(mask=seen.camera.mask[rows]), seen.picture[:, rows])
 
 
 def describe_cube(walk: Developing, checkpoint: Path) -> dict[str, str]:

@@ -113,6 +113,21 @@ def project_back(camera: Camera, measurement: Tensor) -> Tensor:
     return camera.gain * camera.mask.to(measurement) * _shift_back(camera, measurement)
 
 
+def derive_camera(mask: Tensor, bands: int, columns: int) -> Camera:
+    """The camera with this aperture (H, W) or (B, 1, H, W) for so many bands whose detector has so many columns."""
+    shift_px = (columns - mask.shape[-1]) // max(1, bands - 1)
+    return Camera(mask, tuple(shift_px * band for band in range(bands)), 2 / bands)
+
+
+def approach_picture(camera: Camera, cube: Tensor, measurement: Tensor, *, share: float = 1.0) -> Tensor:
+    """`share` of the way from a cube to the nearest one with this picture: (B, C, H, W), (B, H, W') -> (B, C, H, W).
+
+    The truth is among the cubes with a picture that has no noise, and a step towards all of them at right angles leads nearer to it.
+    """
+    missing = measurement - measure_cube(camera, cube)
+    return cube + share * project_back(camera, missing / _measure_light(camera, measurement))
+
+
 def estimate_first(camera: Camera, measurement: Tensor) -> Tensor:
     """The smallest cube with this picture, A' (A A')^-1 y: (B, H, W') -> (B, C, H, W), 0 behind closed apertures.
 

@@ -173,6 +173,7 @@ SNAPSHOT: Final = Task(
     inputs=(
         Quantity("estimate", "(B, C, H, W)", "light, about 0..1"),
         Quantity("aperture", "(B, 1, H, W)", "share of light let through"),
+        Quantity("picture", "(B, H, W + shifts)", "light, about 0..1"),
     ),
     target=Quantity("cube", "(B, C, H, W)", "light, about 0..1"),
     subject="cube",

@@ -32,7 +32,8 @@ BANDS = ("450nm", "512.5nm", "600nm", "700nm")
 MASK = np.random.default_rng(1).random((32, 32)).astype(np.float32)
 """Shares of light, not only 0 and 1; as large as a patch, twice as large as a crop."""
 SETTINGS: dict[str, Any] = {
-    "network": {"name": "s2snapshot", "width": 8, "head_dim": 4, "stages": 1, "blocks": 1, "window_px": 4, "base": "open"},
+    "network": {"name": "s2snapshot", "width": 8, "head_dim": 4, "stages": 1, "blocks": 1, "window_px": 4, "base": "open",
+                "consistency": 1},
     "steps": 12, "batch_size": 2, "crop_px": 16, "crops_per_patch": 2, "lr": 1e-2, "ema": 0.5, "warmup_steps": 1,
     "validate_every": 6, "save_every": 4, "device": "cpu",
 }  # fmt: skip

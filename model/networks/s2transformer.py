@@ -19,6 +19,7 @@ from sereno.model.attention import ParallelAttention, SequentialAttention, Spect
 from sereno.model.config import S2SnapshotSettings, S2TransformerSettings, SpatialSpectralSettings
 from sereno.model.layers import NEAR_ZERO, BandScale, ChannelNorm, PixelLinear, embed_pixels, pad_to_multiple
 from sereno.model.networks.clearing import ClearingNetwork, count_images, make_last
+from sereno.model.snapshot import approach_picture, derive_camera
 
 
 class _Trunk(nn.Module):
@@ -85,6 +86,8 @@ class Encoded(NamedTuple):
 class S2Snapshot(_Trunk):
     """Reconstruct cubes: an estimate (B, C, H, W) and the coded aperture (B, 1, H, W) in 0..1 -> (B, C, H, W), any size.
 
+    The picture (B, H, W') that was measured may come third: with `consistency` the answer is moved towards the cubes that have it (ours).
+
     The estimate is a row of `ESTIMATES` in `sereno.model.snapshot`, which the answer is added to. Skeleton, block, sizes and pins as in
     `S2Transformer`; with 28 bands and pins, without the head for the encoded signal, it has 2,613,052 parameters, the 2.61 M counted in
     their code. Theirs for the mask-aware learning is the idea of an auxiliary head; that it is one 1x1 convolution of the last features is
@@ -94,29 +97,35 @@ class S2Snapshot(_Trunk):
     def __init__(self, settings: S2SnapshotSettings, *, mean: Sequence[float], std: Sequence[float]) -> None:
         """`mean` and `std`: of the training cubes, per band; they are stored with the weights."""
         super().__init__()
-        self.window_px = settings.window_px
+        self.window_px, self.consistency = settings.window_px, settings.consistency
         self.scale = BandScale(mean, std)
         self.build(settings, images=len(mean), bands=len(mean), stem_px=1)
         self.encode = PixelLinear(settings.width, len(mean)) if settings.encoding else None
 
-    def forward(self, estimate: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, estimate: Tensor, mask: Tensor, picture: Tensor | None = None) -> Tensor:
         """The cube."""
-        return self.forward_stages(estimate, mask)[0]
+        return self.forward_stages(estimate, mask, picture)[0]
 
-    def forward_stages(self, estimate: Tensor, mask: Tensor) -> list[Tensor]:
+    def forward_stages(self, estimate: Tensor, mask: Tensor, picture: Tensor | None = None) -> list[Tensor]:
         """The cube, then with pins an intermediate one after every stage."""
         features, pinned = self._look(estimate, mask)
-        return [self._add(estimate, change) for change in (self.last(features), *pinned)]
+        image, *others = (self._add(estimate, change) for change in (self.last(features), *pinned))
+        return [self._approach(image, mask, picture), *others]
 
-    def forward_encoded(self, estimate: Tensor, mask: Tensor) -> Encoded:
+    def forward_encoded(self, estimate: Tensor, mask: Tensor, picture: Tensor | None = None) -> Encoded:
         """The cube and the encoded signal, for mask-encoding pretraining and mask-aware training; only with `encoding`."""
         assert self.encode is not None
         features, _ = self._look(estimate, mask)
         signal = self.encode(features).float()[:, :, : estimate.shape[2], : estimate.shape[3]]
-        return Encoded(self._add(estimate, self.last(features)), signal * self.scale.std)
+        return Encoded(self._approach(self._add(estimate, self.last(features)), mask, picture), signal * self.scale.std)
 
     def _look(self, estimate: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         return self.run(pad_to_multiple(self.scale(estimate), self.window_px), pad_to_multiple(mask, self.window_px))
+
+    def _approach(self, image: Tensor, mask: Tensor, picture: Tensor | None) -> Tensor:
+        if not self.consistency or picture is None:
+            return image
+        return approach_picture(derive_camera(mask, image.shape[1], picture.shape[-1]), image, picture, share=self.consistency)
 
     def _add(self, estimate: Tensor, change: Tensor) -> Tensor:
         return estimate + self.scale.std * change.float()[:, :, : estimate.shape[2], : estimate.shape[3]]

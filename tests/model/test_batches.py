@@ -25,6 +25,7 @@ from sereno.model.batches import (
     to_batch,
 )
 from sereno.model.config import AfsstSettings, S2SnapshotSettings, SarRange, TrainSettings
+from sereno.model.snapshot import make_camera, measure_cube
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
 from sereno.pipeline.samples import MASK_CHANNELS_OF
 
@@ -159,7 +160,8 @@ def test_a_snapshot_is_estimated_from_one_picture_through_the_same_aperture_each
     arrays, facts = make_snapshot(2, np.random.default_rng(0)), Signature(BANDS, (), (), (), "snapshot-reconstruction")
     settings = TrainSettings(network=S2SnapshotSettings(name="s2snapshot", base="first"))
     batch = make_snapshot_batch(arrays, facts, settings)
-    estimate, aperture = batch.inputs
+    estimate, aperture, picture = batch.inputs
+    torch.testing.assert_close(picture, measure_cube(make_camera(make_aperture(32, 32), 4), batch.target))
     assert estimate.shape == batch.target.shape == (2, 4, 32, 32)
     assert torch.equal(aperture[0, 0], make_aperture(32, 32))
     assert 0.45 < aperture.mean().item() < 0.55

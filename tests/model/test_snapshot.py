@@ -14,11 +14,13 @@ from sereno.model.snapshot import (
     ESTIMATES,
     Camera,
     GapTv,
+    approach_picture,
     check_cube,
     check_measurement,
     compute_mask_aware_loss,
     compute_signal_loss,
     denoise_bands,
+    derive_camera,
     estimate_first,
     estimate_open,
     make_camera,
@@ -146,6 +148,33 @@ def test_every_base_of_the_settings_is_an_estimate_and_the_quick_one_the_best() 
     scores = {name: compute_psnr(ESTIMATES[name](camera, measure_cube(camera, cube)), cube) for name in names}
     assert scores.keys() == ESTIMATES.keys()
     assert scores["gap-tv"] > scores["open"] + 4 > scores["first"] + 4
+
+
+def test_the_nearest_cube_with_the_picture_has_it_and_is_never_farther_from_the_truth() -> None:
+    generator = torch.Generator().manual_seed(9)
+    camera, cube = draw_camera(), torch.rand(2, BANDS, SIZE, SIZE + 4, generator=generator)
+    picture, guess = measure_cube(camera, cube), cube + 0.1 * torch.randn(cube.shape, generator=generator)
+    near = approach_picture(camera, guess, picture)
+    torch.testing.assert_close(measure_cube(camera, near), picture, rtol=0, atol=1e-5)
+    assert ((near - cube).square().sum((1, 2, 3)) < (guess - cube).square().sum((1, 2, 3))).all()
+    assert ((near - guess) * (near - cube)).sum().abs() < 1e-2, "the step is at right angles to what is left"
+    torch.testing.assert_close(approach_picture(camera, guess, picture, share=0.25), guess + 0.25 * (near - guess))
+
+
+@pytest.mark.parametrize("shift_px", [0, 1, 3])
+def test_a_camera_follows_from_mask_bands_and_columns_and_may_have_a_mask_for_each_cube(shift_px: int) -> None:
+    generator = torch.Generator().manual_seed(9)
+    cube, masks = torch.rand(2, BANDS, 8, 9, generator=generator), torch.rand(2, 1, 8, 9, generator=generator)
+    camera = derive_camera(masks, BANDS, 9 + shift_px * (BANDS - 1))
+    alone = [make_camera(mask[0], BANDS, shift_px=shift_px) for mask in masks]
+    assert camera.shifts_px == alone[0].shifts_px
+    assert camera.detector == alone[0].detector
+    picture = measure_cube(camera, cube)
+    for own, one, seen in zip(alone, cube.split(1), picture.split(1), strict=True):
+        torch.testing.assert_close(measure_cube(own, one), seen)
+    for estimate in (estimate_first, estimate_open, reconstruct_gap_tv):
+        each = torch.cat([estimate(own, seen) for own, seen in zip(alone, picture.split(1), strict=True)])
+        torch.testing.assert_close(estimate(camera, picture), each)
 
 
 def test_a_detector_pixel_that_no_light_reaches_does_no_harm() -> None:

@@ -13,6 +13,7 @@ from sereno.model.config import S2SnapshotSettings, S2TransformerSettings, Train
 from sereno.model.layers import smooth_fill
 from sereno.model.networks.s2transformer import S2Snapshot, S2Transformer
 from sereno.model.snapshot import (
+    approach_picture,
     compute_mask_aware_loss,
     compute_signal_loss,
     estimate_open,
@@ -260,3 +261,15 @@ def test_mask_encoding_and_mask_aware_training_learn_one_batch_and_see_the_mask(
     weight = weigh_signal(encoded)
     hidden = (mask == 0).expand_as(weight)
     assert weight[hidden].mean() > 2 * weight[~hidden].mean()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_answer_moves_towards_the_picture_by_the_share_that_is_set(share: float) -> None:
+    network, (estimate, mask, cubes) = make_snapshot(consistency=share).eval(), measurements()
+    camera = make_camera(mask[0, 0], 4)
+    picture = measure_cube(camera, cubes)
+    alone, together = network(estimate, mask), network(estimate, mask, picture)
+    torch.testing.assert_close(together, approach_picture(camera, alone, picture, share=share))
+    torch.testing.assert_close(network.forward_encoded(estimate, mask, picture).image, together)
+    missed = [(measure_cube(camera, image) - picture).abs().mean().item() for image in (alone, together)]
+    assert missed[1] == pytest.approx((1 - share) * missed[0], abs=1e-5)
