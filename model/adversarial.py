@@ -133,13 +133,14 @@ def compute_critic_loss(critic: nn.Module, contest: Contest, settings: Adversari
     return CriticLoss(judged + settings.penalty * penalty, margin, penalty.detach())
 
 
-def draw_shares(settings: TrainSettings, step: int, turn: int, critics: int) -> Tensor:
-    """Shares for a whole batch, (critics, batch size) in 0..1, on the CPU, for the turn of the critics after `step` steps.
+def draw_shares(settings: TrainSettings, *, critics: int, step: int, turn: int, part: tuple[int, int] = (0, 1)) -> Tensor:
+    """Shares for the `turn` of the critics after `step` steps, on the CPU: (critics, batch size / n) in 0..1, `part` (i, n) of the batch.
 
-    They depend on these alone, so that a batch may be cut among processes and into pieces, and a run goes on exactly from any step.
+    Those of the whole batch depend on nothing else, so that it may be cut among processes, and a run goes on exactly from any step.
     """
     seed = int(np.random.SeedSequence((settings.seed, SHARES, step, turn)).generate_state(1, np.uint64)[0])
-    return torch.rand(critics, settings.batch_size, generator=torch.Generator().manual_seed(seed))
+    whole = torch.rand(critics, settings.batch_size, generator=torch.Generator().manual_seed(seed))
+    return whole.chunk(part[1], dim=1)[part[0]]
 
 
 def compute_gradient_penalty(critic: nn.Module, contest: Contest, shares: Tensor) -> Tensor:

@@ -298,8 +298,8 @@ def _teach_critics(run: Run, pieces: Sequence[Sequence[Shown]], ranks: Ranks) ->
     judged = torch.zeros(3, device=run.device)
     for turn in range(adversarial.critic_steps if run.step >= adversarial.warmup_steps else 0):
         optimiser.zero_grad()
-        shares = draw_shares(run.settings, run.step, turn, len(run.critics)).to(run.device)
-        parts = shares.chunk(ranks.world, dim=1)[ranks.rank].chunk(len(pieces), dim=1)
+        shares = draw_shares(run.settings, critics=len(run.critics), step=run.step, turn=turn, part=(ranks.rank, ranks.world))
+        parts = shares.to(run.device).chunk(len(pieces), dim=1)
         taken = [contest for piece, part in zip(pieces, parts, strict=True) for contest in zip(run.critics, piece, part, strict=True)]
         losses = [_judge_pair(run, critic, pair, share) for critic, pair, share in taken]
         judged = sum_gradients(run.critics.parameters(), torch.stack(losses).sum(dim=0), ranks)

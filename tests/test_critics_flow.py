@@ -191,13 +191,36 @@ def test_bf16_stays_finite_and_near_fp32(dataset: Path, tmp_path: Path, objectiv
 
 def test_shares_depend_on_seed_step_and_turn_alone() -> None:
     settings = settings_of("wgan-gp")
-    first = draw_shares(settings, 5, 0, 2)
+    first = draw_shares(settings, critics=2, step=5, turn=0)
     assert first.shape == (2, 4)
     assert ((first >= 0) & (first < 1)).all()
     torch.manual_seed(1)
-    assert torch.equal(first, draw_shares(settings, 5, 0, 2))
-    others = [draw_shares(settings, 6, 0, 2), draw_shares(settings, 5, 1, 2), draw_shares(settings_of("wgan-gp", seed=1), 5, 0, 2)]
+    assert torch.equal(first, draw_shares(settings, critics=2, step=5, turn=0))
+    others = [
+        draw_shares(settings_of("wgan-gp", seed=seed), critics=2, step=step, turn=turn)
+        for seed, step, turn in [(0, 6, 0), (0, 5, 1), (1, 5, 0)]
+    ]
     assert all(not torch.equal(first, other) for other in others)
+    halves = [draw_shares(settings, critics=2, step=5, turn=0, part=(number, 2)) for number in range(2)]
+    assert torch.equal(torch.cat(halves, dim=1), first)
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_every_image_has_its_own_share_however_a_batch_is_cut(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    judge, seen = train.compute_critic_loss, []
+
+    def note(*given: Any, shares: torch.Tensor) -> Any:
+        seen.append(shares)
+        return judge(*given, shares=shares)
+
+    monkeypatch.setattr(train, "compute_critic_loss", note)
+    settings = settings_of("wgan-gp", steps=3, accumulate=pieces)
+    train_network(dataset, tmp_path / "c.safetensors", settings)
+    whole = torch.cat([draw_shares(settings, critics=1, step=2, turn=turn)[0] for turn in range(2)])
+    assert len(seen) == 2 * pieces
+    assert torch.equal(torch.cat(seen), whole)
 
 
 def test_what_is_not_trusted_teaches_nobody(whole: tuple[str, Path], tmp_path: Path) -> None:
