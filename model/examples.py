@@ -56,6 +56,12 @@ WITHOUT_WEIGHTS: Final = (
 """What is said where weights are missing."""
 
 
+STALE: Final = "{methods}: made again it is not what was scored, so it is not shown; scores are of another version: run `sereno evaluate`."
+"""What is said where baselines changed since."""
+SAME_SCORE: Final = 1e-3
+"""Scores of the same answer differ by no larger share, whatever the machine."""
+
+
 class Answers(NamedTuple):
     """What all methods made of the patches."""
 
@@ -111,7 +117,7 @@ def describe_patches(results: Results) -> list[Block]:
         blocks.append(Heading(name))
         for row in of_patch:
             blocks += [Text(row.heading, "small")] if row.heading else []
-            blocks.append(Shots(row.shots, "chart" if len(row.shots) == 1 else "patch", len(row.shots)))
+            blocks.append(Shots(row.shots, "wide" if len(row.shots) == 1 else "patch", len(row.shots)))
     return blocks
 
 
@@ -150,16 +156,44 @@ def _meta_of(kept: Kept) -> CheckpointMeta:
 
 
 @torch.inference_mode()
-def _answer_again(kept: Kept) -> Answers:
-    """Answers of tasks whose truth is part of the patch."""
+def _answer_again(kept: Kept) -> tuple[Answers, list[Block]]:
+    """Answers of tasks whose truth is part of the patch, and words on baselines that are no longer what was scored.
+
+    Stored answers are taken as they are. Others are made again, and left out where their scores are not those that are stored.
+    """
     networks = {name: arrays["prediction"] for name, (_, arrays, _) in kept.runs.items()}
     meta, tensors = _meta_of(kept), _to_tensors(kept, kept.arrays)
     stored = torch.from_numpy(next(iter(networks.values())).astype(np.float32)) / REFLECTANCE_SCALE
     task = TASKS[meta.task]
     judged = task.scoring.judge(Case(tensors, meta.signature, meta.settings, lambda *_: stored, 0.5))
     batch = task.make_batch(tensors, meta.signature, meta.settings)
-    simple = {name: _to_stored(judged.answers[name]) for name in kept.rivals}
-    return Answers(networks, simple, _to_stored(batch.target), batch.weight[:, 0].numpy() > 0)
+    stored_as = {method: name for name, method in task.scoring.shown.items() if name in kept.arrays}
+    stale = _find_stale(kept, judged.scores)
+    simple = {
+        name: kept.arrays[stored_as[name]] if name in stored_as else _to_stored(judged.answers[name])
+        for name in kept.rivals
+        if name in stored_as or name not in stale
+    }
+    lost = [LABELS.get(name, name) for name in kept.rivals if name not in simple]
+    words: list[Block] = [Text(STALE.format(methods=", ".join(lost)), "missing")] if lost else []
+    return Answers(networks, simple, _to_stored(batch.target), batch.weight[:, 0].numpy() > 0), words
+
+
+def _find_stale(kept: Kept, scores: Tensor) -> set[str]:
+    """Methods whose scores (patch, method, region, column) are no longer those that were stored."""
+    scoring = TASKS[_meta_of(kept).task].scoring
+    methods, columns = (kept.arrays[name].tolist() for name in ("methods", "columns"))
+    regions, metrics = kept.arrays["regions"].tolist(), [name for name in scoring.metrics if name in columns]
+    stale = set()
+    for place, method in enumerate(scoring.methods):
+        ours = scores[:, place, list(scoring.regions).index(scoring.compared[0])][:, [scoring.columns.index(name) for name in metrics]]
+        if method not in methods or scoring.compared[0] not in regions:
+            stale.add(method)
+            continue
+        theirs = kept.arrays["scores"][:, methods.index(method), regions.index(scoring.compared[0])]
+        if not np.allclose(ours.numpy(), theirs[:, [columns.index(name) for name in metrics]], rtol=SAME_SCORE, equal_nan=True):
+            stale.add(method)
+    return stale
 
 
 def _to_stored(reflectance: Tensor) -> Array:
@@ -299,8 +333,9 @@ def _sharpen_full(kept: Kept) -> Answers:
 
 def _compose_fusion(kept: Kept) -> tuple[list[Block], list[list[Row]]]:
     """Three dates, fine and coarse, where land changed, and what was made of them."""
-    answers = _answer_again(kept)
-    top, fine, coarse = _measure_top(answers, kept.rivals[0]), kept.arrays["fine"], kept.arrays["coarse"]
+    answers, missing = _answer_again(kept)
+    rival = next(iter(answers.simple))
+    top, fine, coarse = _measure_top(answers, rival), kept.arrays["fine"], kept.arrays["coarse"]
     assert answers.truth is not None
     rows, words = [], ""
     for place in range(len(fine)):
@@ -311,14 +346,14 @@ def _compose_fusion(kept: Kept) -> tuple[list[Block], list[list[Row]]]:
         given.append(_show_change(fine[place], answers.trusted[place]))
         given += [painter.show(coarse[place, date], f"coarse, {name}", days[date]) for date, name in enumerate(DATE_WORDS)]
         made = [*_list_answers(painter, answers, place), painter.show(answers.truth[place], "truth")]
-        made += _show_errors(answers, place, kept.rivals[0], top)
+        made += _show_errors(answers, place, rival, top)
         rows.append([Row("What there is; the middle fine image is what is to be made:", given), Row("What was made:", made)])
     said = f"{words}; one stretch for all pictures of a patch, from its three fine dates. Orange is land that changed: where the middle "
     said += (
         f"date lies off the mean of both outer dates by more than {CHANGED:g} reflectance, mean over bands; white land did not, grey is "
     )
     said += "not clear on all dates."
-    return [Text(said), *_explain_errors(top)], rows
+    return [*missing, Text(said), *_explain_errors(top)], rows
 
 
 def _show_change(fine: Array, trusted: Array) -> Shot:
@@ -343,8 +378,9 @@ def _find_days(kept: Kept, place: int) -> tuple[str, str, str]:
 
 def _compose_reconstruction(kept: Kept) -> tuple[list[Block], list[list[Row]]]:
     """Pictures, cubes in colour, errors, and spectra of some pixels."""
-    answers = _answer_again(kept)
-    top, pictures = _measure_top(answers, kept.rivals[0]), _take_pictures(kept)
+    answers, missing = _answer_again(kept)
+    rival = next(iter(answers.simple))
+    top, pictures = _measure_top(answers, rival), _take_pictures(kept)
     assert answers.truth is not None
     rows, words = [], ""
     for place in range(len(answers.truth)):
@@ -354,10 +390,10 @@ def _compose_reconstruction(kept: Kept) -> tuple[list[Block], list[list[Row]]]:
         shots = [grey.show(pictures[place], "picture", "what the camera sees"), *_list_answers(painter, answers, place)]
         spots = mark_places(_enlarge(painter.paint(truth)), _scale_places(marked, truth.shape[1:]), PIXEL_COLOURS)
         shots += [Shot(encode_png(spots), "truth", "with the pixels whose spectra are below")]
-        shots += _show_errors(answers, place, kept.rivals[0], top)
+        shots += _show_errors(answers, place, rival, top)
         rows.append([Row("", shots), Row("Spectra of the marked pixels:", [_draw_spectra(kept, answers, place, marked)])])
     said = f"{words}; one stretch for all pictures of a patch but the grey one. Pixels are chosen so that their true spectra differ most."
-    return [Text(said), *_explain_errors(top)], rows
+    return [*missing, Text(said), *_explain_errors(top)], rows
 
 
 def _take_pictures(kept: Kept) -> Array:

@@ -14,6 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 NOTHING: Final = "–"
 """Stands in tables where there is no number."""
+NO_DAY: Final = "1970-01-01"
+"""The day that readers give images of which nobody says when they were taken."""
 MAX_ROWS: Final = 60
 """Longest list of what was refused or lost; how many more there are, and where they are listed, is said."""
 MAX_SHOWN: Final = 12
@@ -149,7 +151,9 @@ def show_number(value: float | None, digits: int, *, sign: bool = False) -> str:
 
 
 def show_day(time: str, properties: Mapping[str, str]) -> str:
-    """The day of a time, marked where the product states none and the reader's nominal one stands for it."""
+    """The day of a time, a dash where nobody says it; marked where the reader's nominal time stands for one that the product lacks."""
+    if time.startswith(NO_DAY):
+        return NOTHING
     return f"{time[:10]} (nominal)" if properties.get("time", "").startswith("nominal") else time[:10]
 
 

@@ -265,7 +265,7 @@ def draw_panels(panels: Sequence[tuple[str, str, Sequence[Line]]], *, x_label: s
     handles, names = grid.flat[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, fontsize=8, frameon=False, ncols=len(names), loc="outside upper center")
-    return _finish_chart(figure)
+    return _finish_chart(figure, colours=256)
 
 
 class Bars(NamedTuple):
@@ -438,8 +438,8 @@ def _add_legend(axes: Axes, entries: int, *, columns: int = 2) -> None:
         axes.figure.legend(fontsize=8, frameon=False, ncols=columns, loc="outside upper center")
 
 
-def _finish_chart(figure: Figure) -> str:
+def _finish_chart(figure: Figure, *, colours: int = 64) -> str:
     figure.set_dpi(CHART_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3], colours=64)  # type: ignore[no-untyped-call]
+    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3], colours=colours)  # type: ignore[no-untyped-call]
