@@ -162,11 +162,15 @@ def test_critics_rest_during_the_warm_up_and_are_clipped_after_it(fusion: Path, 
     assert max(kernel.abs().max().item() for kernel in kernels) <= FUSION.adversarial.clip
 
 
-def test_a_contest_cut_into_pieces_is_the_same(fusion: Path, tmp_path: Path) -> None:
-    rows = []
+@pytest.mark.parametrize("objective", ["wgan-clip", "wgan-gp"])
+def test_a_contest_cut_into_pieces_is_the_same(fusion: Path, tmp_path: Path, objective: str) -> None:
+    assert FUSION.adversarial is not None
+    adversarial, rows = FUSION.adversarial.model_copy(update={"objective": objective}), []
     for pieces in (1, 2):
-        train_network(fusion, tmp_path / f"{pieces}/c.safetensors", FUSION.model_copy(update={"accumulate": pieces, "steps": 6}))
-        rows.append([float(read_history(tmp_path / str(pieces))[-1][name]) for name in ("total", "first", "fooling", "critic", "margin")])
+        settings = FUSION.model_copy(update={"adversarial": adversarial, "accumulate": pieces, "steps": 6})
+        train_network(fusion, tmp_path / f"{pieces}/c.safetensors", settings)
+        columns = ("total", "first", "fooling", "critic", "margin", "penalty")
+        rows.append([float(read_history(tmp_path / str(pieces))[-1][name]) for name in columns])
     assert rows[0] == pytest.approx(rows[1], rel=1e-3)
 
 
