@@ -13,6 +13,8 @@ Peers are read from folders that you name; ours and theirs see the same crops of
 Several datasets (`NAME=DATASET.json`) get a table each, for example the same patches with SAR as it is, zeroed, and shuffled between
 patches; `--score NAME=DATASET.json` only scores on that dataset what the first one trained.
 
+Networks that look at the clear dates around a cloudy one are skipped on datasets without them, which the plan and the table say.
+
 The small form is for two cores: six networks x three seeds x 800 steps of four crops of 128 px, four pixels to a token, at about 0.14
 core-seconds per crop: 8,100 core-seconds; validation, scoring and start-up add about 50 per run, 900 in all: 75 minutes on two cores.
 """
