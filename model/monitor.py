@@ -34,22 +34,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from sereno.model.batches import AnyBatch, Signature
+from sereno.model.colours import Colours, Levels, choose_colours, measure_levels, to_colours
 from sereno.model.config import TrainSettings
 from sereno.model.data import SplitArrays
 from sereno.model.pictures import (
     Picture,
-    Stretch,
     join_pictures,
-    measure_stretch,
     shrink_picture,
     to_png,
     to_sar_composite,
-    to_true_colour,
 )
 from sereno.model.results import find_pictures, name_picture
 from sereno.model.tasks import TASKS
-from sereno.pipeline.bands import rgb_indices
-from sereno.pipeline.errors import ConfigError, MissingError
+from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.scene import REFLECTANCE_SCALE
 from sereno.pipeline.store import remove, staged, write_text
@@ -77,25 +74,22 @@ class Watched(NamedTuple):
     """The same as the network takes them, on the CPU."""
     facts: Signature
     """What they are of."""
-    stretch: Stretch
-    """Of all optical pictures; from the clear targets, so it is the same at each validation."""
+    colours: Colours
+    """Bands that are shown as red, green and blue."""
+    levels: Levels
+    """Stretch of all optical pictures; from the clear targets, so it is the same at each validation."""
 
 
 def read_watched(validation: SplitArrays, facts: Signature, settings: TrainSettings) -> Watched | None:
-    """So many patches as `pictures` asks for, spread evenly over the split; None if there are none or their bands make no picture."""
+    """So many patches as `pictures` asks for, spread evenly over the split; None if there are none."""
     places = spread_places(validation.n_patches, settings.pictures)
     if not places:
-        return None
-    try:
-        rgb_indices(facts.bands)
-    except MissingError as error:
-        logger.warning("no pictures of validation patches are drawn: %s", error)
         return None
     parts = [validation.read(place, place + 1) for place in places]
     stored = SplitArrays({name: np.concatenate([part[name] for part in parts]) for name in validation})
     batch = TASKS[facts.task].make_batch(stored, facts, settings)
-    targets = zip(_to_images(batch.target), _to_images(batch.valid_target)[:, 0] > 0, strict=True)
-    return Watched(stored, batch, facts, measure_stretch(targets, facts.bands))
+    targets, colours = zip(_to_images(batch.target), _to_images(batch.valid_target)[:, 0] > 0, strict=True), choose_colours(facts.bands)
+    return Watched(stored, batch, facts, colours, measure_levels(targets, colours))
 
 
 def _to_images(reflectance: Tensor) -> npt.NDArray[np.float32]:
@@ -116,10 +110,7 @@ def draw_watched(watched: Watched, answer: Callable[[AnyBatch], Tensor]) -> Pict
     for place, alone in enumerate(watched.batch.cut(watched.stored.n_patches)):
         answered = answer(alone).detach().float().cpu()
         seen = [(alone.optical, alone.valid_input), (answered, torch.ones_like(alone.weight)), (alone.target, alone.valid_target)]
-        shown = [
-            to_true_colour(_to_images(image)[0], valid[0, 0].numpy() > 0, bands=watched.facts.bands, stretch=watched.stretch)
-            for image, valid in seen
-        ]
+        shown = [to_colours(_to_images(image)[0], valid[0, 0].numpy() > 0, watched.colours, watched.levels) for image, valid in seen]
         if watched.facts.sar_bands:
             valid_sar = watched.stored["mask"][place, MASK_CHANNELS.index("valid_sar")] > 0
             shown.insert(1, to_sar_composite(watched.stored["sar"][place], valid_sar, sar_bands=watched.facts.sar_bands))

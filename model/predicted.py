@@ -19,7 +19,7 @@ from sereno.model.alignment import choose_crop
 from sereno.model.colours import Colours, Levels, choose_colours, describe_levels, measure_levels, to_colours
 from sereno.model.findings import name_run
 from sereno.model.gallery import NODATA, PICTURE_BUDGET_PX, SAMPLES_PER_PIXEL, mark_split
-from sereno.model.page import Block, Cell, Heading, Shot, Shots, Table, Text, mark_best, show_day, show_number, show_share
+from sereno.model.page import NOTHING, Block, Cell, Heading, Shot, Shots, Table, Text, mark_best, show_day, show_number, show_share
 from sereno.model.pictures import Picture, encode_png, shrink_picture
 from sereno.model.results import Array, Json, Key, Results, RunResults, is_stale, list_cleared
 from sereno.pipeline.pairs import GridRecord
@@ -177,7 +177,8 @@ def _to_uri(picture: Picture, scene: Scene, part: Part) -> str:
 
 def _find_day(provenance: Json, role: str) -> str:
     facts = provenance.get(role) or {}
-    return show_day(str(facts.get("time", "")), facts.get("properties") or {})
+    day = show_day(str(facts.get("time", "")), facts.get("properties") or {})
+    return "" if day == NOTHING else day
 
 
 def _read_prediction(run: RunResults, scene: Scene, part: Part) -> tuple[Array, Array]:

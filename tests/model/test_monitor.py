@@ -178,9 +178,14 @@ def test_without_sar_its_column_is_left_out(tmp_path: Path) -> None:
     assert panels(tmp_path / "pictures/step-000000.png", columns=3).shape[:2] == (3, 3)
 
 
-def test_bands_without_a_true_colour_are_said_and_give_no_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert watch(facts=FACTS._replace(bands=("B05", "B06", "B11", "B12"))) is None
-    assert "no pictures of validation patches are drawn: bands ['B04', 'B03', 'B02'] are needed" in caplog.text
+@pytest.mark.parametrize(("bands", "shown"), [(("B05", "B8A", "B11", "B12"), (2, 1, 0)), (("450nm", "550nm", "650nm", "700nm"), (2, 1, 0))])
+def test_bands_without_a_true_colour_are_shown_in_others(tmp_path: Path, bands: tuple[str, ...], shown: tuple[int, int, int]) -> None:
+    watched = watch(facts=FACTS._replace(bands=bands))
+    assert watched is not None
+    assert watched.colours.places == shown
+    with Monitor(tmp_path, SETTINGS, COLUMNS, watched) as monitor:
+        monitor.draw(0, answer_with_input)
+    assert panels(tmp_path / "pictures/step-000000.png").shape[:2] == (3, 4)
 
 
 @pytest.mark.parametrize(("settings", "count"), [(SETTINGS.model_copy(update={"pictures": 0}), 5), (SETTINGS, 0)])

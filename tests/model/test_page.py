@@ -85,3 +85,4 @@ def test_what_stands_between_backticks_is_shown_as_code() -> None:
 def test_a_nominal_day_is_marked() -> None:
     assert page.show_day("2018-10-01T00:00:00Z", {"time": "nominal: the season of the ROI"}) == "2018-10-01 (nominal)"
     assert page.show_day("2021-06-08T10:20:07Z", {}) == "2021-06-08"
+    assert page.show_day("1970-01-01T00:00:00Z", {"time": "nominal: files of cubes do not say when"}) == page.NOTHING
