@@ -27,6 +27,7 @@ CAUSE_WORDS: Final[Mapping[str | None, str]] = {
     "clear_cover": "are too cloudy as target",
     "clear_gap": "have no clear scene near in time",
     "series": "have no clear scene before or after",
+    "coarse_gap": "have no coarse scene near in time",
     "sar_gap": "have no SAR near in time",
     "unused": "are needed by no pair",
     "max_pairs": "are beyond the pairs wanted",
