@@ -129,6 +129,19 @@ def test_snapshots_come_with_spectra(finished: dict[str, Path]) -> None:
     assert spectra == ["spectra"]
 
 
+def test_a_baseline_that_is_no_longer_what_was_scored_is_said_and_not_shown(finished: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(finished["snapshot-reconstruction"], tmp_path / "results")
+    path = tmp_path / "results/evaluate/mine/examples.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays["scores"][:, arrays["methods"].tolist().index("gap-tv")] += 0.5
+    np.savez(path, **arrays)
+    results = read(tmp_path / "results")
+    assert "GAP-TV" not in list_titles(results)[0]
+    assert "initial estimate" in list_titles(results)[0], "that answer was stored"
+    assert "GAP-TV: made again it is not what was scored" in " ".join(b.words for b in describe_patches(results) if isinstance(b, Text))
+
+
 def test_pixels_whose_spectra_differ_most_are_chosen() -> None:
     cube = np.full((3, 8, 8), 100)
     cube[:, 2, 3], cube[:, 6, 6] = (900, 100, 100), (100, 800, 100)
