@@ -33,14 +33,15 @@ from sereno.pipeline.errors import ConfigError, MissingError, SerenoError
 from sereno.pipeline.store import read_json, read_manifest, write_json, write_text
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-STFGAN: Final = {"name": "stfgan", "width": 16, "coarse_blocks": 4, "fine_blocks": 2}
-"""Generators for two cores: a quarter of the width and of the blocks."""
+STFGAN: Final = {"name": "stfgan", "width": 16, "coarse_blocks": 4, "fine_blocks": 4}
+"""Generators for two cores: a quarter of the width, fewer blocks."""
 NETWORKS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     "pansharpening": {"sfiin": {}, "sfiin-convolution": {"network": {"spatial": "convolution"}}},
     "pansharpening-gaofen": {"sfiin": {}},
     "spatiotemporal-fusion": {
         "stfnet": {},
         "stfnet-span": {"network": {"learning": "span"}},
+        "stfnet-span-proportional": {"network": {"learning": "span", "proportional": True}},
         "stfgan": {"network": STFGAN},
         "stfgan-critic": {"network": STFGAN, "adversarial": {"weight": 1e-5}},
     },
@@ -235,6 +236,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("datasets", nargs="*", metavar="NAME=DATASET.json", help="datasets by the name of the recipe that packed them")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="runs of each network")
     parser.add_argument("--only", default="", metavar="A,B", help="only these networks")
+    parser.add_argument("--threads", type=int, help="of a run, all cores by default; 1 where others are at work on them")
     parser.add_argument("--keep", action="store_true", help="take finished runs as they are though the code has changed since")
     parser.add_argument("--plan", action="store_true", help="only say what would be run")
     return parser.parse_args()
@@ -256,7 +258,9 @@ def main() -> int:
             return 0
         signal.signal(signal.SIGTERM, _interrupt)
         with open_lock(output) as lock:
-            failed = run_jobs(jobs, output, Bench(1, lock, keep=arguments.keep))
+            bench = Bench(1, lock, keep=arguments.keep)
+            bench.threads = arguments.threads or bench.threads
+            failed = run_jobs(jobs, output, bench)
     except SerenoError as error:
         print(f"tasks: error: {error}", file=sys.stderr)
         return error.exit_code

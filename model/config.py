@@ -219,6 +219,8 @@ class StfnetSettings(FusingSettings):
     losses replace those of `loss`, by which it is validated."""
     consistency: Annotated[float, Field(ge=0)] = 1.0
     """Learning `span`: weight of the constraint that both changes add up (lambda; 1 in StfMLP, StfNet's is not known)."""
+    proportional: bool = Field(default=False, exclude_if=not_)
+    """True makes the answer to half a coarse change half as large, so that what learning `span` sees of the whole holds for its parts."""
 
 
 class AdversarialSettings(Settings):

@@ -95,14 +95,14 @@ def combine_middle(middle: Middle, coarse: Tensor, *, delta: float = 0.2, reach_
     of `reach_px` pixels to each side.
     """
     steps = coarse.diff(dim=1).abs()
-    sizes = steps.mean(dim=(-2, -1), keepdim=True) if reach_px is None else _average_around(steps, reach_px)
+    sizes = steps.mean(dim=(-2, -1), keepdim=True) if reach_px is None else average_around(steps, reach_px)
     before, after = (sizes + NO_CHANGE).unbind(1)
     share = after / (before + after)
     share = torch.where(after - before > delta, 1.0, torch.where(before - after > delta, 0.0, share))
     return share * middle.early + (1 - share) * middle.late
 
 
-def _average_around(images: Tensor, reach_px: int) -> Tensor:
+def average_around(images: Tensor, reach_px: int) -> Tensor:
     """Means over squares, cut off at the borders: (B, T, C, H, W) -> the same; first along columns, then along rows."""
     side = 2 * reach_px + 1
     columns = F.avg_pool2d(images.flatten(0, 1), (side, 1), stride=1, padding=(reach_px, 0), count_include_pad=False)

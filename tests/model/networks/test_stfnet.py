@@ -43,7 +43,7 @@ def test_size_is_the_one_counted_in_the_re_implementation() -> None:
     assert count_parameters(make(bands=6, bands_apart=True)) == 6 * 36_866
 
 
-@pytest.mark.parametrize("changes", [{}, {"base": "none"}, {"bands_apart": True}, {"reach_px": 4}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"base": "none"}, {"bands_apart": True}, {"reach_px": 4}, {"proportional": True}], ids=str)
 def test_the_answer_is_the_combination_of_its_changes_and_all_parameters_learn(changes: dict[str, Any]) -> None:
     network, (coarse, fine) = make(**changes), draw()
     found = network.forward_changes(coarse, fine)
@@ -58,6 +58,27 @@ def test_the_answer_is_the_combination_of_its_changes_and_all_parameters_learn(c
 def test_training_starts_at_the_fine_dates_moved_by_the_change_of_the_coarse_ones() -> None:
     coarse, fine = draw()
     torch.testing.assert_close(make()(coarse, fine), predict_by_change(coarse, fine), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("reach_px", [None, 4])
+@pytest.mark.parametrize("base", ["change", "none"])
+def test_half_the_change_is_answered_by_half_only_where_that_is_asked_for(base: str, reach_px: int | None) -> None:
+    coarse, fine = draw()
+    halved = coarse[:, :1] + (coarse - coarse[:, :1]) / 2
+    for proportional in (True, False):
+        network = make(base=base, reach_px=reach_px, proportional=proportional)
+        whole, half = (network.forward_changes(images, fine) for images in (coarse, halved))
+        error = max((one / 2 - other).abs().max().item() for one, other in zip(whole, half, strict=True))
+        assert (error < 1e-4) == proportional
+
+
+def test_in_proportion_bands_apart_still_see_nothing_of_each_other() -> None:
+    network, (coarse, fine) = make(bands_apart=True, proportional=True, base="none"), draw()
+    one = network.forward_changes(coarse, fine).early
+    coarse[:, 1, 0] += 0.1
+    other = network.forward_changes(coarse, fine).early
+    assert torch.equal(one[:, 1:], other[:, 1:])
+    assert not torch.equal(one[:, 0], other[:, 0])
 
 
 def test_each_stream_sees_its_change_and_its_fine_date_alone() -> None:
