@@ -50,7 +50,7 @@ PIPELINE_LANES = (
     {"ground", "atmosphere", "elevation", "views"},
     {"radar", "stac", "world", "overlay", "skies", "overflights", "twins"},
     {"sensors"},
-    {"cover", "products"},
+    {"cover", "products", "scouting"},
     set(DATA_VERBS),
     {"__main__"},
 )

@@ -26,7 +26,7 @@ from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import read_ledger
 from sereno.pipeline.pairs import Lock
-from sereno.pipeline.query import query_pairs, to_period
+from sereno.pipeline.query import query_pairs
 from sereno.pipeline.sensors.sentinel1_safe import Listing
 from sereno.pipeline.server import running_server
 from sereno.pipeline.views import Terrain
@@ -305,7 +305,7 @@ def test_a_missing_key_is_said_before_anything_is_read(url: str, tmp_path: Path,
     def refuse(_: object, hrefs: list[str]) -> None:
         raise ConfigError(f"no key for {len(hrefs)} files")
 
-    monkeypatch.setattr("sereno.pipeline.query.check_credentials", refuse)
+    monkeypatch.setattr("sereno.pipeline.scouting.check_credentials", refuse)
     with pytest.raises(ConfigError, match=r"no key for \d files; or set pipeline\.query\.cover_from to catalogue"):
         query_pairs("west", tmp_path / "west.json", to_settings(url, cover_from="scl"))
 
@@ -458,7 +458,7 @@ def test_used_files_on_a_server_are_noted_with_size_and_etag(tmp_path: Path) -> 
 def test_a_run_from_a_lock_makes_no_request(
     lock_file: Path, tmp_path: Path, socket_disabled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sereno.pipeline.query.open_catalogue", None)
+    monkeypatch.setattr("sereno.pipeline.scouting.open_catalogue", None)
     query_pairs("west", tmp_path / "west.json", QuerySettings(source="lock", catalogue=str(lock_file.parent)))
     assert (tmp_path / "west.json").read_bytes() == lock_file.read_bytes()
     entries, searched = (read_ledger(path.with_name("west.ledger.csv")) for path in (tmp_path / "west.json", lock_file))
@@ -508,15 +508,6 @@ def test_a_dataset_folder_is_left_to_its_reader(lock_file: Path, tmp_path: Path,
     query_pairs("roi", tmp_path / "roi.json", QuerySettings(source="sen12mscr", catalogue="some/folder", inputs="simulated", skies=3))
     assert asked == [(Path("some/folder"), "roi", 0), (Path("some/folder"), "roi", 3)]
     assert (tmp_path / "roi.json").read_text() == lock_file.read_text()
-
-
-def test_a_bare_day_as_the_end_means_all_of_it() -> None:
-    settings = to_settings("x", start="2021-06-01", end="2021-06-30")
-    assert to_period(settings, timedelta(0)) == (datetime(2021, 6, 1, tzinfo=UTC), datetime(2021, 6, 30, 23, 59, 59, 999_999, UTC))
-    again = QuerySettings.model_validate_json(settings.to_json())
-    assert to_period(again, timedelta(days=1))[1] == datetime(2021, 7, 1, 23, 59, 59, 999_999, UTC)
-    exact = to_settings("x", start="2021-06-01T12:00:00+02:00")
-    assert to_period(exact, timedelta(0)) == (datetime(2021, 6, 1, 10, tzinfo=UTC), None)
 
 
 @pytest.mark.real
