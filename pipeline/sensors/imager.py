@@ -52,9 +52,9 @@ def read_scene(record: SceneRecord, geobox: GeoBox, settings: IngestSettings, re
 
 
 def is_number(values: npt.NDArray[Any], nodata: float | None, *, imager: Imager) -> Bool2d:
-    """Which digital numbers are data: in the product's valid range, and neither its fill value nor the file's."""
+    """Which digital numbers are data: in the product's valid range, which its fill value is not, and not the file's nodata value."""
     low, high = imager.valid_range
-    known: Bool2d = (values >= low) & (values <= high) & (values != imager.fill)
+    known: Bool2d = (values >= low) & (values <= high)
     return known if nodata is None else known & (values != nodata)
 
 

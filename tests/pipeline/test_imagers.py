@@ -103,6 +103,7 @@ def test_no_id_fits_two_rows_and_every_band_has_a_name_of_its_own() -> None:
         names = [name for keys in imager.bands.values() for name in keys]
         assert len(names) == len(set(names))
         assert set(imager.synonyms.values()) <= set(imager.bands)
+        assert not imager.valid_range[0] <= imager.fill <= imager.valid_range[1]
     ids = ["LC09_L2SP_x", "LE07_L2SP_x", "MOD09A1.x", "MCD43A4.x"]
     assert [sum(bool(re.match(imager.pattern, name)) for imager in IMAGERS.values()) for name in ids] == [1, 1, 1, 1]
 
