@@ -159,7 +159,7 @@ def read_picture(path: Path, *, what: str, names: Sequence[str]) -> Array:
     if chosen is None and len(images) == 1:
         (chosen,) = images.values()
     if chosen is None:
-        held = ", ".join(f"{name or 'one'} of shape {array.shape}" for name, array in arrays.items()) or "nothing"
+        held = ", ".join(f"{name or 'an array'} of shape {array.shape}" for name, array in arrays.items()) or "nothing"
         raise DataError(f"{what} {path} holds {held}, expected one image of rows x columns: save it alone, or under the name '{names[0]}'")
     if chosen.dtype.kind not in "uifb" or not np.isfinite(chosen).all():
         raise DataError(f"{what} {path} holds {chosen.dtype} values, expected finite real numbers at every pixel: mend or replace them")

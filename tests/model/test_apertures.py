@@ -112,8 +112,8 @@ def test_the_aperture_that_we_made_up_repeats_so_that_tiles_see_what_crops_saw()
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (np.ones((3, 40, 40)), r"holds one of shape \(3, 40, 40\), expected one image of rows x columns"),
-        (np.ones(40), r"holds one of shape \(40,\), expected one image"),
+        (np.ones((3, 40, 40)), r"holds an array of shape \(3, 40, 40\), expected one image of rows x columns"),
+        (np.ones(40), r"holds an array of shape \(40,\), expected one image"),
         (np.full((40, 40), np.nan), "expected finite real numbers at every pixel"),
         (np.ones((40, 40), complex), "holds complex128 values, expected finite real numbers"),
         (np.full((40, 40), 255.0), "values up to 255, but a mask lets through shares of light from 0 up to 1: divide them"),

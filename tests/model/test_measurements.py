@@ -188,7 +188,7 @@ def test_without_any_mask_it_is_the_one_that_we_made_up(tmp_path: Path) -> None:
     [
         (np.ones((32, 32)), {}, r"y\.npy: 32 x 32 pixels, but a mask of 32 x 32 pixels and shifts up to 6 columns give 32 x 38 pixels"),
         (np.ones((31, 38)), {}, r"31 x 38 pixels, but a mask of 32 x 32 pixels"),
-        (np.ones((2, 32, 38)), {}, r"holds one of shape \(2, 32, 38\), expected one image of rows x columns"),
+        (np.ones((2, 32, 38)), {}, r"holds an array of shape \(2, 32, 38\), expected one image of rows x columns"),
         (np.full((32, 38), np.inf), {}, "expected finite real numbers"),
         (np.ones((32, 38)), {"measurement_black": 2}, "'predict.measurement_black' 2 is not below white, 1"),
         (np.ones((32, 38)), {"measurement_black": 2, "measurement_scale": "training"}, "-1 above black on average"),
