@@ -72,7 +72,7 @@ bands, where that was certain. {KEPT} of every product are in
     ),
     "spatiotemporal-fusion": Words(
         "series of three dates, fine and coarse",
-        "series of dates",
+        "date triplet",
         f"""\
 {OFFSETS} The date in the middle is the target. {KEPT} of every
 series are in `provenance.json` in the store.""",

@@ -287,3 +287,36 @@ def test_the_real_slices_of_one_datatake_are_joined() -> None:
 def test_a_scene_keeps_the_facts_of_its_first_item() -> None:
     [(scene, _)], _ = assemble(to_found("S2-a", time="2021-06-01T10:20:21Z"))
     assert scene == SceneRecord(id="S2-a", sensor="sentinel2-l2a", time="2021-06-01T10:20:21Z", items=(to_found("S2-a").record,))
+
+
+MODIS: dict[str, Any] = {"sensor": "modis-09a1", "crs": "", "time": "2021-06-05T23:59:59.500000Z", "platform": "terra"}
+
+
+def test_tiles_of_one_composite_are_one_scene_and_those_of_another_satellite_are_not() -> None:
+    tiles = [
+        to_found(f"MOD09A1.A2021153.{tile}.061.1", *share, tile=tile, **MODIS)
+        for tile, share in (("h18v04", (0, 0.5)), ("h19v04", (0.5, 1)))
+    ]
+    aqua = to_found("MYD09A1.A2021153.h18v04.061.1", tile="h18v04", **MODIS | {"platform": "aqua"})
+    scenes, refused = assemble(*tiles, aqua)
+    assert sorted(len(one.scene.items) for one in scenes) == [1, 2]
+    assert refused == []
+
+
+def test_rows_of_one_path_of_landsat_are_one_scene() -> None:
+    facts = {"sensor": "landsat-oli", "platform": "landsat-9"}
+    rows = [
+        to_found("LC09_L2SP_193028_20210603_02_T1", 0, 0.6, tile="193028", time="2021-06-03T10:07:20Z", **facts),
+        to_found("LC09_L2SP_193029_20210603_02_T1", 0.5, 1, tile="193029", time="2021-06-03T10:07:44Z", **facts),
+    ]
+    [scene], _ = assemble(*rows)
+    assert len(scene.scene.items) == 2
+
+
+def test_of_two_processings_of_a_composite_the_later_one_stays() -> None:
+    old, new = (
+        to_found(f"MOD09A1.A2021153.h18v04.061.{made}", tile="h18v04", generated=made, **MODIS) for made in ("2021-06-19", "2022-01-01")
+    )
+    kept, dropped = drop_duplicates([new, old], ["c1"])
+    assert [one.record.item for one in kept] == [new.record.item]
+    assert [one.record.item for one, _ in dropped] == [old.record.item]
