@@ -98,9 +98,11 @@ def _judge(compared: Json) -> tuple[str, str]:
     lost: list[str] = []
     unsure: list[str] = []
     won: list[str] = []
-    for name, label in BASELINE_WORDS.items():
+    names = [name for name in compared if isinstance(compared[name], dict)]
+    for name in sorted(names, key=lambda name: [*BASELINE_WORDS, name].index(name)):
+        label = BASELINE_WORDS.get(name, name)
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for key, metric, unit, digits in COMPARED if name in compared else ():
+        for key, metric, unit, digits in COMPARED:
             interval = compared[name][key]["by_block"]
             if interval["mean"] is not None:
                 grade, behind = _grade(interval), f" (95 % interval {show_range(interval, digits)})" if interval["mean"] <= 0 else ""

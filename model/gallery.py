@@ -54,7 +54,12 @@ ERROR_TOP: Final = 0.1
 """Absolute error in reflectance that is shown brightest."""
 NODATA: Final = 65_535
 """Stored value of pixels without an answer, in cleared scenes and in the simulated truth."""
-BASELINE_WORDS: Final = {"copy": "copy of the cloudy image", "mean": "training mean", "fill": "smooth fill"}
+BASELINE_WORDS: Final = {
+    "copy": "copy of the cloudy image",
+    "mean": "training mean",
+    "fill": "smooth fill",
+    "dates": "clear dates around it",
+}
 """Short names of the methods that need no weights."""
 
 
@@ -319,7 +324,11 @@ def _show_example(examples: Mapping[str, Mapping[str, Array]], name: str, stretc
     shots = [
         Shot(show(arrays["cloudy"][place], mask["valid_input"]), "cloudy", _show_scores(arrays, place, "copy")),
         Shot(encode_png(shrink_picture(sar, PATCH_PICTURE_PX)), "SAR"),
-        Shot(show(arrays["fill"][place], everywhere), BASELINE_WORDS["fill"], _show_scores(arrays, place, "fill")),
+        *(
+            Shot(show(arrays[name][place], everywhere), BASELINE_WORDS[name], _show_scores(arrays, place, name))
+            for name in ("fill", "dates")
+            if name in arrays
+        ),
     ]
     shots += [Shot(show(a["prediction"][p], everywhere), run, _show_scores(a, p, "network")) for run, (a, p) in found.items()]
     shots.append(Shot(show(arrays["clear"][place], mask["valid_target"]), "clear target"))

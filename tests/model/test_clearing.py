@@ -24,3 +24,10 @@ def test_a_difference_is_called_what_its_interval_allows(interval: tuple[Any, ..
     said, found = _judge({"fill": make_difference(*interval)})
     assert words in said
     assert found == tone
+
+
+@pytest.mark.parametrize(("name", "words"), [("dates", "behind the clear dates around it by"), ("new", "behind the new by")])
+def test_no_baseline_is_hidden_whatever_it_is_called(name: str, words: str) -> None:
+    said, tone = _judge({"region": "cloudy", "fill": make_difference(1.0, 0.5, 1.5), name: make_difference(-1.0, -1.5, -0.5)})  # type: ignore[dict-item]
+    assert words in said
+    assert tone == "bad"
