@@ -255,7 +255,7 @@ def write_gaofen6_pms(folder: Path, terrain: Terrain, reflectance: Layers, fligh
     _write_xml(product / f"{product.name}-MUX.xml", _describe_optical("PMS", len(dn), view, flight, zenith))
     if has_pan:
         fine = make_view(terrain, OPTICAL_GSD_M["PAN"], OPTICAL_LEAN)
-        grey = np.tensordot(np.float32(PAN_SHARES), reflectance, 1)[None]
+        grey = np.tensordot(np.array(PAN_SHARES, np.float32), reflectance, 1)[None]
         pan = _to_counts(see_image(terrain, grey, fine), "GF6-PMS-PAN", zenith, flight.time)
         east_m, north_m = (error + slip for error, slip in zip(flight.error_m, PAN_SLIP_M, strict=True))
         _write_part(product, "-PAN", pan, make_rpc(fine, (east_m, north_m)))

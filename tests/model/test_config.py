@@ -65,6 +65,7 @@ def read(*names: str) -> Config:
         ("recipes/pansharpening.yaml",),
         ("recipes/pansharpening-gaofen.yaml",),
         ("recipes/spatiotemporal-fusion.yaml",),
+        ("recipes/landsat-modis.yaml",),
         ("recipes/snapshot-reconstruction.yaml",),
         ("recipes/sen12mscr.yaml",),
         ("recipes/sen12mscr.yaml", "recipes/overfit.yaml"),
@@ -87,6 +88,7 @@ def test_every_recipe_is_tried_above() -> None:
         "pansharpening.yaml",
         "pansharpening-gaofen.yaml",
         "spatiotemporal-fusion.yaml",
+        "landsat-modis.yaml",
         "snapshot-reconstruction.yaml",
     }
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} == whole | overlays
