@@ -288,7 +288,7 @@ def make_fusion_batch(stored: Stored, _signature: Signature, _settings: TrainSet
 
     The middle fine image is the target. Trusted is what is valid and clear on all three dates.
     """
-    fine, coarse = scale_optical(stored["fine"]), scale_optical(stored["coarse"])
+    fine, coarse = scale_optical(stored["fine"]), fill_coarse(scale_optical(stored["coarse"]))
     cloud, shadow, valid = _read_mask(stored["mask"], "spatiotemporal-fusion")
     clear = (valid * _trust(torch.maximum(cloud, shadow))).prod(dim=1)
     fine = fine * valid
@@ -296,11 +296,30 @@ def make_fusion_batch(stored: Stored, _signature: Signature, _settings: TrainSet
     return Sample((coarse, outer), fine[:, 1], clear, outer.mean(dim=1))
 
 
+def fill_coarse(coarse: Tensor) -> Tensor:
+    """Coarse images (B, 3, C, h, w) whose missing pixels, 0 in all bands, are the mean of the other dates there; 0 where all are missing.
+
+    Nobody trusts these pixels, but networks look at them from the pixels around.
+    """
+    known = find_coarse(coarse)
+    return torch.where(known, coarse, coarse.sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True).clamp(min=1))
+
+
+def find_coarse(coarse: Tensor) -> Tensor:
+    """Where coarse images (B, 3, C, h, w) hold anything, (B, 3, 1, h, w): missing pixels are 0 in all bands."""
+    return (coarse > 0).any(dim=2, keepdim=True)
+
+
 def prepare_fusion(stored: Stored, signature: Signature, settings: TrainSettings) -> Prepared:
-    """Coarse images of all dates and fine ones of the outer ones, usable where these are clear; nothing of the middle fine one is asked."""
+    """Coarse images of all dates and fine ones of the outer ones, usable where these are clear and the middle coarse one is known.
+
+    Nothing of the middle fine one is asked.
+    """
     cloud, shadow, valid = _read_mask(stored["mask"], "spatiotemporal-fusion")
     clear = (valid * _trust(torch.maximum(cloud, shadow)))[:, ::2] > 0
-    return Prepared(make_fusion_batch(stored, signature, settings).inputs, clear.all(dim=1)[:, 0])
+    middle = find_coarse(scale_optical(stored["coarse"]))[:, 1, 0]
+    seen = middle.repeat_interleave(signature.ratio, dim=-2).repeat_interleave(signature.ratio, dim=-1)
+    return Prepared(make_fusion_batch(stored, signature, settings).inputs, clear.all(dim=1)[:, 0] & seen)
 
 
 def prepare_snapshot(stored: Stored, signature: Signature, settings: TrainSettings) -> Prepared:

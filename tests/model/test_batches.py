@@ -19,6 +19,7 @@ from sereno.model.batches import (
     make_fusion_batch,
     make_sharpening_batch,
     make_snapshot_batch,
+    prepare_fusion,
     read_dates,
     read_days,
     scale_sar,
@@ -154,6 +155,23 @@ def test_fusion_asks_for_the_middle_date_where_all_three_are_clear() -> None:
     hidden = {tuple(place) for place in (batch.weight[0, 0] == 0).nonzero().tolist()}
     assert hidden == {(2, 2), (3, 3), (4, 4), (9, 9)}
     assert batch.inputs[1][0, 0, :, 9, 9].eq(0).all()
+
+
+def test_a_missing_coarse_pixel_is_the_mean_of_other_dates_and_nothing_is_said_under_that_of_the_middle() -> None:
+    arrays = make_fusion(1, np.random.default_rng(0))
+    arrays["mask"][:, :, :2], arrays["mask"][:, :, 2] = 0, 255
+    whole = torch.from_numpy(arrays["coarse"].astype(np.float32)) / 10_000
+    arrays["coarse"][:, 1, :, 2, 3] = 0
+    arrays["coarse"][:, :, :, 5, 5] = 0
+    arrays["mask"][:, :, 2, 20:24, 20:24] = 0
+    prepared = prepare_fusion(arrays, Signature(BANDS, (), (), (), "spatiotemporal-fusion", 4), TrainSettings())
+    filled = prepared.inputs[0]
+    torch.testing.assert_close(filled[:, 1, :, 2, 3], (whole[:, 0, :, 2, 3] + whole[:, 2, :, 2, 3]) / 2)
+    assert filled[:, :, :, 5, 5].eq(0).all()
+    assert torch.equal(filled[:, :, :, 0], whole[:, :, :, 0])
+    expected = torch.ones(1, 32, 32, dtype=torch.bool)
+    expected[:, 8:12, 12:16] = expected[:, 20:24, 20:24] = False
+    assert torch.equal(prepared.usable, expected)
 
 
 def test_a_snapshot_is_estimated_from_one_picture_through_the_same_aperture_each_time() -> None:
