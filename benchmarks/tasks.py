@@ -217,11 +217,20 @@ def write_tables(jobs: Sequence[Job], output: Path, failed: Mapping[str, str]) -
 
 
 def run_jobs(jobs: Sequence[Job], output: Path, bench: Bench) -> dict[str, str]:
-    """Make all runs one after the other, with the tables written anew after each; why runs failed, by name."""
+    """Make all runs one after the other, with the tables written anew after each; why runs failed, by name.
+
+    Raises:
+        KeyboardInterrupt: the user, or SIGTERM, asked to stop; the run at work has saved and ended.
+    """
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, 1):
         try:
             words = "done" if run_job(job, bench) else "was done"
+        except KeyboardInterrupt:
+            bench.stop()
+            for process in tuple(bench.processes):
+                process.wait()
+            raise
         except (RunError, SerenoError, OSError) as error:
             failed[job.name], words = str(error), f"FAILED: {error}"
         write_tables(jobs, output, failed)

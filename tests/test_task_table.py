@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,22 @@ def test_seeds_of_all_networks_come_in_turn_with_the_settings_of_the_recipe(tmp_
     assert isinstance(gan, StfganSettings)
     assert (span.learning, gan.width) == ("span", 16)
     assert [job.variant for job in tasks.plan_jobs(dataset, tmp_path / "out", 1, ["stfgan"])] == ["stfgan"]
+
+
+def test_a_run_at_work_is_ended_where_the_table_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = tasks.plan_jobs({"pansharpening": write_dataset(tmp_path)}, tmp_path / "out", 1, ["sfiin"])
+    with tasks.open_lock(tmp_path / "out") as lock:
+        bench = tasks.Bench(1, lock, keep=False)
+        asleep = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        bench.processes.add(asleep)
+
+        def interrupt(*_: object) -> bool:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(tasks, "run_job", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tasks.run_jobs(jobs, tmp_path / "out", bench)
+    assert asleep.poll() is not None
 
 
 def test_every_recipe_of_the_table_has_networks_of_its_task() -> None:
