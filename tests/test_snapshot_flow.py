@@ -23,6 +23,7 @@ from sereno.model import train
 from sereno.model.__main__ import main
 from sereno.model.checkpoint import load_checkpoint
 from sereno.model.config import EvaluateSettings, TrainSettings
+from sereno.model.data import PatchFeed, open_split, read_facts
 from sereno.model.evaluate import evaluate_checkpoint
 from sereno.pipeline.sensors.cube import open_cube
 from sereno.pipeline.store import store_of
@@ -153,3 +154,12 @@ def test_neither_three_words_nor_an_aperture_for_a_pair_are_taken(
             main()
         assert left.value.code == 2
         assert "expected CHECKPOINT PAIR MASKS OUTPUT, or CHECKPOINT MEASUREMENT OUTPUT" in capsys.readouterr().err
+
+
+def test_processes_that_share_a_batch_see_what_one_process_sees(studio: Studio) -> None:
+    settings = train.load_aperture(studio.settings)
+    feed = PatchFeed(open_split(studio.dataset, "train"), settings, read_facts(studio.dataset))
+    whole, halves = feed.draw(3).batch, [feed.draw(3, (part, 2)).batch for part in range(2)]
+    for place, seen in enumerate(whole.inputs):
+        assert torch.equal(torch.cat([half.inputs[place] for half in halves]), seen)
+    assert not torch.equal(whole.inputs[1][0], whole.inputs[1][1]), "each crop is seen through a piece of its own"
