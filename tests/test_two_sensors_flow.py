@@ -15,11 +15,12 @@ import zarr
 from data_steps import run_steps
 from pydantic import ValidationError
 
-from sereno.pipeline.config import PipelineSettings, QuerySettings
+from sereno.pipeline.config import IngestSettings, PipelineSettings, QuerySettings
 from sereno.pipeline.errors import ConfigError, MissingError, PermanentError, SerenoError
 from sereno.pipeline.estimate import estimate_area
 from sereno.pipeline.groups import average_blocks
 from sereno.pipeline.imagers import COVERED
+from sereno.pipeline.ingest import ingest_scene
 from sereno.pipeline.ledger import ledger_of, read_ledger
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.query import query_pairs
@@ -188,3 +189,23 @@ def test_a_scale_that_an_item_states_otherwise_refuses_it_by_name(made: tuple[Pa
     settings = QuerySettings.model_validate({**VALUES["query"], "catalogue": str(copy)})
     with pytest.raises(MissingError, match=r"its asset sur_refl_b04 states scale 0.001 where it is 0.0001 in MODIS 09A1"):
         query_pairs("a", tmp_path / "a.json", settings, task="spatiotemporal-fusion")
+
+
+def test_coarse_images_may_be_averages_of_a_finer_sensor_without_its_clouds(made: tuple[Path, Lock, Path], tmp_path: Path) -> None:
+    """Here Landsat stands on both sides: its coarse image is the mean of what its own bits call clear."""
+    query(made, tmp_path, coarse_collections=["landsat-c2-l2"], coarse_m=240)
+    lock = Lock.read(tmp_path / "a.json")
+    group = lock.groups[0]
+    fine, coarse = (lock.scene(group.scenes[f"{kind}-1"]) for kind in ("fine", "coarse"))
+    assert (fine.item, fine.zoom, coarse.zoom, coarse.clear_share) == (coarse.item, 1, 8, 0.75)
+    scenes = []
+    for record in (fine, coarse):
+        ingest_scene(tmp_path / "a.json", record.id, tmp_path / f"{record.id}.json", IngestSettings(bands=("B03",)))
+        scenes.append(open_dataset(tmp_path / f"{record.id}.json", kind="scene"))
+    clear = ~np.isin(scenes[0]["scl"].values, COVERED)
+    share = average_blocks(clear, 8)
+    assert (share < 0.75).any()
+    np.testing.assert_array_equal(scenes[1]["valid"].values, share >= 0.75)
+    means = average_blocks(scenes[0]["data"].values[0] * clear, 8) / np.maximum(share, 1e-9)
+    both = scenes[1]["valid"].values
+    assert np.abs(scenes[1]["data"].values[0][both] - means[both]).max() <= 0.5001

@@ -421,3 +421,31 @@ def test_a_world_of_cubes_holds_arrays_with_their_wavelengths_and_no_catalogue(t
     assert not np.array_equal(first, second)
     wavelengths = [float(line) for line in (tmp_path / "one/cubes/a.wavelengths.txt").read_text().split()]
     assert (wavelengths[0], wavelengths[-1], len(wavelengths)) == (450, 720, 28)
+
+
+def test_a_world_of_landsat_and_modis_is_whole_readable_and_the_same_each_time(tmp_path: Path) -> None:
+    area = {"epsg": 32632, "west_m": 499_215, "south_m": 5_040_015, "size_px": 240, "satellites": "landsat-modis"}
+    settings = SimulateSettings.model_validate({"cloudy_dates": 1, "areas": {"a": area}})
+    for name in ("one", "two"):
+        simulate_world(tmp_path / name / "world.json", settings)
+    first, second = (json.loads((tmp_path / name / "world.json").read_text()) for name in ("one", "two"))
+    assert first == second
+    facts = first["areas"]["a"]
+    assert [scene["role"] for scene in facts["optical"]] == ["clear", "cloudy", "clear"]
+    assert (len(facts["coarse"]), facts["response"]["B02"]) == (3, 1.06)
+    assert facts["optical"][1]["cloud_cover_pct"] > 20
+    assert facts["optical"][0]["cloud_cover_pct"] < 5
+    catalogue = pystac.Catalog.from_file(str(tmp_path / "one/catalog.json"))
+    items = list(catalogue.get_items(recursive=True))
+    assert {item.collection_id for item in items} == {"landsat-c2-l2", "modis-09A1-061"}
+    for item in items:
+        for asset in item.get_assets().values():
+            with rasterio.open(asset.get_absolute_href()) as file:
+                assert file.count == 1
+                if item.collection_id == "modis-09A1-061":
+                    assert file.crs.to_dict()["proj"] == "sinu"
+
+
+def test_a_side_that_coarse_pixels_do_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="'size_px' 246 must be a multiple of 48 for Landsat and MODIS"):
+        SimulatedArea(epsg=32632, west_m=0, south_m=0, size_px=246, satellites="landsat-modis")
