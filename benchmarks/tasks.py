@@ -245,7 +245,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("datasets", nargs="*", metavar="NAME=DATASET.json", help="datasets by the name of the recipe that packed them")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="runs of each network")
     parser.add_argument("--only", default="", metavar="A,B", help="only these networks")
-    parser.add_argument("--threads", type=int, help="of a run, all cores by default; 1 where others are at work on them")
+    parser.add_argument("--threads", type=int, default=1, help="of a run; more than idle cores make it many times slower")
     parser.add_argument("--keep", action="store_true", help="take finished runs as they are though the code has changed since")
     parser.add_argument("--plan", action="store_true", help="only say what would be run")
     return parser.parse_args()
@@ -268,7 +268,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, _interrupt)
         with open_lock(output) as lock:
             bench = Bench(1, lock, keep=arguments.keep)
-            bench.threads = arguments.threads or bench.threads
+            bench.threads = arguments.threads
             failed = run_jobs(jobs, output, bench)
     except SerenoError as error:
         print(f"tasks: error: {error}", file=sys.stderr)
