@@ -15,7 +15,8 @@ import zarr
 from data_steps import run_steps
 from pydantic import ValidationError
 
-from sereno.pipeline.config import IngestSettings, PipelineSettings, QuerySettings
+from sereno.pipeline.align import align_job
+from sereno.pipeline.config import AlignSettings, IngestSettings, PipelineSettings, QuerySettings, SimulateSettings
 from sereno.pipeline.errors import ConfigError, MissingError, PermanentError, SerenoError
 from sereno.pipeline.estimate import estimate_area
 from sereno.pipeline.groups import average_blocks
@@ -24,6 +25,7 @@ from sereno.pipeline.ingest import ingest_scene
 from sereno.pipeline.ledger import ledger_of, read_ledger
 from sereno.pipeline.pairs import Lock
 from sereno.pipeline.query import query_pairs
+from sereno.pipeline.simulate import simulate_world
 from sereno.pipeline.store import open_dataset, read_manifest, store_of
 from sereno.pipeline.twins import RESPONSE
 
@@ -209,3 +211,37 @@ def test_coarse_images_may_be_averages_of_a_finer_sensor_without_its_clouds(made
     means = average_blocks(scenes[0]["data"].values[0] * clear, 8) / np.maximum(share, 1e-9)
     both = scenes[1]["valid"].values
     assert np.abs(scenes[1]["data"].values[0][both] - means[both]).max() <= 0.5001
+
+
+@pytest.mark.slow
+def test_sentinel_2_and_modis_of_two_catalogues_form_a_series_of_ratio_48(tmp_path: Path) -> None:
+    """Two worlds of one seed and place hold the same ground."""
+    square = {"epsg": 32632, "west_m": 499_200, "south_m": 5_040_000, "size_px": 480}
+    for name, changes in (("fine", {"cloudy_dates": 5}), ("coarse", {"cloudy_dates": 2})):
+        area = square | ({"satellites": "landsat-modis"} if name == "coarse" else {})
+        world = SimulateSettings.model_validate({"first_day": "2021-06-08", "areas": {"a": area}, **changes})
+        simulate_world(tmp_path / name / "world.json", world)
+    settings = QuerySettings.model_validate(
+        {
+            "catalogue": str(tmp_path / "fine"),
+            "coarse_catalogue": str(tmp_path / "coarse"),
+            "coarse_collections": ["modis-09A1-061"],
+            "areas": {"a": {"epsg": 32632, "bounds_m": [499_200, 5_040_000, 504_000, 5_044_800]}},
+            "bands": ["B04", "B8A"],
+            "clear_cover_pct": 10,
+        }
+    )
+    query_pairs("a", tmp_path / "a.json", settings, task="spatiotemporal-fusion")
+    lock = Lock.read(tmp_path / "a.json")
+    group, bands = lock.groups[0], IngestSettings(bands=("B04", "B8A"))
+    for name in lock.scenes:
+        ingest_scene(tmp_path / "a.json", name, tmp_path / f"{name}.json", bands)
+    align_job(
+        (tmp_path / "a.json", group.id), [tmp_path / f"{name}.json" for name in group.scene_ids], tmp_path / "g.json", AlignSettings()
+    )
+    found = open_dataset(tmp_path / "g.json", kind="group")
+    assert {lock.scene(name).catalogue for role, name in group.scenes.items() if role.startswith("coarse")} == {str(tmp_path / "coarse")}
+    assert (found.attrs["ratio"], found["fine-1"].shape, found["coarse-1"].shape) == (48, (2, 480, 480), (2, 10, 10))
+    valid, clear = found["valid_coarse-1"].values, average_blocks(np.isin(found["scl_fine-1"].values, COVERED), 48) == 0
+    means = average_blocks(found["fine-1"].sel(band="B8A").values, 48)
+    assert np.corrcoef(means[valid & clear], found["coarse-1"].sel(band="B8A").values[valid & clear])[0, 1] > 0.9
