@@ -142,9 +142,9 @@ class S2SnapshotSettings(SpatialSpectralSettings):
     consistency: Share = Field(default=0.0, exclude_if=not_)
     """How far the answer is moved towards the nearest cube with the picture that was measured, which is not theirs: 1 all the way, as is
     best where pictures have no noise, 0 not at all."""
-    base: Literal["gap-tv", "open", "first"] = "gap-tv"
-    """What the network sees and adds to, a row of `ESTIMATES` in `model/snapshot.py`: a few rounds of GAP-TV, or the measurement shifted
-    back without the aperture, or with it as in the authors' code."""
+    base: Literal["gap-tv", "gap-tv-full", "open", "first"] = "gap-tv"
+    """What the network sees and adds to, a row of `ESTIMATES` in `model/snapshot.py`: GAP-TV with half the work or all that the baseline
+    has, or the measurement shifted back without the aperture, or with it as in the authors' code."""
 
 
 class Pattern(Settings):
