@@ -19,10 +19,10 @@ CONTEST: Final = ("fooling", "critic", "margin", "penalty")
 PART_WORDS: Final = {
     "first": "first: the loss of the first stage's image",
     "span": "span: how far both changes over the whole span are from the true one; the middle image is never looked at",
-    "consistency": "consistency: how far the changes of both halves are from that of the whole",
+    "consistency": "consistency: how far the answers from the first and the last date are from each other",
     "encoding": "encoding: how far a head is from the cube seen through the aperture",
     "aware": "aware: errors weighted by how little light that head expects, 0 in its first steps",
-    "temporal": "temporal: how far the answers from both dates are from each other",
+    "sides": "sides: the loss of the answers from the date before alone and from the date after alone, their mean",
     "fooling": "fooling: what the network loses to the critic, before its weight",
     "critic": "critic: what the critic loses",
     "margin": "margin: mean score of true images less that of made ones; if it only grows the critic has won; at 0 it tells nothing apart",

@@ -57,7 +57,7 @@ EXPLANATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "snapshot-reconstruction": (
         "A snapshot is one grey picture in which all bands lie shifted over each other behind a coded aperture. The network is given an "
         "initial estimate of the cube made from it, and adds to it: what it is worth is what it gains over that estimate, and over "
-        "GAP-TV with 60 rounds, the classical way. SAM is the angle between spectra, the measure of their shape.",
+        "GAP-TV, the classical way. SAM is the angle between spectra, the measure of their shape.",
     ),
 }
 """What metrics and regions mean, in paragraphs by task."""
@@ -65,6 +65,7 @@ LEADERS: Final = {"spatiotemporal-fusion": "rmse"}
 """The metric that the verdict on a task rests on; of all others PSNR."""
 BASES: Final = {
     "gap-tv": "some rounds of GAP-TV, fewer than those of the baseline",
+    "gap-tv-full": "GAP-TV with all the rounds of the baseline",
     "open": "the mean of all bands that met in a detector pixel",
     "first": "the picture shifted back and masked, divided by the light of each detector pixel",
 }

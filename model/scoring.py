@@ -32,7 +32,7 @@ from sereno.model.indices import compute_q2n, compute_qnr, compute_spatial_disto
 from sereno.model.layers import smooth_fill
 from sereno.model.metrics import COUNTS, METRICS, average_maps, compute_error_maps
 from sereno.model.sharpening import TYPICAL_MS_GAIN, degrade, enlarge, sharpen_brovey, sharpen_gsa, synthesise_pan
-from sereno.model.snapshot import estimate_first, reconstruct_gap_tv
+from sereno.model.snapshot import GapTv, estimate_first, reconstruct_gap_tv
 from sereno.model.temporal import fill_from_dates
 from sereno.pipeline.patches import MASK_CHANNELS
 
@@ -296,7 +296,7 @@ RECONSTRUCTING: Final = Scoring(
         "network": "the trained network",
         "estimate": "what the network is given: the estimate that 'network.base' names",
         "first": "the picture shifted back and masked, divided by the light of each detector pixel",
-        "gap-tv": "GAP-TV, 80 rounds of falling weight (after Yuan 2016)",
+        "gap-tv": f"GAP-TV, {GapTv().rounds} rounds of falling weight (after Yuan 2016)",
     },
     regions={"all": "valid pixels"},
     metrics=METRICS,

@@ -3,7 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sereno.model.curves import CONTEST, describe_training
+from sereno.model.config import TrainSettings
+from sereno.model.curves import CONTEST, PART_WORDS, describe_training
+from sereno.model.lessons import find_lesson
+from sereno.model.losses import name_parts
 from sereno.model.page import Shots, Text
 from sereno.model.results import RunResults, read_results
 from sereno.model.run import CONTEST as RECORDED
@@ -37,3 +40,17 @@ def test_the_contest_with_a_critic_has_a_chart_of_its_own_that_goes_below_zero(t
     assert [shot.title for shot in shots.shots] == ["Loss", "Network against critic, mine"]
     assert isinstance(said, Text)
     assert "margin: mean score of true images less that of made ones" in said.words
+
+
+def test_every_part_that_a_lesson_adds_to_the_loss_is_explained() -> None:
+    kinds: list[dict[str, object]] = [
+        {"network": {"name": "stfgan"}},
+        {"network": {"name": "stfnet"}},
+        {"network": {"name": "s2snapshot"}},
+        {"network": {"base": "dates"}, "loss": {"temporal": 0.5}},
+    ]
+    added = set[str]()
+    for kind in kinds:
+        settings = TrainSettings.model_validate(kind)
+        added |= set(find_lesson(settings).name_parts(settings)) - set(name_parts(settings.loss))
+    assert {*added, *CONTEST} == PART_WORDS.keys()

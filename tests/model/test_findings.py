@@ -8,9 +8,20 @@ from typing import Any
 
 import pytest
 
-from sereno.model.findings import DIGITS, EXPLANATIONS, HEADINGS, LABELS, REGION_WORDS, describe_tables, describe_verdicts, find_rival
+from sereno.model.findings import (
+    BASES,
+    DIGITS,
+    EXPLANATIONS,
+    HEADINGS,
+    LABELS,
+    REGION_WORDS,
+    describe_tables,
+    describe_verdicts,
+    find_rival,
+)
 from sereno.model.page import Heading, Table, Text
 from sereno.model.results import Results, RunResults, read_results
+from sereno.model.snapshot import ESTIMATES
 from sereno.model.tasks import TASKS
 
 PSNR = {"network": 25.0, "bicubic": 20.0, "brovey": 21.0, "gsa": 23.0}
@@ -190,6 +201,7 @@ def test_every_metric_method_and_region_of_every_task_has_words() -> None:
         assert {*task.scoring.baselines} <= LABELS.keys()
         assert {(name, region) for region in task.scoring.regions} <= REGION_WORDS.keys()
         assert name in EXPLANATIONS
+    assert BASES.keys() == ESTIMATES.keys()
 
 
 def test_without_scores_the_page_says_what_to_run(tmp_path: Path) -> None:
