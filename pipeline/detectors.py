@@ -39,6 +39,7 @@ from sereno.pipeline.clouds import (
 )
 from sereno.pipeline.config import CloudMethod, MaskSettings
 from sereno.pipeline.errors import CatalogueError, DataError, MissingError
+from sereno.pipeline.imagers import IMAGERS
 from sereno.pipeline.pairs import is_gaofen
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.scene import Bool2d, bands_of, geobox_of
@@ -66,7 +67,7 @@ OMNICLOUDMASK_FLOOR: Final = 0.001
 MIN_WEIGHTS_BYTES: Final = 1024 * 1024
 """Weights not larger than this count as torn, and OmniCloudMask would fetch them again."""
 L2A: Final = "sentinel2-l2a"
-"""The sensor whose reflectance is that of the ground."""
+"""The sensor of Sentinel whose reflectance is that of the ground, as is that of all imagers."""
 
 
 class Image(NamedTuple):
@@ -210,8 +211,8 @@ def _detect_by_s2cloudless(image: Image, _settings: MaskSettings) -> Detection:
     """The probability of s2cloudless (Zupanc 2017), pixel by pixel and not smoothed; shadows, which it does not look for, by our rules."""
     if _is_surface(image):
         raise DataError(
-            f"{image.where}: the {image.role} image is {L2A}, and s2cloudless is meant for L1C alone: in its maintainers' words it won't "
-            f"work on L2A (sentinel2-cloud-detector, issue 79); set {image.setting} to 'scl' or 'omnicloudmask'"
+            f"{image.where}: the {image.role} image is {_sensor_of(image)}, and s2cloudless is meant for L1C alone: in its maintainers' "
+            f"words it won't work on L2A (sentinel2-cloud-detector, issue 79); set {image.setting} to 'scl' or 'omnicloudmask'"
         )
     check_bands(image, "s2cloudless", tuple(dict.fromkeys((*S2CLOUDLESS_BANDS, *SHADOW_BANDS))))
     package = import_extra("s2cloudless", image.setting)
@@ -283,8 +284,8 @@ def average_valid(values: npt.NDArray[Any], valid: Bool2d, factor: int) -> npt.N
 def _detect_by_haze(image: Image, _settings: MaskSettings) -> Detection:
     if _is_surface(image):
         raise DataError(
-            f"{image.where}: the {image.role} image is {L2A}, and method 'haze' is for reflectance at the top of the atmosphere: "
-            f"set {image.setting} to 'scl' or 'omnicloudmask'"
+            f"{image.where}: the {image.role} image is {_sensor_of(image)}, and method 'haze' is for reflectance at the top of the "
+            f"atmosphere: set {image.setting} to 'scl' or 'omnicloudmask'"
         )
     names = VISIBLE_BANDS[0 if _is_gaofen(image) else 1]
     check_bands(image, "haze", names)
@@ -314,7 +315,7 @@ def check_bands(image: Image, method: str, names: tuple[str, ...]) -> None:
         remedy = (
             f"Gaofen never has it: set {image.setting} to 'haze' or 'omnicloudmask'"
             if _is_gaofen(image) and method not in ("haze", "omnicloudmask")
-            else f"{L2A} never has it: set {image.setting} to 'scl' or 'omnicloudmask'"
+            else f"{_sensor_of(image)} never has it: set {image.setting} to 'scl' or 'omnicloudmask'"
             if _is_surface(image) and "B10" in missing
             else f"keep all bands in pipeline.ingest.bands, or set {image.setting} to another method"
         )
@@ -433,7 +434,11 @@ def _facts_of(image: Image) -> Mapping[str, Any]:
 
 
 def _is_surface(image: Image) -> bool:
-    return bool(_facts_of(image).get("sensor") == L2A)
+    return _sensor_of(image) in (L2A, *IMAGERS)
+
+
+def _sensor_of(image: Image) -> str:
+    return str(_facts_of(image).get("sensor"))
 
 
 def _is_gaofen(image: Image) -> bool:

@@ -140,7 +140,7 @@ LANDSAT: Final = Imager(
     quality=LANDSAT_QA,
 )
 MODIS: Final = Imager(
-    name="MODIS 09A1 surface reflectance, 8 days",
+    name="MODIS 09A1 (8 days)",
     pattern=r"^M[OY]D09A1\.",
     bands={
         "B02": ("sur_refl_b03",),
@@ -175,7 +175,7 @@ IMAGERS: Final[Mapping[Sensor, Imager]] = {
     ),
     "modis-09a1": MODIS,
     "modis-43a4": MODIS._replace(
-        name="MODIS 43A4 nadir reflectance, daily from 16 days",
+        name="MODIS 43A4 (daily)",
         pattern=r"^MCD43A4\.",
         bands={name: (f"Nadir_Reflectance_Band{int(keys[0][-2:])}",) for name, keys in MODIS.bands.items()},
         fill=32_767,

@@ -273,9 +273,10 @@ def test_haze_finds_the_same_in_sentinel2_whose_bands_have_other_names() -> None
     np.testing.assert_array_equal(first.shadow, second.shadow)
 
 
-def test_haze_refuses_reflectance_of_the_ground() -> None:
-    with pytest.raises(DataError, match=r"sentinel2-l2a.*top of the atmosphere: set pipeline.mask.method to 'scl'"):
-        detect(make_pair(L2A_BANDS, sensor="sentinel2-l2a"), "haze")
+@pytest.mark.parametrize("sensor", ["sentinel2-l2a", "landsat-oli"])
+def test_haze_refuses_reflectance_of_the_ground(sensor: str) -> None:
+    with pytest.raises(DataError, match=rf"{sensor}.*top of the atmosphere: set pipeline.mask.method to 'scl'"):
+        detect(make_pair(L2A_BANDS, sensor=sensor), "haze")
 
 
 @pytest.mark.parametrize("method", ["scl", "threshold", "s2cloudless"])
