@@ -17,16 +17,13 @@ from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse
 from sereno.pipeline.areas import Ground, to_ground
-from sereno.pipeline.bands import GAOFEN_BANDS, SENTINEL2_BANDS
+from sereno.pipeline.bands import GAOFEN_PMS_BANDS, PAN, SENTINEL2_BANDS
 from sereno.pipeline.config import WHOLE, Area, QuerySettings, TaskName
 from sereno.pipeline.errors import ConfigError
+from sereno.pipeline.groups import to_fine_grid
 from sereno.pipeline.imagers import find_coarse_m, select_bands
+from sereno.pipeline.pairing import DAY_S, SHARE_ERROR, measure_gap_days
 from sereno.pipeline.pairs import Group, SceneRecord, Sensor
-
-DAY_S: Final = 86_400.0
-"""Seconds of a day."""
-PAN: Final = "PAN"
-"""Panchromatic band and asset of Gaofen's PMS."""
 
 
 class Camera(NamedTuple):
@@ -41,23 +38,21 @@ class Camera(NamedTuple):
 MSI: Final = Camera(
     tuple(band.name for band in SENTINEL2_BANDS if band.gsd_m == 10), tuple(band.name for band in SENTINEL2_BANDS if band.gsd_m == 20)
 )
+"""The camera of Sentinel-2: 10 and 20 m."""
 CAMERAS: Final[Mapping[Sensor, Camera]] = {
     "sentinel2-l2a": MSI,
     "sentinel2-l1c": MSI,
-    "gaofen-pms": Camera((PAN,), tuple(band.name for band in GAOFEN_BANDS[:4])),
+    "gaofen-pms": Camera((PAN,), tuple(band.name for band in GAOFEN_PMS_BANDS)),
 }
 """Products that hold fine and coarse bands: 10 and 20 m of Sentinel-2, 2 and 8 m of Gaofen-6 PMS."""
 MS_PIXEL_M: Final = {"gaofen": 8.0}
 """Pixel of multispectral bands by `query.source`; where it is not named that of Sentinel-2, `MSI_PIXEL_M`."""
 MSI_PIXEL_M: Final = 20.0
+"""Pixel of the bands of Sentinel-2 that are sharpened."""
 FUSION_RATIO: Final = 16
 """Fine pixels along each side of a coarse one: that of Landsat and MODIS, 30 and 480 m."""
-
-
 GAP_ERROR_DAYS: Final = 1e-6
 """Gaps are exact to this much."""
-SHARE_ERROR: Final = 1e-6
-"""Shares of ground are exact to this much: footprints are cut and joined in floating point."""
 
 
 class Grouped(NamedTuple):
@@ -112,8 +107,7 @@ def to_fine_ground(area: Area, settings: QuerySettings, ratio: int) -> Ground:
             f"bounds_m {area.bounds_m}: {' and '.join(off)} must be multiples of {coarse_m:g} m{plus}, or coarse pixels would be "
             "interpolated"
         )
-    fine = GeoBox((box.shape.y * ratio, box.shape.x * ratio), box.transform * Affine.scale(1 / ratio), box.crs)
-    return ground._replace(geobox=fine)
+    return ground._replace(geobox=to_fine_grid(box, ratio))
 
 
 def keep_clear(candidates: Iterable[Candidate], settings: QuerySettings) -> tuple[list[Candidate], list[Refused]]:
@@ -213,9 +207,14 @@ def group_series(candidates: Sequence[Candidate], settings: QuerySettings) -> Gr
             coarse = one.scene.model_copy(update={"id": f"{one.scene.id}-coarse", "zoom": ratio, "averaged": True})
             scenes |= {one.scene.id: one.scene, coarse.id: coarse}
             roles |= {f"fine-{number}": one.scene.id, f"coarse-{number}": coarse.id}
-        gaps = {f"fine-{number}": round((one.moment - series[0].moment).total_seconds() / DAY_S, 6) for number, one in enumerate(series, 1)}
+        gaps = _list_gaps({f"fine-{number}": one for number, one in enumerate(series, 1)})
         groups.append(Group(id=_name_group(series[1], days), scenes=roles, gaps_days=gaps))
     return Grouped(tuple(groups), scenes, [*refused, *_refuse_alone(clear, scenes, limit, settings.max_pairs)])
+
+
+def _list_gaps(roles: Mapping[str, Candidate]) -> dict[str, float]:
+    """Days from the first fine date to the scene of each role."""
+    return {role: round(measure_gap_days(roles["fine-1"], one), 6) for role, one in sorted(roles.items())}
 
 
 class Dated(NamedTuple):
@@ -253,8 +252,8 @@ def group_two_sensors(fine: Sequence[Candidate], coarse: Sequence[Candidate], se
         scenes |= {
             one.scene.id: one.scene if role.startswith("fine") else one.scene.model_copy(update=facts) for role, one in roles.items()
         }
-        gaps = {role: round((one.moment - series[0].moment).total_seconds() / DAY_S, 6) for role, one in sorted(roles.items())}
-        groups.append(Group(id=_name_group(series[1], days), scenes={role: one.scene.id for role, one in roles.items()}, gaps_days=gaps))
+        names = {role: one.scene.id for role, one in roles.items()}
+        groups.append(Group(id=_name_group(series[1], days), scenes=names, gaps_days=_list_gaps(roles)))
     limit, with_coarse = timedelta(days=settings.max_gap_clear_days), [one.fine for one in dated]
     idle = [refuse(one, "clear", "no series needs it", Cause.UNUSED) for one in usable if one.scene.id not in scenes]
     unused = [*alone, *_refuse_alone(with_coarse, scenes, limit, settings.max_pairs), *idle]
@@ -381,8 +380,11 @@ def find_grouper(task: TaskName) -> Grouper:
     """Who forms the groups of `task`.
 
     Raises:
-        ConfigError: nobody does yet.
+        ConfigError: no search of scenes leads to its samples.
     """
     if task not in GROUPERS:
-        raise ConfigError(f"pipeline.task {task}: scenes cannot be searched for it yet; known are cloud-removal, {', '.join(GROUPERS)}")
+        raise ConfigError(
+            f"pipeline.task {task}: its samples come from files, no search of scenes leads to them: set pipeline.query.source to "
+            f"cubes, or the task to one that scenes are searched for: cloud-removal, {', '.join(GROUPERS)}"
+        )
     return GROUPERS[task]

@@ -56,7 +56,7 @@ class Triplet(NamedTuple):
     @property
     def gap_days(self) -> float:
         """Both time gaps together, days."""
-        return abs(_gap_days(self.cloudy, self.clear)) + abs(_gap_days(self.cloudy, self.sar))
+        return abs(measure_gap_days(self.cloudy, self.clear)) + abs(measure_gap_days(self.cloudy, self.sar))
 
 
 class Roles(NamedTuple):
@@ -140,7 +140,7 @@ def select_hopeful(optical: Sequence[Candidate], sar: Sequence[Candidate], setti
 
 
 def _is_near(one: Candidate, other: Candidate, limit_days: float) -> bool:
-    return abs(_gap_days(one, other)) <= limit_days
+    return abs(measure_gap_days(one, other)) <= limit_days
 
 
 def choose_triplets(
@@ -293,7 +293,7 @@ def _in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: (candidate.moment, candidate.scene.id))
 
 
-def _gap_days(one: Candidate, other: Candidate) -> float:
+def measure_gap_days(one: Candidate, other: Candidate) -> float:
     """Time of `other` minus time of `one`, days."""
     return (other.moment - one.moment).total_seconds() / DAY_S
 
@@ -333,12 +333,14 @@ def _choose_by_ground(triplets: list[Triplet], ground: Ground, min_overlap: floa
 def _refuse_alone(one: Candidate, others: list[Candidate], needed: str, cause: Cause, *, role: Role = "cloudy") -> Refused:
     """The refusal of an input that has no partner; a clear scene that was to be its own input has the role `clear`."""
     nearest = next(iter(_sort_by_gap(one, others)), None)
-    seen = "there is none" if nearest is None else f"the nearest, {nearest.scene.item}, is {abs(_gap_days(one, nearest)):.2f} days away"
+    seen = (
+        "there is none" if nearest is None else f"the nearest, {nearest.scene.item}, is {abs(measure_gap_days(one, nearest)):.2f} days away"
+    )
     return refuse(one, role, f"needs a {needed}: {seen}", cause)
 
 
 def _sort_by_gap(one: Candidate, others: Iterable[Candidate]) -> list[Candidate]:
-    return sorted(others, key=lambda other: abs(_gap_days(one, other)))
+    return sorted(others, key=lambda other: abs(measure_gap_days(one, other)))
 
 
 def _keep_smallest(triplets: list[Triplet], count: int | None) -> tuple[list[Triplet], list[Refused]]:
@@ -368,7 +370,7 @@ def _refuse_unused(chosen: list[Triplet], roles: Roles, settings: QuerySettings)
 
 def _explain_idle(one: Candidate, inputs: list[Candidate], limit: float, kind: str) -> str:
     """Why no input, scenes of one `kind`, took a partner."""
-    gap = min((abs(_gap_days(other, one)) for other in inputs), default=None)
+    gap = min((abs(measure_gap_days(other, one)) for other in inputs), default=None)
     if gap is None:
         return f"no pair needs it: there is no {kind} scene"
     if gap > limit:
@@ -395,8 +397,8 @@ def to_pairs(triplets: Iterable[Triplet]) -> tuple[Pair, ...]:
                 sar=triplet.sar.scene.id,
                 cloudy=triplet.cloudy.scene.id,
                 clear=triplet.clear.scene.id,
-                sar_gap_days=round(_gap_days(triplet.cloudy, triplet.sar), 6),
-                clear_gap_days=round(_gap_days(triplet.cloudy, triplet.clear), 6),
+                sar_gap_days=round(measure_gap_days(triplet.cloudy, triplet.sar), 6),
+                clear_gap_days=round(measure_gap_days(triplet.cloudy, triplet.clear), 6),
                 sky=triplet.sky,
                 **_name_around(triplet),
             )
@@ -407,5 +409,5 @@ def to_pairs(triplets: Iterable[Triplet]) -> tuple[Pair, ...]:
 def _name_around(triplet: Triplet) -> dict[str, Any]:
     """The fields of a pair that a series fills."""
     named = {role: one.scene.id for role, one in zip(AROUND, triplet.around, strict=False)}
-    gaps = {f"{role}_gap_days": round(_gap_days(triplet.cloudy, one), 6) for role, one in zip(AROUND, triplet.around, strict=False)}
+    gaps = {f"{role}_gap_days": round(measure_gap_days(triplet.cloudy, one), 6) for role, one in zip(AROUND, triplet.around, strict=False)}
     return {**named, **gaps}

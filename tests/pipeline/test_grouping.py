@@ -146,7 +146,7 @@ def test_the_fine_grid_has_the_edges_of_coarse_pixels() -> None:
 
 
 def test_a_task_without_a_search_is_named() -> None:
-    with pytest.raises(ConfigError, match="known are cloud-removal, pansharpening"):
+    with pytest.raises(ConfigError, match="searched for: cloud-removal, pansharpening"):
         find_grouper("snapshot-reconstruction")
 
 
