@@ -27,7 +27,7 @@ def check_product(scenes: dict[str, xr.Dataset], name: str) -> None:
     """Refuse scenes that are not of one product.
 
     Raises:
-        DataError: they are of two, or of two processing levels.
+        DataError: they are of two items, times or sensors.
     """
     facts = {role: scene.attrs["provenance"] for role, scene in scenes.items()}
     for what in ("item", "time", "sensor"):
