@@ -190,17 +190,19 @@ def _compare_signals(encoded: Any, piece: Piece) -> Learnt:
     """Mask-encoding pretraining, then mask-aware training (S2-Transformer, Wang et al. 2025, as reading notes tell it).
 
     In the first `encoding_steps` the head learns the encoded signal (`encoding`) beside the cube; afterwards it also weighs the errors of
-    the cube (`aware`). The notes freeze the head then; ours goes on learning, since the cube's features go on changing.
+    the cube (`aware`). The notes freeze the head then; ours goes on learning, since the cube's features go on changing. What is not
+    trusted moves neither: its error is 0, and its signal counts as one so strong that it has no weight.
     """
     network, batch = piece.settings.network, piece.batch
     assert isinstance(network, S2SnapshotSettings)
     losses = compute_loss(encoded.image, batch, piece.settings.loss, weight=piece.weight, amounts=piece.amounts)
     share = len(batch.target) / piece.settings.batch_size
-    image, cube = (torch.where(batch.weight > 0, one, 0.0) for one in (encoded.image, batch.target))
-    losses["encoding"] = share * compute_signal_loss(encoded.signal, cube, batch.inputs[1])
+    trusted = batch.weight > 0
+    image, cube, signal = (torch.where(trusted, one, 0.0) for one in (encoded.image, batch.target, encoded.signal))
+    losses["encoding"] = share * compute_signal_loss(signal, cube, batch.inputs[1])
     losses["aware"] = torch.zeros_like(losses["encoding"])
     if piece.step >= network.encoding_steps:
-        losses["aware"] = share * (weigh_signal(encoded.signal) * (image - cube).abs()).mean()
+        losses["aware"] = share * (weigh_signal(torch.where(trusted, signal, 1.0)) * (image - cube).abs()).mean()
     losses["total"] = losses["total"] + losses["encoding"] + network.emphasis * losses["aware"]
     return Learnt(losses, (Shown(encoded.image, batch.target, batch.weight),))
 

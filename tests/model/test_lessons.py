@@ -161,6 +161,18 @@ def test_the_head_learns_the_signal_first_and_then_weighs_errors_as_well() -> No
     assert after["total"].item() == pytest.approx(0.2, rel=1e-3), "weights have mean 1"
 
 
+def test_what_the_head_sees_where_the_cube_is_not_trusted_moves_nothing() -> None:
+    batch = make_batch(SNAPSHOT)
+    assert isinstance(batch, Sample)
+    weight = batch.weight.clone()
+    weight[..., :7] = 0
+    hidden = batch._replace(weight=weight)
+    seen = Encoded(batch.target + 0.1, batch.target * batch.inputs[1])
+    astray = Encoded(torch.where(weight > 0, seen.image, torch.nan), torch.where(weight > 0, seen.signal, torch.nan))
+    losses, again = (learn(SNAPSHOT, encoded, to_piece(hidden, SNAPSHOT, step=9)) for encoded in (seen, astray))
+    assert all(torch.equal(losses[name], again[name]) for name in losses)
+
+
 def make_dated() -> Batch:
     batch = make_batch(SIDED)
     assert isinstance(batch, Batch)
