@@ -17,17 +17,17 @@ from sereno.pipeline.config import WHOLE, AlignSettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.groups import average_blocks, ratio_of
 from sereno.pipeline.imagers import is_covered, pixel_of
-from sereno.pipeline.material import Array, Laid, Material, move_scene, read_image
+from sereno.pipeline.material import Array, Laid, Material, move_scene, read_values
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.registration import Layer, Registration, estimate_field
-from sereno.pipeline.samples import MASK_CHANNELS_OF
+from sereno.pipeline.samples import DATED_BY, MASK_CHANNELS_OF, ROLES_OF
 from sereno.pipeline.scene import REFLECTANCE_SCALE, bands_of, find_unknown, geobox_of
 
 DATES: Final = ("1", "2", "3")
 """How the dates are called, in order of time."""
-FINE: Final = tuple(f"fine-{date}" for date in DATES)
-COARSE: Final = tuple(f"coarse-{date}" for date in DATES)
-TARGET: Final = "fine-2"
+FINE, COARSE = ROLES_OF["spatiotemporal-fusion"]
+"""Roles of the fine and of the coarse images, in order of the dates."""
+TARGET: Final = DATED_BY["spatiotemporal-fusion"]
 """What the others are laid onto."""
 SMOOTH_PX: Final = 3
 """Two sensors are compared in means over so many coarse pixels along each side."""
@@ -108,7 +108,8 @@ def compare_sensors(scenes: dict[str, xr.Dataset]) -> dict[str, dict[str, float 
 def _pair_pixels(fine: xr.Dataset, coarse: xr.Dataset) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Reflectance (band, pixel) of the averaged fine image and of the coarse one, where both are known and clear around."""
     ratio = fine["valid"].shape[0] // coarse["valid"].shape[0]
-    clear = fine["valid"].values & ~(is_covered(fine["scl"].values) if "scl" in fine else False)
+    valid = fine["valid"].values
+    clear = valid & ~is_covered(fine["scl"].values) if "scl" in fine else valid
     sure = (average_blocks(clear, ratio) == 1) & coarse["valid"].values
     whole = uniform_filter(sure.astype(np.float64), SMOOTH_PX, mode="constant") > 1 - WHOLE
     blur_px = max(1, round(pixel_of(coarse.attrs["provenance"]["sensor"]) / abs(float(geobox_of(fine).resolution.y))))
@@ -173,4 +174,4 @@ def find_gaps(group: xr.Dataset) -> dict[str, float]:
 
 def _stack(group: xr.Dataset, roles: tuple[str, ...]) -> Array:
     """Images of three dates, (date, band, y, x)."""
-    return np.stack([read_image(group, role) for role in roles])
+    return np.stack([read_values(group, role) for role in roles])

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.pairs import AROUND
+from sereno.pipeline.patches import MASK_CHANNELS
 from sereno.pipeline.scene import CENTI_DB, OPTICAL_UNITS, REFLECTANCE_SCALE, SAR_UNITS
 
 MASK_UNITS: Final = "probability or validity x 255"
@@ -82,7 +83,7 @@ et al. 1997) are made where a network is fed. Fusion holds three dates, of which
 the clear scenes before and after them (`AROUND`) hold these as dates: `around`, and as `around_clear` the probability that a pixel of a
 date is valid and neither cloud nor shadow, 0 where it is not valid or nobody knows whether there is cloud."""
 MASK_CHANNELS_OF: Final[Mapping[TaskName, tuple[str, ...]]] = {
-    "cloud-removal": ("cloud_input", "shadow_input", "valid_input", "cloud_target", "shadow_target", "valid_target", "valid_sar"),
+    "cloud-removal": MASK_CHANNELS,
     "pansharpening": ("cloud", "shadow", "valid"),
     "spatiotemporal-fusion": ("cloud", "shadow", "valid"),
     "snapshot-reconstruction": ("valid",),
