@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
 
-from sereno.model.temporal import lay_on_grid, predict_by_change
+from sereno.model.temporal import Dates, interpolate_dates, lay_on_grid, predict_by_change
 
 FINE_UNCERTAINTY: Final = 0.002
 """Reflectance: of a fine pixel (Gao et al. 2006 give 0.002 for the visible bands of Landsat)."""
@@ -66,11 +66,9 @@ def predict_nearest(series: Series) -> Estimate:
 
 def predict_linear(series: Series) -> Estimate:
     """On the straight line in time between both dates where both are clear, the clear one where only one is."""
-    before, after = series.days.diff(dim=1).unbind(1)
-    share = torch.stack([after, before], dim=1)[:, :, None, None, None] / (before + after)[:, None, None, None, None]
-    weight = share * (series.clear > 0)
-    image = (torch.where(weight > 0, series.fine, 0.0) * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(SMALLEST)
-    return _hide_unknown(image, series.clear)
+    outer_days = series.days[:, ::2] - series.days[:, 1:2]
+    between = interpolate_dates(Dates(series.fine, (series.clear > 0).to(series.fine.dtype), outer_days))
+    return Estimate(between.image, between.known > 0)
 
 
 def predict_changed(series: Series) -> Estimate:

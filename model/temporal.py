@@ -15,10 +15,9 @@ from torch import Tensor
 from sereno.model.layers import smooth_fill
 
 NO_CHANGE: Final = 1e-6
-"""Reflectance; smaller changes count as equally small."""
+"""Reflectance; added to changes that weights are in inverse proportion to, so that two that are much smaller count alike."""
 NO_AMOUNT: Final = 1e-8
-"""Smallest amount that a loss is divided by."""
-
+"""Smallest amount that a loss or a weighted sum is divided by."""
 NO_GAP_DAYS: Final = 1e-3
 """Days; a date that is nearer than this to the middle one, a minute and a half, counts as so far away."""
 
@@ -157,9 +156,8 @@ def compute_span_loss(changes: Changes, fine: Tensor, trust: Tensor, *, amount: 
     `measure_trust` of the whole batch if this is a piece of it. Mean over bands and trusted pixels, sum over the two predictions.
     """
     true = fine[:, 1] - fine[:, 0]
-    return sum(
-        (_add_squares(span - true, trust, amount) for span in (changes.span_early, changes.span_late)), start=torch.zeros_like(true.sum())
-    )
+    early, late = (_average_squares(span - true, trust, amount) for span in (changes.span_early, changes.span_late))
+    return early + late
 
 
 def compute_consistency_loss(middle: Middle, trust: Tensor, *, amount: Tensor | None = None) -> Tensor:
@@ -168,23 +166,28 @@ def compute_consistency_loss(middle: Middle, trust: Tensor, *, amount: Tensor | 
     With `predict_middle` it is `|F12 + F23 - F13|^2`, L_T of StfNet (Liu et al. 2019). Of a cloudy date between two clear ones any two
     predictions will do, one from each side. A single prediction agrees with itself: F12 and F23 must not be taken from one image.
     """
-    return _add_squares(middle.early - middle.late, trust, amount)
+    return _average_squares(middle.early - middle.late, trust, amount)
 
 
 def compute_side_loss(middle: Middle, trust: Tensor, *, amount: Tensor | None = None) -> Tensor:
     """Absolute difference of two predictions of one date, a scalar; `trust`, `amount` and mean as in `compute_span_loss`.
 
-    With d12 = X - Y1 of the prediction from the date before and d23 = Y3 - X of the one from the date after it is
+    With d12 = X - Y1 of the prediction from the date before and d23 = Y3 - X of the one from the date after this is
     `|d12 + d23 - (Y3 - Y1)|`, L_T of StfNet (Liu et al. 2019) for a cloudy date between two clear ones. Ours: not squared, so that it is
     in the units of the loss beside which it stands.
     """
-    apart = middle.early - middle.late
-    apart = torch.where(trust > 0, apart.to(torch.promote_types(apart.dtype, torch.float32)), 0.0)
-    return (apart.abs().mean(dim=1, keepdim=True) * trust).sum() / (trust.sum() if amount is None else amount).clamp_min(NO_AMOUNT)
+    return _average_trusted(_hide_untrusted(middle.early - middle.late, trust).abs(), trust, amount)
 
 
-def _add_squares(error: Tensor, trust: Tensor, amount: Tensor | None) -> Tensor:
-    """Trusted mean over pixels of the mean square over bands, in float32."""
-    error = error.to(torch.promote_types(error.dtype, torch.float32))
-    squares = torch.where(trust > 0, error, 0.0).square().mean(dim=1, keepdim=True)
-    return (squares * trust).sum() / (measure_trust(trust) if amount is None else amount).clamp_min(NO_AMOUNT)
+def _average_squares(error: Tensor, trust: Tensor, amount: Tensor | None) -> Tensor:
+    return _average_trusted(_hide_untrusted(error, trust).square(), trust, amount)
+
+
+def _hide_untrusted(error: Tensor, trust: Tensor) -> Tensor:
+    """The error, at least in float32, 0 where nothing is trusted: what stands there may not be a number."""
+    return torch.where(trust > 0, error.to(torch.promote_types(error.dtype, torch.float32)), 0.0)
+
+
+def _average_trusted(sizes: Tensor, trust: Tensor, amount: Tensor | None) -> Tensor:
+    """Trusted mean over pixels of the mean over bands: (B, C, H, W), (B, 1, H, W) -> scalar."""
+    return (sizes.mean(dim=1, keepdim=True) * trust).sum() / (measure_trust(trust) if amount is None else amount).clamp_min(NO_AMOUNT)
