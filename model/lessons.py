@@ -171,7 +171,8 @@ def _compare_spans(changes: Any, piece: Piece) -> Learnt:
     """L_R + lambda L_T of StfNet (Liu et al. 2019): the middle fine image is never looked at, a critic excepted."""
     network, batch = piece.settings.network, piece.batch
     assert isinstance(network, StfnetSettings)
-    fine, middle = batch.inputs[1], predict_middle(changes, batch.inputs[1])
+    fine = batch.inputs[1]
+    middle = predict_middle(changes.early, changes.late, fine)
     span = compute_span_loss(changes, fine, batch.weight, amount=piece.amounts["span"])
     consistency = compute_consistency_loss(middle, batch.weight, amount=piece.amounts["span"])
     losses = {"total": span + network.consistency * consistency, "span": span, "consistency": consistency}

@@ -77,12 +77,12 @@ def lay_on_grid(coarse: Tensor, size: tuple[int, int]) -> Tensor:
     return laid.reshape(*coarse.shape[:3], *size)
 
 
-def predict_middle(changes: Changes, fine: Tensor) -> Middle:
-    """The middle date from both sides, F1 + F12 and F3 - F23; `fine` is (B, 2, C, H, W).
+def predict_middle(early: Tensor, late: Tensor, fine: Tensor) -> Middle:
+    """The middle date from both sides, F1 + F12 and F3 - F23: changes (B, C, H, W) twice, fine (B, 2, C, H, W).
 
     The figure of StfNet (Liu et al. 2019) draws a plus on F3; with F23 = F3 - F2 it must be a minus.
     """
-    return Middle(fine[:, 0] + changes.early, fine[:, 1] - changes.late)
+    return Middle(fine[:, 0] + early, fine[:, 1] - late)
 
 
 def combine_middle(middle: Middle, coarse: Tensor, *, delta: float = 0.2, reach_px: int | None = None) -> Tensor:
@@ -115,8 +115,7 @@ def predict_by_change(coarse: Tensor, fine: Tensor, *, delta: float = 0.2, reach
     """
     laid = lay_on_grid(coarse, (fine.shape[-2], fine.shape[-1]))
     early, late = laid.diff(dim=1).unbind(1)
-    middle = Middle(fine[:, 0] + early, fine[:, 1] - late)
-    return combine_middle(middle, laid, delta=delta, reach_px=reach_px)
+    return combine_middle(predict_middle(early, late, fine), laid, delta=delta, reach_px=reach_px)
 
 
 def interpolate_dates(dates: Dates) -> Between:

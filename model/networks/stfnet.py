@@ -51,8 +51,7 @@ class Stfnet(nn.Module):
         """The fine image of the middle date."""
         laid = lay_on_grid(coarse, (fine.shape[-2], fine.shape[-1]))
         early, late = (self._predict(stream, step, fine[:, place]) for place, (stream, step) in enumerate(self._pair(laid)))
-        middle = predict_middle(Changes(early, late, early, late), fine)
-        return combine_middle(middle, laid, delta=self.delta, reach_px=self.reach_px)
+        return combine_middle(predict_middle(early, late, fine), laid, delta=self.delta, reach_px=self.reach_px)
 
     def forward_changes(self, coarse: Tensor, fine: Tensor) -> Changes:
         """Changes across both parts and, by each stream, across the whole."""

@@ -43,7 +43,7 @@ def flat_series(*levels: float) -> Tensor:
 def test_with_exact_changes_both_sides_agree_on_the_middle_and_both_losses_are_zero() -> None:
     dates = draw_dates()
     changes, fine, trust = change_exactly(dates), dates[:, ::2], torch.ones(2, 1, 16, 16)
-    middle = predict_middle(changes, fine)
+    middle = predict_middle(changes.early, changes.late, fine)
     torch.testing.assert_close(middle.early, dates[:, 1])
     torch.testing.assert_close(middle.late, dates[:, 1])
     assert compute_consistency_loss(middle, trust).item() == pytest.approx(0, abs=1e-12)
@@ -56,7 +56,7 @@ def test_losses_are_their_formulas_and_never_see_the_middle_fine_image() -> None
     fine, trust, span = dates[:, ::2], torch.ones(2, 1, 16, 16), dates[:, 2] - dates[:, 0]
     expected = (changes.span_early - span).square().mean() + (changes.span_late - span).square().mean()
     torch.testing.assert_close(compute_span_loss(changes, fine, trust), expected)
-    agreed = compute_consistency_loss(predict_middle(changes, fine), trust)
+    agreed = compute_consistency_loss(predict_middle(changes.early, changes.late, fine), trust)
     torch.testing.assert_close(agreed, (changes.early + changes.late - span).square().mean())
 
 

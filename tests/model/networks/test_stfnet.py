@@ -48,10 +48,10 @@ def test_the_answer_is_the_combination_of_its_changes_and_all_parameters_learn(c
     network, (coarse, fine) = make(**changes), draw()
     found = network.forward_changes(coarse, fine)
     laid = lay_on_grid(coarse, (24, 32))
-    expected = combine_middle(predict_middle(found, fine), laid, reach_px=changes.get("reach_px"))
+    expected = combine_middle(predict_middle(found.early, found.late, fine), laid, reach_px=changes.get("reach_px"))
     torch.testing.assert_close(network(coarse, fine), expected)
     trust = torch.ones(2, 1, 24, 32)
-    (compute_span_loss(found, fine, trust) + compute_consistency_loss(predict_middle(found, fine), trust)).backward()
+    (compute_span_loss(found, fine, trust) + compute_consistency_loss(predict_middle(found.early, found.late, fine), trust)).backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
 
 
@@ -122,7 +122,7 @@ def test_the_middle_date_is_learnt_without_ever_being_seen(base: str) -> None:
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(80):
         found = network.forward_changes(coarse, fine)
-        loss = compute_span_loss(found, fine, trust) + compute_consistency_loss(predict_middle(found, fine), trust)
+        loss = compute_span_loss(found, fine, trust) + compute_consistency_loss(predict_middle(found.early, found.late, fine), trust)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
