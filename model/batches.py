@@ -22,7 +22,7 @@ from sereno.model.temporal import Dates
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
 from sereno.pipeline.samples import MASK_CHANNELS_OF
-from sereno.pipeline.scene import CENTI_DB, REFLECTANCE_SCALE
+from sereno.pipeline.scene import CENTI_DB, MAX_REFLECTANCE, REFLECTANCE_SCALE
 
 MAX_TARGET_CLOUD: Final = 0.5
 """Target pixels that are cloud or shadow with more than this probability have no weight at all."""
@@ -173,6 +173,11 @@ AnyBatch = Batch | Sample
 def scale_optical(stored: Array | Tensor) -> Tensor:
     """Reflectance, float32, 1.0 = 100 %, from stored integers of any shape."""
     return _to_float(stored) / REFLECTANCE_SCALE
+
+
+def store_optical(reflectance: Tensor) -> npt.NDArray[np.uint16]:
+    """Stored integers of reflectance of any shape, the reverse of `scale_optical`: rounded, and cut to what can be stored."""
+    return (reflectance * REFLECTANCE_SCALE).round().clamp(0, MAX_REFLECTANCE).cpu().numpy().astype(np.uint16)
 
 
 def scale_sar(stored: Array | Tensor, valid: Tensor, sar_range: SarRange, sar_bands: Sequence[str]) -> Tensor:

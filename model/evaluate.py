@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from sereno.model.batches import store_optical
 from sereno.model.checkpoint import Loaded, check_question, choose_device, hash_file, load_checkpoint
 from sereno.model.config import EvaluateSettings
 from sereno.model.data import SplitArrays, open_split, read_facts, read_records
@@ -32,7 +33,6 @@ from sereno.model.scoring import Case, Scoring
 from sereno.model.tasks import TASKS
 from sereno.pipeline.errors import MissingError, StoreError, TrainingError
 from sereno.pipeline.patches import PatchRecord
-from sereno.pipeline.scene import MAX_REFLECTANCE, REFLECTANCE_SCALE
 from sereno.pipeline.store import staged, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -228,12 +228,8 @@ def _cut_example(part: Scored, place: int, scoring: Scoring) -> dict[str, Array]
     """One patch as stored integers, with some methods' answers and all scores."""
     inside = place - part.first
     arrays = {name: array[inside] for name, array in part.stored.items()}
-    stored = {name: _to_stored(part.answers[method][inside]) for name, method in scoring.shown.items()}
+    stored = {name: store_optical(part.answers[method][inside]) for name, method in scoring.shown.items()}
     return arrays | stored | {"scores": part.scores[inside].numpy()}
-
-
-def _to_stored(reflectance: Tensor) -> Array:
-    return (reflectance * REFLECTANCE_SCALE).round().clamp(0, MAX_REFLECTANCE).numpy().astype(np.uint16)
 
 
 def _name_axes(loaded: Loaded, scoring: Scoring) -> dict[str, list[str]]:

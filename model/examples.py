@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sereno.model.apertures import see_cubes
-from sereno.model.batches import make_sharpening_batch
+from sereno.model.batches import make_sharpening_batch, scale_optical, store_optical
 from sereno.model.checkpoint import CheckpointMeta, load_checkpoint
 from sereno.model.colours import Colours, choose_colours, describe_levels, measure_levels, read_wavelengths, to_colours
 from sereno.model.findings import LABELS, find_rival, list_scored, name_run
@@ -163,20 +163,20 @@ def _answer_again(kept: Kept) -> tuple[Answers, list[Block]]:
     """
     networks = {name: arrays["prediction"] for name, (_, arrays, _) in kept.runs.items()}
     meta, tensors = _meta_of(kept), _to_tensors(kept, kept.arrays)
-    stored = torch.from_numpy(next(iter(networks.values())).astype(np.float32)) / REFLECTANCE_SCALE
+    stored = scale_optical(next(iter(networks.values())))
     task = TASKS[meta.task]
     judged = task.scoring.judge(Case(tensors, meta.signature, meta.settings, lambda *_: stored, 0.5))
     batch = task.make_batch(tensors, meta.signature, meta.settings)
     stored_as = {method: name for name, method in task.scoring.shown.items() if name in kept.arrays}
     stale = _find_stale(kept, judged.scores)
     simple = {
-        name: kept.arrays[stored_as[name]] if name in stored_as else _to_stored(judged.answers[name])
+        name: kept.arrays[stored_as[name]] if name in stored_as else store_optical(judged.answers[name])
         for name in kept.rivals
         if name in stored_as or name not in stale
     }
     lost = [LABELS.get(name, name) for name in kept.rivals if name not in simple]
     words: list[Block] = [Text(STALE.format(methods=", ".join(lost)), "missing")] if lost else []
-    return Answers(networks, simple, _to_stored(batch.target), batch.weight[:, 0].numpy() > 0), words
+    return Answers(networks, simple, store_optical(batch.target), batch.weight[:, 0].numpy() > 0), words
 
 
 def _find_stale(kept: Kept, scores: Tensor) -> set[str]:
@@ -196,11 +196,6 @@ def _find_stale(kept: Kept, scores: Tensor) -> set[str]:
     return stale
 
 
-def _to_stored(reflectance: Tensor) -> Array:
-    stored: Array = (reflectance * REFLECTANCE_SCALE).round().clamp(0, 65_534).numpy()
-    return stored
-
-
 @torch.inference_mode()
 def _sharpen_coarse(kept: Kept) -> tuple[Answers, Array, Array, list[Block]]:
     """Answers at reduced resolution, the images they were made of, and words on weights that are missing."""
@@ -217,10 +212,10 @@ def _sharpen_coarse(kept: Kept) -> tuple[Answers, Array, Array, list[Block]]:
             said = WITHOUT_WEIGHTS.format(run=name, path=path.relative_to(kept.results.folder))
             blocks.append(Text(said, "missing"))
             continue
-        networks[name] = _to_stored(loaded.network(*batch.inputs).float())
-    simple = {name: _to_stored(SHARPENERS[name](*batch.inputs)) for name in kept.rivals}
-    answers = Answers(networks, simple, _to_stored(batch.target), batch.weight[:, 0].numpy() > 0)
-    return answers, _to_stored(batch.inputs[0]), _to_stored(batch.inputs[1]), list(blocks)
+        networks[name] = store_optical(loaded.network(*batch.inputs).float())
+    simple = {name: store_optical(SHARPENERS[name](*batch.inputs)) for name in kept.rivals}
+    answers = Answers(networks, simple, store_optical(batch.target), batch.weight[:, 0].numpy() > 0)
+    return answers, store_optical(batch.inputs[0]), store_optical(batch.inputs[1]), list(blocks)
 
 
 def _measure_top(answers: Answers, rival: str) -> float:
@@ -326,8 +321,8 @@ def _compose_sharpening(kept: Kept) -> tuple[list[Block], list[list[Row]]]:
 def _sharpen_full(kept: Kept) -> Answers:
     """Answers at full resolution; those of the networks are stored."""
     networks = {name: arrays["prediction"] for name, (_, arrays, _) in kept.runs.items()}
-    ms, pan = (torch.from_numpy(kept.arrays[name].astype(np.float32)) / REFLECTANCE_SCALE for name in ("ms", "pan"))
-    simple = {name: _to_stored(SHARPENERS[name](ms, pan)) for name in kept.rivals}
+    ms, pan = (scale_optical(kept.arrays[name]) for name in ("ms", "pan"))
+    simple = {name: store_optical(SHARPENERS[name](ms, pan)) for name in kept.rivals}
     return Answers(networks, simple, None, np.ones(kept.arrays["pan"].shape[::2], bool))
 
 

@@ -22,13 +22,16 @@ from sereno.model.batches import (
     prepare_fusion,
     read_dates,
     read_days,
+    scale_optical,
     scale_sar,
+    store_optical,
     to_batch,
 )
 from sereno.model.config import AfsstSettings, S2SnapshotSettings, SarRange, TrainSettings
 from sereno.model.snapshot import make_camera, measure_cube
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
 from sereno.pipeline.samples import MASK_CHANNELS_OF
+from sereno.pipeline.scene import MAX_REFLECTANCE
 
 DEPTHS = {"sar": 2, "cloudy": 2, "clear": 2, "mask": len(MASK_CHANNELS)}
 DTYPES = {"sar": "int16", "cloudy": "uint16", "clear": "uint16", "mask": "uint8"}
@@ -56,6 +59,12 @@ def test_optical_is_reflectance_and_sar_is_decibel_scaled_over_its_range() -> No
     assert batch.optical[0, 0].item() == pytest.approx(0.4321)
     assert batch.sar[0, :, 0, 0].tolist() == pytest.approx([12.5 / 25, 20 / 32.5])
     assert {tensor.dtype for tensor in batch[:-1]} == {torch.float32}
+
+
+def test_what_is_stored_of_reflectance_is_read_back_and_no_answer_wraps_or_becomes_nodata() -> None:
+    values = np.arange(65_535, dtype=np.uint16)
+    np.testing.assert_array_equal(store_optical(scale_optical(values)), values)
+    assert store_optical(torch.tensor([-0.1, 7.0])).tolist() == [0, MAX_REFLECTANCE]
 
 
 def test_sar_is_clipped_and_zero_where_it_is_not_valid() -> None:
