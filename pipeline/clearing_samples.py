@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sereno.pipeline.config import PatchSettings
-from sereno.pipeline.material import Array, Limit, Material, read_image
+from sereno.pipeline.material import Array, Limit, Material, read_values
 from sereno.pipeline.pairs import AROUND
 from sereno.pipeline.patches import CLOUDY_FROM, MASK_CHANNELS
 from sereno.pipeline.scene import bands_of, find_unknown
@@ -47,7 +47,7 @@ def list_material(pair: xr.Dataset, masks: xr.Dataset) -> Material:
         channel[:] = np.where(pair[source].values, 255, 0) if source.startswith("valid_") else masks[source].values
         if source.removeprefix("valid_") in unknown:
             channel[unknown[source.removeprefix("valid_")]] = 0
-    arrays: dict[str, Callable[[], Array]] = {name: partial(read_image, pair, name) for name in ("sar", "cloudy", "clear")}
+    arrays: dict[str, Callable[[], Array]] = {name: partial(read_values, pair, name) for name in ("sar", "cloudy", "clear")}
     names: dict[str, Sequence[str]] = {"bands": bands_of(pair), "sar_bands": bands_of(pair, "sar_band")}
     gaps: dict[str, float] = {}
     if AROUND[0] in pair:
@@ -59,7 +59,7 @@ def list_material(pair: xr.Dataset, masks: xr.Dataset) -> Material:
 
 def _stack(pair: xr.Dataset) -> Array:
     """Images of the dates around a pair, (date, band, y, x)."""
-    return np.stack([read_image(pair, role) for role in AROUND])
+    return np.stack([read_values(pair, role) for role in AROUND])
 
 
 def measure_around(pair: xr.Dataset, masks: xr.Dataset) -> npt.NDArray[np.uint8]:

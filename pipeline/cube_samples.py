@@ -13,7 +13,7 @@ import xarray as xr
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.groups import ratio_of
-from sereno.pipeline.material import Laid, Material, read_image
+from sereno.pipeline.material import Laid, Material, read_values
 from sereno.pipeline.scene import bands_of, geobox_of
 
 
@@ -37,5 +37,5 @@ def list_material(group: xr.Dataset, _masks: xr.Dataset) -> Material:
     """What patches are cut from: the cube, and where it is valid."""
     valid = group["valid_cube"].values
     mask = np.where(valid, 255, 0).astype(np.uint8)[None]
-    arrays = {"cube": partial(read_image, group, "cube")}
+    arrays = {"cube": partial(read_values, group, "cube")}
     return Material("snapshot-reconstruction", arrays, mask, {"bands": bands_of(group)}, ratio_of(group), np.zeros_like(valid))

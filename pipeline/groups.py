@@ -110,7 +110,7 @@ def average_scene(scene: xr.Dataset, ratio: int, clear_share: float | None = Non
     facts: dict[str, Any] = {"averaged": ratio}
     if clear_share is None:
         means = np.stack([np.rint(average_blocks(image, ratio)) for image in values])
-        valid = average_valid(known, ratio)
+        valid = shrink_valid(known, ratio)
     else:
         known = known & ~is_covered(scene["scl"].values) if "scl" in scene else known
         share = average_blocks(known, ratio)
@@ -128,7 +128,7 @@ def average_blocks(image: npt.NDArray[Any], ratio: int) -> npt.NDArray[np.float6
     return means
 
 
-def average_valid(valid: Bool2d, ratio: int) -> Bool2d:
+def shrink_valid(valid: Bool2d, ratio: int) -> Bool2d:
     """Which coarse pixels hold valid fine ones alone, (y, x) -> (y / ratio, x / ratio)."""
     rows, columns = (size // ratio for size in valid.shape)
     whole: Bool2d = np.asarray(valid.reshape(rows, ratio, columns, ratio).all(axis=(1, 3)))

@@ -153,11 +153,11 @@ def move_scene(scene: xr.Dataset, field: ShiftField) -> xr.Dataset:
         stored = np.clip(np.rint(reflectance * REFLECTANCE_SCALE), 0, MAX_REFLECTANCE).astype(np.uint16)
         return to_scene(stored, valid, bands=bands, geobox=grid, provenance=facts)
     dy, dx = (round(float(shift)) for shift in field.evaluate(*field.centre))
-    moved = {name: _roll(scene[name].values, dy, dx) for name in ("data", "valid", *(("scl",) if "scl" in scene else ()))}
+    moved = {name: _shift_image(scene[name].values, dy, dx) for name in ("data", "valid", *(("scl",) if "scl" in scene else ()))}
     return to_scene(moved["data"], moved["valid"], bands=bands, geobox=grid, provenance=facts, scl=moved.get("scl"))
 
 
-def _roll(image: Array, dy: int, dx: int) -> Array:
+def _shift_image(image: Array, dy: int, dx: int) -> Array:
     """What lies at (row + dy, col + dx) of an image (..., y, x); 0 where that is outside."""
     moved = np.zeros_like(image)
     rows, cols = ((slice(max(0, -step), min(size, size - step)), slice(max(0, step), min(size, size + step)))
@@ -166,7 +166,7 @@ def _roll(image: Array, dy: int, dx: int) -> Array:
     return moved
 
 
-def read_image(job: xr.Dataset, name: str) -> Array:
+def read_values(job: xr.Dataset, name: str) -> Array:
     """The values of one variable of a pair or group."""
     values: Array = job[name].values
     return values

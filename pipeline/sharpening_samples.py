@@ -14,8 +14,8 @@ import xarray as xr
 from sereno.pipeline.clouds import SCL_CLOUD
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import DataError
-from sereno.pipeline.groups import average_valid, ratio_of, view_image
-from sereno.pipeline.material import Laid, Material, move_scene, read_image
+from sereno.pipeline.groups import ratio_of, shrink_valid, view_image
+from sereno.pipeline.material import Laid, Material, move_scene, read_values
 from sereno.pipeline.radiometry import to_reflectance
 from sereno.pipeline.registration import Layer, estimate_field, refine_field, settle_field, shrink_layer
 from sereno.pipeline.samples import MASK_CHANNELS_OF
@@ -77,9 +77,9 @@ def list_material(group: xr.Dataset, masks: xr.Dataset) -> Material:
     """
     ratio, ms = ratio_of(group), view_image(group, "ms")
     unknown = find_unknown(ms, masks, "ms")
-    valid = ms["valid_ms"].values & average_valid(group["valid_pan"].values, ratio) & ~unknown
+    valid = ms["valid_ms"].values & shrink_valid(group["valid_pan"].values, ratio) & ~unknown
     channels = {"cloud": masks["cloud_ms"].values, "shadow": masks["shadow_ms"].values, "valid": np.where(valid, 255, 0).astype(np.uint8)}
     stacked = np.stack([channels[name] for name in MASK_CHANNELS_OF["pansharpening"]])
-    arrays = {role: partial(read_image, group, role) for role in ("pan", "ms")}
+    arrays = {role: partial(read_values, group, role) for role in ("pan", "ms")}
     names = {"bands": bands_of(group), "pan_bands": bands_of(group, "pan_band")}
     return Material("pansharpening", arrays, stacked, names, ratio, unknown)

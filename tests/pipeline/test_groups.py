@@ -9,7 +9,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from sereno.pipeline.errors import StoreError
-from sereno.pipeline.groups import average_scene, average_valid, open_job, ratio_of, task_of, to_coarse_grid, to_group, view_image
+from sereno.pipeline.groups import average_scene, open_job, ratio_of, shrink_valid, task_of, to_coarse_grid, to_group, view_image
 from sereno.pipeline.scene import bands_of, geobox_of, to_scene
 from sereno.pipeline.store import save_dataset
 
@@ -55,7 +55,7 @@ def test_a_coarse_pixel_covers_its_fine_ones() -> None:
     assert COARSE.boundingbox == GRID.boundingbox
     valid = np.ones((4, 6), bool)
     valid[3, 0] = False
-    np.testing.assert_array_equal(average_valid(valid, 2), [[True, True, True], [False, True, True]])
+    np.testing.assert_array_equal(shrink_valid(valid, 2), [[True, True, True], [False, True, True]])
 
 
 def test_what_is_neither_pair_nor_group_is_refused(tmp_path: Path) -> None:
