@@ -61,17 +61,18 @@ def read_npy(path: Path, what: str) -> Arrays:
 
 
 def read_mat(path: Path, what: str) -> Arrays:
-    """The numeric arrays of a `.mat` file up to version 7.
+    """The arrays of a `.mat` file up to version 7, numbers or not.
 
     Raises:
         DataError: it is of version 7.3, or damaged, or something else.
     """
+    too_new = f"{what} {path} is of MATLAB 7.3, which is not read: save it with `save -v7`, or as .npy"
     if _is_hdf5(path):
-        raise DataError(f"{what} {path} is of MATLAB 7.3, which is not read: save it with `save -v7`, or as .npy")
+        raise DataError(too_new)
     try:
         content: Mapping[str, Any] = loadmat(path)
-    except NotImplementedError:
-        raise DataError(f"{what} {path} is of MATLAB 7.3, which is not read: save it with `save -v7`, or as .npy") from None
+    except NotImplementedError:  # what SciPy raises where the header says so
+        raise DataError(too_new) from None
     except DAMAGES as error:
         raise DataError(
             f"{what} {path} is no MATLAB file that can be read ({_in_one_line(error)}): copy it again, or save it as .npy"
