@@ -62,6 +62,10 @@ def needs_heights(sensor: str) -> bool:
     return is_gaofen(sensor) or sensor in ("sentinel1-grd", "sentinel1-safe")
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class GridRecord(Settings):
     """A grid as plain numbers; `to_geobox` makes the value that the code works with."""
 
@@ -161,7 +165,7 @@ class SceneRecord(Settings):
     """Pixels of the lock's grid along each side of one pixel of this scene."""
     averaged: bool = Field(default=False, exclude_if=not_)
     """Whether its own pixels are those of the lock's grid, or finer: it is read there and averaged. Else it is read on its coarse grid."""
-    clear_share: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, exclude_if=lambda share: share is None)
+    clear_share: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, exclude_if=_is_none)
     """An averaged scene of another sensor than the fine ones: clouds of its own stay out of the means, and a coarse pixel is valid where
     this share of it is known and clear. None: where all of it is known, clouds or not."""
 
@@ -169,10 +173,6 @@ class SceneRecord(Settings):
     def item(self) -> str:
         """Ids of its items, joined."""
         return "+".join(item.item for item in self.items)
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 class Pair(Settings):
