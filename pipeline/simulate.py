@@ -32,7 +32,7 @@ from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import KIND_INDEX, PIXEL_M, Ground, compute_cube, compute_shading, compute_spectra, make_ground
-from sereno.pipeline.imagers import LANDSAT, MODIS, MODIS_STATE
+from sereno.pipeline.imagers import LANDSAT, LANDSAT_QA, MODIS, MODIS_STATE
 from sereno.pipeline.noise import Image, average_blocks, blur_image, draw_sensor_noise
 from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make_scenery, sample_layers
 from sereno.pipeline.overlay import Overlay
@@ -452,7 +452,7 @@ def _write_landsat(site: _Site, visit: Visit) -> tuple[dict[str, Any], dict[str,
     is_water = np.isin(site.ground.units.kind[site.ground.unit], [KIND_INDEX["river"], KIND_INDEX["lake"]])
     water = average_blocks(site.crop(is_water, (MARGIN_PX,) * 4), LANDSAT_PX) > 0.5
     bits = to_qa_pixel(coarse_sky, water, valid)
-    _write_cog(folder / "QA_PIXEL.tif", bits[None], product.geobox, nodata=1, names=("QA_PIXEL",), classes=True)
+    _write_cog(folder / "QA_PIXEL.tif", bits[None], product.geobox, nodata=LANDSAT_QA.fill, names=("QA_PIXEL",), classes=True)
     cover = round(100 * float((bits & CLOUD_BIT > 0).mean()), 2)
     sun_facts = (round(sun.azimuth_deg, 4), round(sun.elevation_deg, 4))
     item = stac.to_landsat_item(product, stac.LandsatFacts(cover, *sun_facts, path_row))

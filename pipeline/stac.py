@@ -252,7 +252,8 @@ def to_landsat_item(product: Product, facts: LandsatFacts) -> dict[str, Any]:
         if key != "coastal":
             asset = _to_plain_asset(product, name, ["reflectance"])
             assets[key] = {**asset, "eo:bands": [{"name": name, "common_name": key}], "raster:bands": [numbers]}
-    bits = {**({"nodata": 1} if product.dialect == "earth-search" else {}), "data_type": "uint16", **place, "unit": "bit index"}
+    nothing = {"nodata": LANDSAT_QA.fill} if product.dialect == "earth-search" else {}
+    bits = {**nothing, "data_type": "uint16", **place, "unit": "bit index"}
     quality = _to_plain_asset(product, "QA_PIXEL", ["cloud", "cloud-shadow", "snow-ice", "water-mask"])
     assets[LANDSAT_QA.key] = {**quality, "raster:bands": [bits]}
     extensions = ("eo/v1.1.0", "raster/v1.1.0", "view/v1.0.0", _projection(product))

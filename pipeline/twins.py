@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import maximum_filter
 
 from sereno.pipeline.atmosphere import Sky
-from sereno.pipeline.imagers import LANDSAT, MODIS, Imager
+from sereno.pipeline.imagers import LANDSAT, MODIS, MODIS_STATE, Imager
 from sereno.pipeline.noise import Image
 
 Bits = npt.NDArray[np.uint16]
@@ -35,6 +35,8 @@ CLOUD_TOP: Final = 0.55
 """Reflectance of clouds that stay in a composite."""
 LEFT_CLOUDY: Final = 0.1
 """Share of a coarse pixel under cloud from which on its bits say cloudy."""
+SEEN_CLOUD, SEEN_CIRRUS, SEEN_SHADOW = 0.5, 0.1, 0.3
+"""Opacity of cloud, optical thickness of cirrus and share of sunlight lost from which on QA_PIXEL flags them; chosen, USGS states none."""
 DILATED_PX: Final = 7
 """Window of pixels of 30 m over which QA_PIXEL flags a cloud's surroundings."""
 
@@ -46,7 +48,6 @@ FILL_BIT, DILATED_BIT, CIRRUS_BIT, CLOUD_BIT, SHADOW_BIT, CLEAR_BIT, WATER_BIT =
 """Bits of QA_PIXEL."""
 LAND_STATE, CLOUDY_STATE, LOW_AEROSOL = 1 << 3, 1, 1 << 6
 """Bits of the state of MODIS (Vermote et al. 2015, table 13)."""
-FILL_STATE: Final = 65_535
 
 SPHERE_M: Final = 6_371_007.181
 """Radius of the sphere of MODIS's sinusoidal projection, metres (MODLAND tile grid)."""
@@ -56,6 +57,10 @@ TILE_M: Final = 1_111_950.5197665554
 """Side of a MODIS tile: a 36th of the sphere's circumference."""
 TILE_PX: Final = 2400
 """Pixels along its side."""
+TILES: Final = (18, 9)
+"""Tiles from the left edge of the grid to its middle, and from the upper edge."""
+WHOLE_SHARE: Final = 0.98
+"""A coarse pixel is whole from so many of the ground's pixels on: how many have their centres in it differs by an edge of them."""
 COMPOSITE_DAYS: Final = 8
 """Days of a composite; the first of a year begins on its first day."""
 
@@ -91,10 +96,10 @@ def to_numbers(reflectance: Image, imager: Imager, valid: npt.NDArray[np.bool_])
 
 def to_qa_pixel(sky: Sky, water: npt.NDArray[np.bool_], valid: npt.NDArray[np.bool_]) -> Bits:
     """QA_PIXEL of a sky at 30 m, all (y, x): cloud, what lies close to it, cirrus, shadow, else clear; fill where not valid."""
-    cloud = sky.cloud >= 0.5
+    cloud = sky.cloud >= SEEN_CLOUD
     near = (maximum_filter(cloud, DILATED_PX) > 0) & ~cloud
-    cirrus = (sky.cirrus >= 0.1) & ~cloud
-    shadow = (sky.shadow >= 0.3) & ~cloud & ~near
+    cirrus = (sky.cirrus >= SEEN_CIRRUS) & ~cloud
+    shadow = (sky.shadow >= SEEN_SHADOW) & ~cloud & ~near
     bits = np.full(cloud.shape, CONFIDENCES, np.uint16)
     marks = ((cloud, CLOUD_BIT | HIGH_CLOUD), (near, DILATED_BIT), (cirrus, CIRRUS_BIT | HIGH_CIRRUS), (shadow, SHADOW_BIT | HIGH_SHADOW))
     for where, mark in (*marks, (~(cloud | near | cirrus | shadow), CLEAR_BIT), (water, WATER_BIT)):
@@ -130,14 +135,14 @@ def lay_footprints(ground: GeoBox) -> Footprints:
     assert ground.crs is not None  # simulated areas have one
     east, north = ground.crs.transformer_to_crs(SINUSOIDAL)(x.ravel(), y.ravel())
     pixel_m = TILE_M / TILE_PX
-    column = np.floor((np.asarray(east) + 18 * TILE_M) / pixel_m).astype(np.int64)
-    row = np.floor((9 * TILE_M - np.asarray(north)) / pixel_m).astype(np.int64)
+    column = np.floor((np.asarray(east) + TILES[0] * TILE_M) / pixel_m).astype(np.int64)
+    row = np.floor((TILES[1] * TILE_M - np.asarray(north)) / pixel_m).astype(np.int64)
     left, top = int(column.min()), int(row.min())
     shape = (int(row.max()) - top + 1, int(column.max()) - left + 1)
-    corner = Affine(pixel_m, 0, left * pixel_m - 18 * TILE_M, 0, -pixel_m, 9 * TILE_M - top * pixel_m)
+    corner = Affine(pixel_m, 0, left * pixel_m - TILES[0] * TILE_M, 0, -pixel_m, TILES[1] * TILE_M - top * pixel_m)
     index = ((row - top) * shape[1] + column - left).reshape(rows, columns)
     counts = np.bincount(index.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-    whole = math.floor((pixel_m / abs(ground.transform.a)) ** 2 * 0.98)
+    whole = math.floor((pixel_m / abs(ground.transform.a)) ** 2 * WHOLE_SHARE)
     return Footprints(GeoBox(shape, corner, SINUSOIDAL), index, counts >= whole)
 
 
@@ -145,7 +150,7 @@ def to_tile(geobox: GeoBox) -> tuple[int, int]:
     """Horizontal and vertical number of the MODIS tile that the middle of `geobox` lies in."""
     bounds = geobox.boundingbox
     x, y = (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2
-    return math.floor(x / TILE_M + 18), math.floor(9 - y / TILE_M)
+    return math.floor(x / TILE_M + TILES[0]), math.floor(TILES[1] - y / TILE_M)
 
 
 def see_coarse(rng: np.random.Generator, ground: Image, cloud: Image, band: str) -> Image:
@@ -158,4 +163,4 @@ def see_coarse(rng: np.random.Generator, ground: Image, cloud: Image, band: str)
 def to_state(cloud: Image, valid: npt.NDArray[np.bool_]) -> Bits:
     """State of 500 m pixels from the share of cloud in each, (row, col)."""
     state = np.where(cloud >= LEFT_CLOUDY, LAND_STATE | LOW_AEROSOL | CLOUDY_STATE, LAND_STATE | LOW_AEROSOL).astype(np.uint16)
-    return np.where(valid, state, np.uint16(FILL_STATE))
+    return np.where(valid, state, np.uint16(MODIS_STATE.fill))
