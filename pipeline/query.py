@@ -68,21 +68,7 @@ def _make_lock(area: str, settings: QuerySettings, task: TaskName) -> tuple[Lock
     """The lock from where the settings say, and what the ledger tells besides."""
     if settings.source == "lock":
         lock = read_frozen_lock(area, Path(settings.catalogue))
-        if lock.task != task:
-            raise ConfigError(
-                f"the frozen lock of area {area!r} in {settings.catalogue} is for {lock.task}, but pipeline.task is {task}: set that to "
-                f"{lock.task}, or search again without 'source: lock'"
-            )
-        if settings.series and any(pair.before is None for pair in lock.pairs):
-            raise ConfigError(
-                f"the frozen lock of area {area!r} in {settings.catalogue} has pairs without scenes before and after them, which "
-                "pipeline.query.series asks for: leave that out, or search again without 'source: lock'"
-            )
-        if settings.dem_catalogue is not None and lock.dem is None:
-            raise ConfigError(
-                f"the frozen lock of area {area!r} in {settings.catalogue} names no elevation models, which pipeline.query.dem_catalogue "
-                "asks for: search again without 'source: lock', or name a GeoTIFF in pipeline.ingest.dem instead"
-            )
+        check_frozen_lock(lock, settings, task)
         return lock, []
     if settings.source == "sen12mscr":
         from sereno.pipeline.sensors.sen12mscr import list_pairs  # it reads images, which a search never does
@@ -135,6 +121,29 @@ def read_frozen_lock(area: str, folder: Path) -> Lock:
     if lock.area != area:
         raise ConfigError(f"frozen lock {path} is of area {lock.area!r}, expected {area!r}: give the file its own name again")
     return lock
+
+
+def check_frozen_lock(lock: Lock, settings: QuerySettings, task: TaskName) -> None:
+    """Refuse a frozen lock that lacks what is asked for.
+
+    Raises:
+        ConfigError: it is for another task, or has no series or no elevation models.
+    """
+    name = f"the frozen lock of area {lock.area!r} in {settings.catalogue}"
+    if lock.task != task:
+        raise ConfigError(
+            f"{name} is for {lock.task}, but pipeline.task is {task}: set that to {lock.task}, or search again without 'source: lock'"
+        )
+    if settings.series and any(pair.before is None for pair in lock.pairs):
+        raise ConfigError(
+            f"{name} has pairs without scenes before and after them, which pipeline.query.series asks for: leave that out, or search again "
+            "without 'source: lock'"
+        )
+    if settings.dem_catalogue is not None and lock.dem is None:
+        raise ConfigError(
+            f"{name} names no elevation models, which pipeline.query.dem_catalogue asks for: search again without 'source: lock', or name "
+            "a GeoTIFF in pipeline.ingest.dem instead"
+        )
 
 
 class Formed(NamedTuple):
