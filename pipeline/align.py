@@ -138,7 +138,7 @@ def align_pair(lock_and_pair: tuple[Path, str], scenes: Sequence[Path], output: 
     _log_end(f"{lock.area}/{pair.id}", aligned, refused, time.monotonic() - started)
 
 
-class Craft(NamedTuple):
+class GroupSteps(NamedTuple):
     """How the scenes of a group of one task are laid onto each other."""
 
     check_scenes: Callable[[dict[str, xr.Dataset], str], None]
@@ -147,10 +147,10 @@ class Craft(NamedTuple):
     """The scenes by role, moved where it is sure how, and what was measured."""
 
 
-CRAFTS: Final[Mapping[TaskName, Craft]] = {
-    "pansharpening": Craft(sharpening_samples.check_product, sharpening_samples.lay_guide),
-    "spatiotemporal-fusion": Craft(fusion_samples.check_series, fusion_samples.lay_series),
-    "snapshot-reconstruction": Craft(cube_samples.check_cube, cube_samples.lay_cube),
+STEPS_OF: Final[Mapping[TaskName, GroupSteps]] = {
+    "pansharpening": GroupSteps(sharpening_samples.check_product, sharpening_samples.lay_guide),
+    "spatiotemporal-fusion": GroupSteps(fusion_samples.check_series, fusion_samples.lay_series),
+    "snapshot-reconstruction": GroupSteps(cube_samples.check_cube, cube_samples.lay_cube),
 }
 """One row per task that has groups."""
 
@@ -184,16 +184,16 @@ def align_group(lock_and_id: tuple[Path, str], scenes: Sequence[Path], output: P
     lock = Lock.read(lock_and_id[0])
     group, grid = lock.job(lock_and_id[1]), lock.grid.to_geobox()
     assert isinstance(group, Group)  # align_job has asked
-    name, craft = f"{lock.area}/{group.id}", CRAFTS[lock.task]
+    name, steps = f"{lock.area}/{group.id}", STEPS_OF[lock.task]
     logger.info("align: %s: %s", name, ", ".join(group.roles))
     opened = {role: open_dataset(path, kind="scene") for role, path in zip(group.roles, scenes, strict=True)}
     for (role, scene), path in zip(opened.items(), scenes, strict=True):
         record = lock.scene(group.scenes[role])
         _check_item(scene, path, f"the {role} scene of {group.id}", record)
         _check_grid(scene, path, to_coarse_grid(grid, record.zoom))
-    craft.check_scenes(opened, group.id)
+    steps.check_scenes(opened, group.id)
     refused = find_refusal(opened)
-    laid = craft.lay_scenes(opened, settings) if refused is None else Laid(opened, {}, grid)
+    laid = steps.lay_scenes(opened, settings) if refused is None else Laid(opened, {}, grid)
     found = {role: _to_record(one, laid.grid) for role, one in laid.registrations.items()}
     provenance = {
         "task": lock.task,

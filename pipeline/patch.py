@@ -31,7 +31,7 @@ from sereno.pipeline.store import open_dataset, save_dataset
 logger = logging.getLogger(__name__)
 
 
-class Craft(NamedTuple):
+class PatchSteps(NamedTuple):
     """How patches of one task are made."""
 
     list_material: Callable[[xr.Dataset, xr.Dataset], Material]
@@ -40,11 +40,11 @@ class Craft(NamedTuple):
     """From the mask of a window."""
 
 
-CRAFTS: Final[Mapping[TaskName, Craft]] = {
-    "cloud-removal": Craft(clearing_samples.list_material, clearing_samples.measure_window),
-    "pansharpening": Craft(sharpening_samples.list_material, measure_clear),
-    "spatiotemporal-fusion": Craft(fusion_samples.list_material, measure_clear),
-    "snapshot-reconstruction": Craft(cube_samples.list_material, measure_clear),
+STEPS_OF: Final[Mapping[TaskName, PatchSteps]] = {
+    "cloud-removal": PatchSteps(clearing_samples.list_material, clearing_samples.measure_window),
+    "pansharpening": PatchSteps(sharpening_samples.list_material, measure_clear),
+    "spatiotemporal-fusion": PatchSteps(fusion_samples.list_material, measure_clear),
+    "snapshot-reconstruction": PatchSteps(cube_samples.list_material, measure_clear),
 }
 """One row per task."""
 
@@ -67,11 +67,11 @@ def patch_pair(pair: Path, masks: Path, output: Path, settings: PatchSettings) -
     made_for = found.attrs["provenance"]
     if not _is_grid_of(geobox_of(found), opened) or any(made_for[key] != provenance[key] for key in ("area", "pair")):
         raise DataError(f"{masks} was not made from {pair}: run `sereno mask` on this pair")
-    material = CRAFTS[task].list_material(opened, found)
+    material = STEPS_OF[task].list_material(opened, found)
     windows = _list_windows(opened, geobox, settings)
     check_windows(windows, settings.size_px, material.ratio)
     logger.info("patch %s: %d candidate windows of %d px", pair.stem, len(windows), settings.size_px)
-    measured = [(window, CRAFTS[task].measure_window(cut_mask(material, window, settings.size_px), settings)) for window in windows]
+    measured = [(window, STEPS_OF[task].measure_window(cut_mask(material, window, settings.size_px), settings)) for window in windows]
     failed = [(window, next((limit for limit in limits if not limit.is_met), None)) for window, limits in measured]
     refused = [
         _describe_refusal(window, limit, measure_unsure(material, window, settings.size_px))
