@@ -317,8 +317,8 @@ def _estimate_depth(scene: SceneRecord, settings: PlanSettings, codec: str) -> f
     """Stored bytes of one pixel of all bands; those of a delivered dataset were interpolated to 10 m and pack like bands of 10 m."""
     if scene.sensor == "cube":  # nothing tells its bands; its file holds two bytes and more for each pixel
         return 2 * CUBE_BANDS * OPTICAL_STORED[codec][OPTICAL_GSD_M]
-    own = scene.sensor == "sen12mscr-s2" or scene.sensor in IMAGERS  # their pixels are not repeated
-    native = [OPTICAL_GSD_M if own else _gsd_of(name, scene.sensor) or OPTICAL_GSD_M for name in _select_bands(scene, settings)]
+    is_even = scene.sensor == "sen12mscr-s2" or scene.sensor in IMAGERS  # no band is coarser than others: none repeats its pixels
+    native = [OPTICAL_GSD_M if is_even else _gsd_of(name, scene.sensor) or OPTICAL_GSD_M for name in _select_bands(scene, settings)]
     return sum(2 * OPTICAL_STORED[codec][gsd_m] for gsd_m in native)
 
 

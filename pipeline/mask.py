@@ -65,8 +65,8 @@ def mask_pair(pair: Path, output: Path, settings: MaskSettings) -> None:
     images = {role: view_image(dataset, role) for role in list_skies(task_of(dataset), [str(name) for name in dataset.data_vars])}
     grid = geobox_of(next(iter(images.values()), dataset))
     settings, asked = resolve_method(images, settings, where=str(pair))
-    why, where = f" ({asked['why']})" if asked else "", ", ".join(images) or "nothing: it has no sky"
-    logger.info("mask %s: finding clouds by %s%s in %s", pair.stem, settings.method, why, where)
+    why, roles = f" ({asked['why']})" if asked else "", ", ".join(images) or "nothing: it has no sky"
+    logger.info("mask %s: finding clouds by %s%s in %s", pair.stem, settings.method, why, roles)
     judged = {role: _judge_image(image, role, settings, where=str(pair)) for role, image in images.items()}
     facts, truth = asked | _describe_images(judged, settings), read_truth(dataset)
     if truth is not None:

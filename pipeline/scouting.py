@@ -210,7 +210,7 @@ def to_period(settings: QuerySettings, margin: timedelta) -> Period:
 def warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
     """Log names in the settings that nothing answers to: they may be misspelt."""
     settings = search.settings
-    for kind, asked in (
+    for setting, asked in (
         ("optical_collections", settings.optical_collections),
         ("sar_collections", settings.sar_collections),
         ("coarse_collections", settings.coarse_collections),
@@ -218,7 +218,7 @@ def warn_of_unknown(search: Search, listed: Mapping[Kind, Listed]) -> None:
         searched = {name for found in listed.values() for name in found.collections}
         for name in asked:
             if name not in searched:
-                logger.warning("pipeline.query.%s: the catalogue has no %r, it is passed over", kind, name)
+                logger.warning("pipeline.query.%s: the catalogue has no %r, it is passed over", setting, name)
     seen = {name for found in listed.values() for entry in found.items for name in _names_of(entry)}
     for name in settings.exclude:
         if name not in seen:

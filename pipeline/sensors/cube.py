@@ -236,7 +236,7 @@ def _open_image(path: Path) -> Opened:
             grid = GeoBox(source.shape, source.transform, str(source.crs)) if is_placed else None
             values: npt.NDArray[Any] = source.read()
     except RasterioIOError as error:
-        raise DataError(f"cube {path} is no image that can be read ({error})") from None
+        raise DataError(f"cube {path} is no image that can be read ({error}): copy it again, or save it as .npy") from None
     numbers = [number for number in stated if number is not None]
     return values, _to_nanometres(numbers) if len(numbers) == len(stated) else (), grid
 
