@@ -29,6 +29,8 @@ from torch import Tensor
 from sereno.pipeline.errors import StoreError
 from sereno.pipeline.store import remove
 
+PREDICTION_FORMAT: Final = "sereno-prediction/1"
+"""Form of the records beside written images."""
 BLOCK_PX: Final = 512
 """Side of a block of the written image (the default of GDAL's COG driver)."""
 TRUE_COLOUR: Final = {

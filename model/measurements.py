@@ -25,7 +25,7 @@ from sereno.model.apertures import PICTURE_NAMES, Seen, make_aperture, open_patt
 from sereno.model.batches import estimate_cube
 from sereno.model.checkpoint import Loaded, hash_file
 from sereno.model.config import ApertureSettings, PredictSettings, S2SnapshotSettings
-from sereno.model.images import Axis, ImageRows, RowBlender, Sheet
+from sereno.model.images import PREDICTION_FORMAT, Axis, ImageRows, RowBlender, Sheet
 from sereno.model.snapshot import Camera, approach_picture, check_measurement, make_camera, measure_cube
 from sereno.pipeline.errors import DataError, TrainingError
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 TASK: Final = "snapshot-reconstruction"
 """What a checkpoint for pictures was trained for."""
 STEP_PX: Final = 8
-"""Tiles are as large as a multiple of this."""
+"""Tiles are as large as a multiple of this, the default side of attention windows; so are their overlaps."""
 FAR_FROM_TRAINING: Final = 4.0
 """A picture that is so many times as bright as those of training, or as dark, is warned of."""
 EMPTY_CELL: Final = float("nan")
@@ -210,7 +210,7 @@ def describe_measurement(walk: Developing, checkpoint: Path, image: Path) -> dic
     """The record of a cube: what it was made of and how, and how well it explains its picture."""
     meta = walk.loaded.meta.model_dump(mode="json", exclude=WITHOUT_VALUES)
     return {
-        "format": "sereno-prediction/1",
+        "format": PREDICTION_FORMAT,
         "kind": "prediction",
         "task": TASK,
         **walk.measured.facts,

@@ -24,7 +24,7 @@ from torch import Tensor
 from sereno.model.batches import DAYS, make_clearing_batch
 from sereno.model.checkpoint import Loaded, check_bands, check_dates, check_question, choose_device, hash_file, load_checkpoint
 from sereno.model.config import PredictSettings, needs_sar, needs_series
-from sereno.model.images import Axis, ImageRows, RowBlender, Sheet, write_cog
+from sereno.model.images import PREDICTION_FORMAT, Axis, ImageRows, RowBlender, Sheet, write_cog
 from sereno.model.measurements import Developing, describe_cube, describe_measurement, open_measurement
 from sereno.model.strips import describe_group, read_rows
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS
@@ -37,7 +37,6 @@ from sereno.pipeline.store import open_dataset, staged, write_json
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = "sereno-prediction/1"
 NODATA: Final = 65_535
 """Stored value of pixels without an answer."""
 NOTHING, OBSERVED, RECONSTRUCTED = 0, 1, 2
@@ -297,7 +296,10 @@ class Making:
         self.columns = Axis(columns, settings.tile_px, settings.overlap_px)
         ratio = self.signature.ratio
         if settings.tile_px % ratio or settings.overlap_px % ratio:
-            raise ConfigError(f"'predict.tile_px' and 'overlap_px' must be multiples of {ratio}, the fine pixels along a coarse one")
+            raise ConfigError(
+                f"'predict.tile_px' {settings.tile_px} and 'overlap_px' {settings.overlap_px} must be multiples of {ratio}, the fine "
+                "pixels along a coarse one: round them"
+            )
 
     @torch.inference_mode()
     def walk(self) -> Iterator[ImageRows]:
@@ -413,7 +415,7 @@ def describe_scene(clearing: Walk, checkpoint: Path, image: Path) -> dict[str, A
     nodata = tally["nodata_input"] + tally["nodata_sar"]
     provenance = clearing.scene.pair.attrs["provenance"]
     return {
-        "format": FORMAT,
+        "format": PREDICTION_FORMAT,
         "kind": "prediction",
         "area": provenance["area"],
         "pair": provenance["pair"],

@@ -31,6 +31,10 @@ DETAIL_PX: Final = 128
 """Side of the ground that the detail shows, pixels of the grid."""
 DETAIL_PICTURE_PX: Final = 256
 """Smallest side of its picture."""
+MIN_PICTURE_PX: Final = 64
+"""Longest side below which no picture is made, however many there are."""
+STRETCH_PX: Final = 600
+"""Rows and columns to which an image is thinned where its darkest and brightest values are measured."""
 MIN_COLUMNS: Final = 3
 """Two pictures are shown no larger than three would be."""
 
@@ -87,7 +91,7 @@ def describe_images(results: Results, *, picture_px: int) -> list[Block]:
     if not keys or shown is None:
         return [Text("No image was predicted, or its group is no longer there: run `sereno predict`.", "missing")]
     n_pictures = sum(len(shown.inputs) + len(shown.truth) + len(_find_runs(results, key)) for key in keys)
-    px = max(64, min(picture_px, int(math.sqrt(PICTURE_BUDGET_PX / n_pictures))))
+    px = max(MIN_PICTURE_PX, min(picture_px, int(math.sqrt(PICTURE_BUDGET_PX / n_pictures))))
     return [block for key in keys for block in _describe_image(results, key, shown, px)]
 
 
@@ -122,7 +126,7 @@ def _choose_looks(group: xr.Dataset, shown: Shown) -> dict[str, tuple[Colours, L
     for role in (*shown.truth, *shown.inputs):
         names = bands_of(group, str(group[role].dims[0]))
         if names not in by_bands:
-            part = Part(slice(0, rows), slice(0, columns), max(1, max(rows, columns) // 600))
+            part = Part(slice(0, rows), slice(0, columns), max(1, max(rows, columns) // STRETCH_PX))
             colours = choose_colours(names)
             by_bands[names] = colours, measure_levels([_read_role(group, role, part)], colours)
         looks[role] = by_bands[names]
@@ -207,7 +211,7 @@ def _score_image(results: Results, scene: Scene, runs: Sequence[RunResults], sho
     """Predictions against the truth, on all clear pixels of the image and on its test ground."""
     (role,) = shown.truth
     grid = GridRecord.from_geobox(geobox_of(scene.group))
-    there = scene.group[f"valid_{role}"].values & ~_find_cloud(results, scene.key, role)
+    there = scene.group[f"valid_{role}"].values & ~_find_cloud(results, scene, role)
     for run in runs:
         with rasterio.open(run.predictions[scene.key].with_suffix(".tif")) as image:
             there &= image.read(1) != NODATA
@@ -223,10 +227,10 @@ def _score_image(results: Results, scene: Scene, runs: Sequence[RunResults], sho
     return [Table(head, mark_best(rows, (True, False, True, False))), Text(note, "small")]
 
 
-def _find_cloud(results: Results, key: Key, role: str) -> Array:
+def _find_cloud(results: Results, scene: Scene, role: str) -> Array:
     """Where the truth is cloud or shadow by its mask; nowhere without one."""
-    path, group = results.manifest("mask", key), open_dataset(results.manifest("align", key), kind="group")
-    nowhere = np.zeros(group[f"valid_{role}"].shape, bool)
+    path = results.manifest("mask", scene.key)
+    nowhere = np.zeros(scene.group[f"valid_{role}"].shape, bool)
     if not path.is_file():
         return nowhere
     masks = open_dataset(path, kind="mask")
