@@ -7,6 +7,7 @@ splits mean what they mean elsewhere. Wavelengths are never guessed.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.errors import RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.warp import transform_bounds
 
 from sereno.pipeline.arrays import UNNAMED, read_arrays
@@ -230,7 +231,7 @@ def _open_mat(path: Path) -> Opened:
 
 def _open_image(path: Path) -> Opened:
     try:
-        with rasterio.open(path) as source:
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(path) as source:
             stated = [_find_wavelength(source.descriptions[band - 1], source.tags(band)) for band in source.indexes]
             is_placed = source.crs is not None and source.crs.is_projected and not (source.transform.b or source.transform.d)
             grid = GeoBox(source.shape, source.transform, str(source.crs)) if is_placed else None

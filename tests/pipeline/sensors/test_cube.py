@@ -63,9 +63,10 @@ def test_an_image_keeps_its_place_and_the_others_lie_far_apart(tmp_path: Path) -
     write_npy(tmp_path / "b.npy")
     with pytest.warns(NotGeoreferencedWarning):
         write_image(tmp_path / "c.tif", crs=None)
-    grids = {name: list_cube(tmp_path, name).grid.to_geobox() for name in "ab"}
+    grids = {name: list_cube(tmp_path, name).grid.to_geobox() for name in "abc"}  # without a warning
     assert (grids["a"].crs.epsg, grids["a"].transform.a, grids["a"].transform.c) == (32632, 30, 600_000)
     assert (grids["b"].crs.epsg, grids["b"].transform.a, grids["b"].transform.c) == (3395, 1, 20_000)
+    assert (grids["c"].crs.epsg, grids["c"].transform.a, grids["c"].transform.c) == (3395, 1, 40_000)
     assert grids["b"].boundingbox.bottom == 0
 
 
