@@ -23,7 +23,7 @@ from sereno.pipeline.areas import Ground
 from sereno.pipeline.bands import SCL
 from sereno.pipeline.clouds import SCL_CLOUD, SCL_NODATA
 from sereno.pipeline.errors import CatalogueError
-from sereno.pipeline.imagers import IMAGERS, find_classification, to_classes
+from sereno.pipeline.imagers import IMAGERS, QA, find_classification, to_classes
 from sereno.pipeline.ledger import Entry
 from sereno.pipeline.pairs import ItemRecord, SceneRecord
 from sereno.pipeline.sensors.access import Access
@@ -115,7 +115,8 @@ def _read_item(item: ItemRecord, samples: Samples, resolver: Resolver) -> tuple[
     """The line of one item's classification, and the classes (place,) unless they are lost."""
     name, quality = find_classification(item), IMAGERS[item.sensor].quality if item.sensor in IMAGERS else None
     if name is None:
-        return Entry("query", "", "", item.item, SCL, "missing", "the item has no scene classification"), None
+        asset, words = (SCL, "scene classification") if quality is None else (QA, "quality bits")
+        return Entry("query", "", "", item.item, asset, "missing", f"the item has no {words}"), None
     access = Access(Asset(item.item, name, item.assets[name], resolver, ATTEMPTS, "none"))
     try:
         with access:

@@ -228,3 +228,6 @@ def test_quality_bits_of_landsat_tell_cover_as_classes_do(tmp_path: Path) -> Non
     cloud, valid = np.isin(bits, (22_280, 21_826)).sum(), (bits != 1).sum()
     assert (cover.cloud_pct, cover.valid_share) == (round(100 * cloud / valid, 2), round(valid / bits.size, 4))
     assert [entry.asset for entry in cover.entries] == ["QA"]
+    without = scene.model_copy(update={"items": (item.model_copy(update={"assets": {}}),)})
+    lost = measure_cover(without, sample_ground(GROUND, 20), Resolver(str(tmp_path)))
+    assert [(entry.asset, entry.reason) for entry in lost.entries] == [("QA", "the item has no quality bits")]
