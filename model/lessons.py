@@ -17,7 +17,7 @@ from sereno.model.batches import AnyBatch, Batch, Sample
 from sereno.model.config import S2SnapshotSettings, StfganSettings, StfnetSettings, TrainSettings
 from sereno.model.losses import compute_loss, measure_amounts, name_parts
 from sereno.model.networks.stfgan import STAGE_RATIO
-from sereno.model.snapshot import compute_signal_loss, weigh_signal
+from sereno.model.snapshot import compute_mask_aware_loss, compute_signal_loss
 from sereno.model.temporal import (
     Dates,
     Middle,
@@ -203,7 +203,7 @@ def _compare_signals(encoded: Any, piece: Piece) -> Learnt:
     losses["encoding"] = share * compute_signal_loss(signal, cube, batch.inputs[1])
     losses["aware"] = torch.zeros_like(losses["encoding"])
     if piece.step >= network.encoding_steps:
-        losses["aware"] = share * (weigh_signal(torch.where(trusted, signal, 1.0)) * (image - cube).abs()).mean()
+        losses["aware"] = share * compute_mask_aware_loss(image, cube, torch.where(trusted, signal, 1.0))
     losses["total"] = losses["total"] + losses["encoding"] + network.emphasis * losses["aware"]
     return Learnt(losses, (Shown(encoded.image, batch.target, batch.weight),))
 

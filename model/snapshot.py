@@ -68,6 +68,11 @@ def make_camera(mask: Tensor, bands: int, *, shift_px: int = SHIFT_PX, where: st
         raise DataError(f"{where}: a coded aperture is an image of two axes, not of shape {tuple(mask.shape)}; give the mask of one band")
     if not (mask.isfinite().all() and mask.min() >= 0 and mask.max() > 0):
         raise DataError(f"{where}: values from {mask.min():g} to {mask.max():g}, but a mask lets through shares of light from 0 up to 1")
+    return _space_evenly(mask, bands, shift_px)
+
+
+def _space_evenly(mask: Tensor, bands: int, shift_px: int) -> Camera:
+    """The camera that shifts each band so many columns further than the one before, with the gain that `make_camera` tells."""
     return Camera(mask, tuple(shift_px * band for band in range(bands)), 2 / bands)
 
 
@@ -115,8 +120,7 @@ def project_back(camera: Camera, measurement: Tensor) -> Tensor:
 
 def derive_camera(mask: Tensor, bands: int, columns: int) -> Camera:
     """The camera with this aperture (H, W) or (B, 1, H, W) for so many bands whose detector has so many columns."""
-    shift_px = (columns - mask.shape[-1]) // max(1, bands - 1)
-    return Camera(mask, tuple(shift_px * band for band in range(bands)), 2 / bands)
+    return _space_evenly(mask, bands, (columns - mask.shape[-1]) // max(1, bands - 1))
 
 
 def approach_picture(camera: Camera, cube: Tensor, measurement: Tensor, *, share: float = 1.0) -> Tensor:
@@ -240,10 +244,12 @@ def weigh_signal(signal: Tensor, *, max_weight: float = 10.0) -> Tensor:
     return excess / excess.mean(dim=(1, 2, 3), keepdim=True).clamp_min(NO_LIGHT)
 
 
-def compute_mask_aware_loss(image: Tensor, cube: Tensor, weight: Tensor, *, emphasis: float = 1.0) -> Tensor:
-    """`mean |e| + emphasis mean |w e|`, a scalar; `weight` (B, C, H, W) is that of `weigh_signal`."""
-    error = (image.float() - cube).abs()
-    return error.mean() + emphasis * (weight * error).mean()
+def compute_mask_aware_loss(image: Tensor, cube: Tensor, signal: Tensor) -> Tensor:
+    """Mean absolute error of a cube weighed by `weigh_signal` of the head's answer, a scalar: (B, C, H, W) thrice.
+
+    The second term of mask-aware training, beside the plain mean absolute error (Wang et al. 2025, as reading notes tell it).
+    """
+    return (weigh_signal(signal) * (image.float() - cube).abs()).mean()
 
 
 def _shift_back(camera: Camera, measurement: Tensor) -> Tensor:

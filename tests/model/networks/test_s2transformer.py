@@ -251,7 +251,7 @@ def test_mask_encoding_and_mask_aware_training_learn_one_batch_and_see_the_mask(
         if step < 40:
             loss = compute_signal_loss(signal, cubes, mask) + (image - cubes).abs().mean()
         else:
-            loss = compute_mask_aware_loss(image, cubes, weigh_signal(signal), emphasis=0.5)
+            loss = (image - cubes).abs().mean() + 0.5 * compute_mask_aware_loss(image, cubes, signal)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
