@@ -11,6 +11,7 @@ from typing import Final
 import torch
 
 from sereno.model.holdout import GROUND_WORDS
+from sereno.model.indices import WITHOUT_TRUTH
 from sereno.model.metrics import bootstrap_difference
 from sereno.model.page import Block, Cell, Heading, Table, Text, mark_best, show_number, show_range
 from sereno.model.results import Json, Results, RunResults, network_of, task_of
@@ -24,8 +25,6 @@ HEADINGS: Final = {
 """Headings of metrics; the arrow says which direction is better."""
 UNITS: Final = {"psnr": " dB", "sam_deg": "°", "ergas": " %"}
 """Units of metrics in a sentence."""
-WITHOUT_TRUTH: Final = ("d_lambda", "d_s", "qnr")
-"""Metrics that know no truth: they are tabulated and explained, and no verdict rests on them."""
 LABELS: Final = {
     "bicubic": "bicubic", "brovey": "Brovey", "gsa": "GSA", "nearest": "nearest date", "linear": "line in time",
     "change": "coarse change", "starfm": "STARFM-like", "estimate": "initial estimate", "first": "picture shifted back", "gap-tv": "GAP-TV",

@@ -16,6 +16,8 @@ from torch import Tensor
 
 BLOCK_PX: Final = 32
 """Side of a block (Alparone et al. 2004; Garzelli and Nencini 2009)."""
+WITHOUT_TRUTH: Final = ("d_lambda", "d_s", "qnr")
+"""Scores of a sharpened image whose truth nobody knows (Alparone et al. 2008); no verdict rests on them."""
 NEGLIGIBLE: Final = 1e-14
 """Variance as a share of the mean square below which a block counts as constant: it is the rounding of float64 sums."""
 

@@ -28,7 +28,7 @@ from sereno.model.batches import (
 )
 from sereno.model.config import TrainSettings
 from sereno.model.fusion import Estimate, Series, predict_changed, predict_linear, predict_nearest, predict_starfm
-from sereno.model.indices import compute_q2n, compute_qnr, compute_spatial_distortion, compute_spectral_distortion
+from sereno.model.indices import WITHOUT_TRUTH, compute_q2n, compute_qnr, compute_spatial_distortion, compute_spectral_distortion
 from sereno.model.layers import smooth_fill
 from sereno.model.metrics import COUNTS, METRICS, average_maps, compute_error_maps
 from sereno.model.sharpening import TYPICAL_MS_GAIN, degrade, enlarge, sharpen_brovey, sharpen_gsa, synthesise_pan
@@ -42,9 +42,7 @@ REGIONS: Final = {
     "clear": "valid pixels whose input and target are clear",
 }
 """Where cloud removal is scored, in words."""
-FULL_METRICS: Final = ("d_lambda", "d_s", "qnr")
-"""Scores of a sharpened image whose truth nobody knows (Alparone et al. 2008)."""
-SHARPENING_METRICS: Final = (*METRICS, "q2n", *FULL_METRICS)
+SHARPENING_METRICS: Final = (*METRICS, "q2n", *WITHOUT_TRUTH)
 """Scores of pan-sharpening: those with truth, then those without."""
 SHARPENERS: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "bicubic": lambda ms, pan: enlarge(ms, pan.shape[-1] // ms.shape[-1]),
@@ -203,7 +201,7 @@ def _score_full(case: Case, answers: Mapping[str, Tensor]) -> Tensor:
     for answer in answers.values():
         spectral = compute_spectral_distortion(answer, ms, usable)
         spatial = compute_spatial_distortion(answer, guide, ms, seen, usable)
-        indices = dict(zip(FULL_METRICS, (spectral, spatial, compute_qnr(spectral, spatial)), strict=True))
+        indices = dict(zip(WITHOUT_TRUTH, (spectral, spatial, compute_qnr(spectral, spatial)), strict=True))
         rows.append(_to_row({**indices, **counts}))
     return torch.stack(rows, dim=1)
 

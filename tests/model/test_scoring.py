@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sereno.model.batches import Signature, make_fusion_batch, make_sharpening_batch, make_snapshot_batch
 from sereno.model.config import S2SnapshotSettings, TrainSettings
-from sereno.model.scoring import FULL_METRICS, Case, Judged, Scoring
+from sereno.model.indices import WITHOUT_TRUTH
+from sereno.model.scoring import Case, Judged, Scoring
 from sereno.model.sharpening import enlarge
 from sereno.model.tasks import CLOUD_REMOVAL, FUSION, PANSHARPENING, SNAPSHOT, TASKS, Task
 from sereno.pipeline.patches import PATCH_ARRAYS
@@ -88,7 +89,7 @@ def test_a_score_is_given_by_the_protocol_that_has_it_alone() -> None:
     for metric in PANSHARPENING.scoring.metrics:
         for region in ("reduced", "full"):
             known = [not math.isnan(value) for value in take(PANSHARPENING.scoring, judged, "gsa", region, metric)]
-            assert known == [(metric in FULL_METRICS) == (region == "full")] * 2, (metric, region)
+            assert known == [(metric in WITHOUT_TRUTH) == (region == "full")] * 2, (metric, region)
     assert take(PANSHARPENING.scoring, judged, "gsa", "full", "n_pixels") == [64 * 64] * 2
     assert take(PANSHARPENING.scoring, judged, "gsa", "reduced", "n_pixels") == [32 * 32] * 2
 
