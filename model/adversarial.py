@@ -23,8 +23,6 @@ SHARES: Final = 3
 """Sets the seeds of shares apart from those of all else that is drawn at a step."""
 UNDER_ROOT: Final = 1e-12
 """Added under the root of a gradient's length: the derivative of a root at zero is infinite."""
-
-
 NORMS: Final = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 """Layers whose weights are scales of what they normalise."""
 

@@ -13,12 +13,10 @@ from typing import Final, NamedTuple
 from sereno.model.findings import bootstrap_runs
 from sereno.model.gallery import BASELINE_WORDS
 from sereno.model.holdout import GROUND_WORDS, describe_dataset
-from sereno.model.page import Block, Cell, Heading, Shot, Shots, Table, Text, mark_best, show_number, show_range
+from sereno.model.page import Block, Cell, Heading, Shot, Shots, Table, Text, mark_best, show_count, show_number, show_range
 from sereno.model.pictures import Bars, assign_colours, draw_bars
 from sereno.model.results import Json, Results, RunResults
 
-NARROW_SPACE: Final = "\u202f"
-"""Between groups of three digits."""
 REGION_WORDS: Final = {"cloudy": "Under clouds and shadows", "clear": "Where the input is clear", "all": "All valid pixels"}
 """Headings of the regions, the one that matters first."""
 COMPARED: Final = (("psnr", "PSNR", " dB", 2), ("ssim", "SSIM", "", 4))
@@ -180,7 +178,7 @@ def _to_score_row(label: str, scores: Json) -> list[Cell]:
     values = [show_number(scores[column.key]["mean"], column.digits) for column in METRIC_COLUMNS]
     exact = scores["psnr"]["n_infinite"]
     patches = f"{scores['psnr']['n']}" + (f" + {exact} exact" if exact else "")
-    return [Cell(word) for word in (label, *values, patches, f"{scores['n_pixels']:,}".replace(",", NARROW_SPACE))]
+    return [Cell(word) for word in (label, *values, patches, show_count(scores["n_pixels"]))]
 
 
 def _draw_cover(methods: Mapping[str, tuple[str, Json]]) -> list[Block]:

@@ -54,8 +54,6 @@ WITHOUT_WEIGHTS: Final = (
     "were scored: run `sereno train` and `sereno evaluate`."
 )
 """What is said where weights are missing."""
-
-
 STALE: Final = "{methods}: made again it is not what was scored, so it is not shown; scores are of another version: run `sereno evaluate`."
 """What is said where baselines changed since."""
 SAME_SCORE: Final = 1e-3

@@ -22,7 +22,6 @@ GROUND_WORDS: Final = {
     "train": "the ground it was trained on, which shows memory and not skill",
 }
 """What a score on a split is worth."""
-
 ORIGINS: Final = {CLEARING: "The world is simulated, so the truth under the clouds is known."}
 """What a simulated world is good for, by task."""
 

@@ -11,15 +11,13 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from sereno.model.checkpoint import CheckpointMeta
-from sereno.model.page import NOTHING, Block, Cell, Heading, Table, Text
+from sereno.model.page import NOTHING, Block, Cell, Heading, Table, Text, show_count
 from sereno.model.results import CLEARING, Json, Results, RunResults, network_of, task_of
 from sereno.model.tasks import TASKS, create_network, describe_network
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import SerenoError
 from sereno.pipeline.scene import OPTICAL_UNITS, SAR_UNITS
 
-NARROW_SPACE: Final = "\u202f"
-"""Between groups of three digits."""
 BAND_KINDS: Final = {"optical": "bands", "SAR": "sar_bands", "sharp": "pan_bands"}
 """Keys of the dataset's bands, by what they are called on the page."""
 PACKAGES: Final = ("sereno", "torch", "numpy", "xarray", "zarr", "rasterio", "odc-geo", "scipy", "snakemake", "matplotlib")
@@ -68,7 +66,7 @@ def _describe_network(run: RunResults) -> list[Block]:
     except SerenoError as error:
         return [heading, Text(f"It cannot be made again: {error}", "missing")]
     learnt = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    said = f"{learnt:,} parameters with the {len(meta.bands)} bands of this dataset.".replace(",", NARROW_SPACE)
+    said = f"{show_count(learnt)} parameters with the {len(meta.bands)} bands of this dataset."
     paragraphs = [" ".join(part.split()) for words in (described.provenance, described.docstring) for part in words.split("\n\n") if part]
     return [heading, Text(said), *(Text(paragraph, "small") for paragraph in paragraphs)]
 

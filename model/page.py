@@ -14,6 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 NOTHING: Final = "–"
 """Stands in tables where there is no number."""
+NARROW_SPACE: Final = "\u202f"
+"""Between groups of three digits."""
 NO_DAY: Final = "1970-01-01"
 """The day that readers give images of which nobody says when they were taken."""
 MAX_ROWS: Final = 60
@@ -141,6 +143,11 @@ def show_first(head: Sequence[str], rows: Sequence[Sequence[str]], source: str) 
 def say_more(count: int, what: str) -> list[Block]:
     """That only the first of so many are shown, if there are more."""
     return [Text(f"The first {MAX_SHOWN} of {count} {what} are shown.", "small")] if count > MAX_SHOWN else []
+
+
+def show_count(count: int) -> str:
+    """A whole number with a space between groups of three digits."""
+    return f"{count:,}".replace(",", NARROW_SPACE)
 
 
 def show_number(value: float | None, digits: int, *, sign: bool = False) -> str:

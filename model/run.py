@@ -24,8 +24,6 @@ SMOOTHING: Final = 0.95
 """Decay of the smoothed loss that is watched for divergence."""
 SETTLED: Final = 20
 """Losses after which the smoothed one is no longer ruled by the first."""
-
-
 CONTEST: Final = ("fooling", "critic", "margin", "penalty")
 """Columns of training with critics: the network's term before it is weighted, then what they minimise, and two parts of it."""
 

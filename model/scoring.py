@@ -31,7 +31,7 @@ from sereno.model.fusion import Estimate, Series, predict_changed, predict_linea
 from sereno.model.indices import WITHOUT_TRUTH, compute_q2n, compute_qnr, compute_spatial_distortion, compute_spectral_distortion
 from sereno.model.layers import smooth_fill
 from sereno.model.metrics import COUNTS, METRICS, average_maps, compute_error_maps
-from sereno.model.sharpening import TYPICAL_MS_GAIN, degrade, enlarge, sharpen_brovey, sharpen_gsa, synthesise_pan
+from sereno.model.sharpening import TYPICAL_MS_GAIN, degrade, enlarge, find_ratio, sharpen_brovey, sharpen_gsa, synthesise_pan
 from sereno.model.snapshot import GapTv, estimate_first, reconstruct_gap_tv
 from sereno.model.temporal import fill_from_dates
 from sereno.pipeline.patches import MASK_CHANNELS
@@ -45,12 +45,11 @@ REGIONS: Final = {
 SHARPENING_METRICS: Final = (*METRICS, "q2n", *WITHOUT_TRUTH)
 """Scores of pan-sharpening: those with truth, then those without."""
 SHARPENERS: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
-    "bicubic": lambda ms, pan: enlarge(ms, pan.shape[-1] // ms.shape[-1]),
+    "bicubic": lambda ms, pan: enlarge(ms, find_ratio(ms, pan)),
     "brovey": sharpen_brovey,
     "gsa": sharpen_gsa,
 }
 """Pan-sharpening without a network: ms (B, C, h, w), pan (B, G, r h, r w) -> (B, C, r h, r w)."""
-
 FUSERS: Final[Mapping[str, Callable[[Series], Estimate]]] = {
     "nearest": predict_nearest,
     "linear": predict_linear,

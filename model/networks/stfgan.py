@@ -111,7 +111,7 @@ class Discriminator(nn.Module):
         for multiple, stride in CRITIC_LAYERS:
             layers += [
                 nn.Conv2d(before, multiple * width, 3, stride, padding=1),
-                _norm(multiple * width, settings.norm),
+                _make_norm(multiple * width, settings.norm),
                 nn.LeakyReLU(SLOPE),
             ]
             before = multiple * width
@@ -155,10 +155,10 @@ def _make_scale(settings: StfganSettings, mean: Sequence[float], std: Sequence[f
 
 
 def _convolve(width: int, norm: str) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(width, width, 3, padding=1), _norm(width, norm)
+    return nn.Conv2d(width, width, 3, padding=1), _make_norm(width, norm)
 
 
-def _norm(width: int, norm: str) -> nn.Module:
+def _make_norm(width: int, norm: str) -> nn.Module:
     return nn.BatchNorm2d(width) if norm == "batch" else ChannelNorm(width)
 
 

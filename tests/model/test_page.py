@@ -75,6 +75,7 @@ def test_numbers_have_the_digits_and_the_sign_asked_for() -> None:
     assert page.show_number(1.2345, 1, sign=True) == "+1.2"
     assert page.show_range({"low": -0.5, "high": 2.0}, 1) == "-0.5 to +2.0"
     assert page.show_share(0.1234) == "12.3 %"
+    assert [page.show_count(count) for count in (999, 85_270, 2_366_086)] == ["999", "85\u202f270", "2\u202f366\u202f086"]
 
 
 def test_what_stands_between_backticks_is_shown_as_code() -> None:
