@@ -534,9 +534,9 @@ class PredictSettings(Settings):
     overlap_px: Annotated[int, Field(ge=0, multiple_of=8)] = 64
     """Overlap of neighbouring tiles, over which they are blended."""
     batch_size: Annotated[int, Field(ge=1)] = 4
-    """Tiles per forward pass."""
+    """Task cloud-removal: tiles per forward pass; all other tasks take one at a time."""
     keep_observed: bool = True
-    """Clear input pixels are kept as they were observed; false takes the network's output everywhere."""
+    """Task cloud-removal: clear input pixels are kept as observed; false takes the network's output everywhere, as other tasks do."""
     measurements: str | None = Field(default=None, exclude_if=is_none)
     """Task snapshot-reconstruction: folder of real pictures (`.mat`, `.npy`, GeoTIFF, PNG), of which each run then makes cubes."""
     measurement_scale: Annotated[float, Field(gt=0)] | Literal["training"] | None = Field(default=None, exclude_if=is_none)
