@@ -98,6 +98,7 @@ class FrequencyBranch(nn.Module):
         self.amplitude, self.phase = _mix_twice(width), _mix_twice(width)
         self.last = PixelLinear(width, width)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # its compiler fails on complex numbers in channels-last order
     def forward(self, features: Tensor, guide: Tensor) -> Tensor:
         """Features that know the whole image."""
         images = (self.embed(features), self.embed_guide(guide))
