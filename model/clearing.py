@@ -169,7 +169,7 @@ def _explain_methods(summaries: Mapping[str, Json]) -> Text:
     words = "; ".join(f"{BASELINE_WORDS.get(name, name)}: {summary['methods'][name]}" for name in _list_baselines(summary))
     scored = ", ".join(f"{name} on {summary['patches']} {summary['split']} patches" for name, summary in summaries.items())
     return Text(
-        "Means over patches, all bands, reflectance not clipped, PSNR with peak 1; the best of each column is bold. "
+        "Means over patches, all bands, reflectance not clipped, PSNR with peak 1, ERGAS with ratio 1; the best of each column is bold. "
         f"Scored: {scored}. {words}."
     )
 

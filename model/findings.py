@@ -42,8 +42,8 @@ EXPLANATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "pansharpening": (
         "Reduced resolution (Wald et al. 1997): both images are made coarser by the ratio of their pixels, so that the multispectral "
         "image as it was taken is the truth. PSNR, MAE and RMSE compare reflectance, SSIM structure, SAM the angle between spectra, ERGAS "
-        "the error relative to each band's mean, Q2n all bands together (1 is perfect). What is learnt at this scale is used at the finer "
-        "one, where nobody can check it.",
+        "the error relative to each band's mean, divided by that ratio, Q2n all bands together (1 is perfect). What is learnt at this "
+        "scale is used at the finer one, where nobody can check it.",
         "Full resolution (Alparone et al. 2008): D_λ says how far the likeness of bands to each other changed, D_s that of bands to the "
         "sharp image, and QNR = (1 − D_λ)(1 − D_s). None of them knows the truth. On real 20 m bands of Sentinel-2 QNR ranks bicubic "
         "enlargement first, which adds no detail at all: read it to notice that a method spoils colours, and never as a verdict.",
@@ -51,12 +51,12 @@ EXPLANATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "spatiotemporal-fusion": (
         "Most land hardly changes between the dates, and there the line in time is right by itself. What a method is worth shows where "
         "land changed: pixels of the middle date that lie off the mean of both outer dates. RMSE and MAE are in reflectance, SAM is the "
-        "angle between spectra, ERGAS the error relative to each band's mean.",
+        "angle between spectra, ERGAS the error relative to each band's mean, divided by the ratio of coarse pixels to fine ones.",
     ),
     "snapshot-reconstruction": (
         "A snapshot is one grey picture in which all bands lie shifted over each other behind a coded aperture. The network is given an "
         "initial estimate of the cube made from it, and adds to it: what it is worth is what it gains over that estimate, and over "
-        "GAP-TV, the classical way. SAM is the angle between spectra, the measure of their shape.",
+        "GAP-TV, the classical way. SAM is the angle between spectra, the measure of their shape; ERGAS is taken with ratio 1.",
     ),
 }
 """What metrics and regions mean, in paragraphs by task."""

@@ -105,7 +105,7 @@ def average_maps(maps: ErrorMaps, region: Tensor, *, ratio: float = 1.0) -> dict
 
     Scores of a region without pixels are NaN; `sam_deg` also where no pixel has an angle, `ssim` where no window fits inside.
     ERGAS is 100 h/l sqrt(mean over bands of MSE / mean(target)^2) (Wald 2000) with the band means taken over the region; `ratio` is l/h,
-    the pixel size of a coarse input over that of the target, 1 where they share a grid.
+    the pixel size of a coarse input over that of the target (pan-sharpening, fusion), 1 where they share a grid (cloud removal, snapshots).
     """
     squared = _average(maps.squared, region[:, None])
     level = _average(maps.target, region[:, None])

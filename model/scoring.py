@@ -150,13 +150,13 @@ def mark_regions(mask: Tensor, threshold: float) -> Tensor:
     return torch.stack([valid, clear_target & cloudy, clear_target & ~cloudy], dim=1)
 
 
-def score_regions(answer: Tensor, target: Tensor, regions: Tensor) -> Tensor:
+def score_regions(answer: Tensor, target: Tensor, regions: Tensor, *, ratio: float = 1.0) -> Tensor:
     """Score one method: (B, C, H, W), (B, C, H, W), (B, region, H, W) bool -> (B, region, METRICS then COUNTS) float64.
 
-    SSIM windows see all valid pixels around a pixel, whichever region those belong to.
+    SSIM windows see all valid pixels around a pixel, whichever region those belong to. `ratio` is that of ERGAS, see `average_maps`.
     """
     maps = compute_error_maps(answer, target, regions[:, 0])
-    scores = [average_maps(maps, region) for region in regions.unbind(1)]
+    scores = [average_maps(maps, region, ratio=ratio) for region in regions.unbind(1)]
     return torch.stack([torch.stack([score[name] for name in (*METRICS, *COUNTS)], dim=-1) for score in scores], dim=1)
 
 
@@ -222,7 +222,8 @@ def judge_fusion(case: Case) -> Judged:
     trusted = batch.weight[:, 0] > 0
     changed = (batch.target - batch.optical).abs().mean(dim=1) > CHANGED
     regions = torch.stack([trusted, trusted & changed], dim=1)
-    return Judged(answers, torch.stack([score_regions(answer, batch.target, regions) for answer in answers.values()], dim=1))
+    scores = [score_regions(answer, batch.target, regions, ratio=case.signature.ratio) for answer in answers.values()]
+    return Judged(answers, torch.stack(scores, dim=1))
 
 
 def judge_reconstruction(case: Case) -> Judged:

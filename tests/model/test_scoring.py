@@ -124,6 +124,16 @@ def test_land_that_changed_is_a_region_of_its_own_in_fusion() -> None:
     )
 
 
+@pytest.mark.parametrize("task", [FUSION, SNAPSHOT])
+def test_ergas_is_divided_by_the_ratio_of_coarse_pixels_to_fine_ones(task: Task) -> None:
+    """Answers of which every band is the mean of the truth, half as large again: an error of half the mean."""
+    case = make_case(task, None)
+    make = make_fusion_batch if task is FUSION else make_snapshot_batch
+    batch = make(case.stored, case.signature, SETTINGS)
+    judged = task.scoring.judge(case._replace(network=lambda *_: batch.target + batch.target.mean((2, 3), keepdim=True) / 2))
+    assert take(task.scoring, judged, "network", "all", "ergas") == pytest.approx([50 / RATIOS[task.name]] * 2, rel=1e-3)
+
+
 def make_dated_case(*, keep: tuple[str, ...] | None = None, days: tuple[float, float] = (-15.0, 5.0)) -> Case:
     arrays = {**make_series(2, np.random.default_rng(0)), "days": np.array([days] * 2, np.float32)}
     arrays = {name: values for name, values in arrays.items() if keep is None or name in keep}
