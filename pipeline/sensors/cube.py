@@ -34,7 +34,9 @@ from sereno.pipeline.signing import Resolver
 NOWHERE: Final = "EPSG:3395"
 """CRS of cubes that lie nowhere: metres, of one piece all round the world."""
 APART_M: Final = 20_000
-"""Cubes that lie nowhere begin so far from each other, metres; with pixels of 1 m none is wider than half of it."""
+"""Cubes that lie nowhere begin so far from each other, metres, and none is wider than half of it: the rest is empty ground between them."""
+PLACES: Final = 1000
+"""So many cubes that lie nowhere have room side by side: from 0 degrees eastwards to 180 there are 20 037 508 m."""
 TIME: Final = "1970-01-01T00:00:00Z"
 """Nominal: cubes state no time."""
 WAVELENGTH_NAMES: Final = ("wavelengths", "wavelength", "lambda", "wl", "bands_nm")
@@ -64,18 +66,19 @@ class Cube(NamedTuple):
 def list_cube(folder: Path, area: str) -> Lock:
     """The lock of one cube of `folder`: one scene, one group.
 
+    NOTE: where a cube is laid that lies nowhere depends on how many files come before it by name: one that is added moves those after it,
+    and they are read again. A place drawn from the name alone could be that of another cube.
+
     Raises:
         MissingError: there is no such folder or cube.
-        DataError: it cannot be read, or states no wavelengths.
+        DataError: it cannot be read, states no wavelengths, or lies nowhere and finds no room.
     """
     files = find_cubes(folder)
     if area not in files:
         raise MissingError(f"{folder} holds no cube {area!r}; it has {', '.join(files) or 'none'}")
     path = folder / files[area]
     cube = open_cube(path)
-    rows, columns = cube.values.shape[1:]
-    left = APART_M * list(files).index(area)
-    grid = cube.grid or GeoBox((rows, columns), Affine(1, 0, left, 0, -1, rows), NOWHERE)
+    grid = cube.grid or _lay_cube(cube, list(files).index(area), path)
     asset = AssetRecord(href=path.name, checksum="1220" + _hash(path), size_bytes=path.stat().st_size)
     item = ItemRecord(
         item=path.name,
@@ -100,6 +103,22 @@ def list_cube(folder: Path, area: str) -> Lock:
         groups=(group,),
         refused=(),
     )
+
+
+def _lay_cube(cube: Cube, number: int, path: Path) -> GeoBox:
+    """Ground for a cube that lies nowhere, from its number among the files of its folder; pixels of 1 m."""
+    rows, columns = cube.values.shape[1:]
+    if columns > APART_M // 2:
+        raise DataError(
+            f"cube {path} states no place and has {columns} columns, for which there is no room (expected {APART_M // 2} at most): cut it "
+            "into several, or give it a place as a GeoTIFF"
+        )
+    if number >= PLACES:
+        raise DataError(
+            f"cube {path} states no place and is number {number + 1} of its folder, which has room for {PLACES}: take others into a second "
+            "folder and dataset, or give them places as GeoTIFF"
+        )
+    return GeoBox((rows, columns), Affine(1, 0, APART_M * number, 0, -1, rows), NOWHERE)
 
 
 def _hash(path: Path) -> str:

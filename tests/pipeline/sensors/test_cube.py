@@ -8,13 +8,14 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
+from pyproj import Transformer
 from rasterio.errors import NotGeoreferencedWarning
 from scipy.io import savemat
 
 from sereno.pipeline.config import IngestSettings
 from sereno.pipeline.errors import DataError, MissingError
 from sereno.pipeline.scene import bands_of, geobox_of
-from sereno.pipeline.sensors.cube import Cube, find_scale, list_cube, open_cube, read_scene
+from sereno.pipeline.sensors.cube import APART_M, NOWHERE, PLACES, Cube, find_scale, list_cube, open_cube, read_scene
 from sereno.pipeline.signing import Resolver
 
 WAVELENGTHS = (450.0, 550.0, 650.5)
@@ -68,6 +69,30 @@ def test_an_image_keeps_its_place_and_the_others_lie_far_apart(tmp_path: Path) -
     assert (grids["b"].crs.epsg, grids["b"].transform.a, grids["b"].transform.c) == (3395, 1, 20_000)
     assert (grids["c"].crs.epsg, grids["c"].transform.a, grids["c"].transform.c) == (3395, 1, 40_000)
     assert grids["b"].boundingbox.bottom == 0
+
+
+def test_cubes_that_lie_nowhere_fill_their_ground_and_are_refused_beyond_it(tmp_path: Path) -> None:
+    last = APART_M * (PLACES - 1) + APART_M // 2
+    assert last < Transformer.from_crs("EPSG:4326", NOWHERE, always_xy=True).transform(180, 0)[0]
+    for name, columns in (("fits", APART_M // 2), ("wide", APART_M // 2 + 1)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((1, columns, 3), np.uint16))
+        write_sidecar(tmp_path / f"{name}.npy")
+    assert list_cube(tmp_path, "fits").grid.to_geobox().boundingbox.right == APART_M // 2
+    with pytest.raises(DataError, match=r"wide.npy states no place and has 10001 columns, .* \(expected 10000 at most\): cut it"):
+        list_cube(tmp_path, "wide")
+
+
+def test_a_folder_with_more_cubes_than_there_is_room_for_is_refused_but_for_those_with_a_place(tmp_path: Path) -> None:
+    for number in range(PLACES - 1):
+        (tmp_path / f"{number:04d}.npy").touch()
+    write_npy(tmp_path / "last.npy")
+    write_npy(tmp_path / "more.npy")
+    write_image(tmp_path / "placed.tif")
+    west, _, east, _ = list_cube(tmp_path, "last").scenes["last"].items[0].bbox
+    assert 179 < west < east < 180
+    with pytest.raises(DataError, match=r"more.npy states no place and is number 1001 of its folder, which has room for 1000"):
+        list_cube(tmp_path, "more")
+    assert list_cube(tmp_path, "placed").grid.crs == "EPSG:32632"
 
 
 def test_bands_may_be_chosen_and_what_is_not_finite_is_not_valid(tmp_path: Path) -> None:
