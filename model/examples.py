@@ -33,7 +33,7 @@ from sereno.model.pictures import (
     to_error_colours,
 )
 from sereno.model.results import Array, Results, RunResults, read_examples
-from sereno.model.scoring import CHANGED, SHARPENERS, Case
+from sereno.model.scoring import CHANGED, SHARPENERS, Case, mark_changed
 from sereno.model.tasks import TASKS
 from sereno.pipeline.errors import MissingError, TrainingError
 from sereno.pipeline.samples import SAMPLES
@@ -351,8 +351,8 @@ def _compose_fusion(kept: Kept) -> tuple[list[Block], list[list[Row]]]:
 
 def _show_change(fine: Array, trusted: Array) -> Shot:
     """Where a patch changed: fine images (date, band, y, x), trusted (y, x)."""
-    dates = fine.astype(np.float32) / REFLECTANCE_SCALE
-    changed = (np.abs(dates[1] - (dates[0] + dates[2]) / 2).mean(axis=0) > CHANGED) & trusted
+    dates = scale_optical(fine)[None]
+    changed = mark_changed(dates[:, ::2], dates[:, 1])[0].numpy() & trusted
     share = show_share(changed.sum() / trusted.sum()) if trusted.any() else "nothing is clear"
     return Shot(encode_png(_enlarge(paint_mask(changed, trusted)), colours=4), "changed", share)
 

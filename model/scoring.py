@@ -220,10 +220,14 @@ def judge_fusion(case: Case) -> Judged:
     series = Series(coarse, fine, batch.weight[:, None].expand(-1, 2, -1, -1, -1), days)
     answers |= {name: predict(series).image for name, predict in FUSERS.items()}
     trusted = batch.weight[:, 0] > 0
-    changed = (batch.target - batch.optical).abs().mean(dim=1) > CHANGED
-    regions = torch.stack([trusted, trusted & changed], dim=1)
+    regions = torch.stack([trusted, trusted & mark_changed(fine, batch.target)], dim=1)
     scores = [score_regions(answer, batch.target, regions, ratio=case.signature.ratio) for answer in answers.values()]
     return Judged(answers, torch.stack(scores, dim=1))
+
+
+def mark_changed(outer: Tensor, middle: Tensor) -> Tensor:
+    """Where land changed by more than `CHANGED`: fine reflectance (B, 2, C, H, W) and (B, C, H, W) -> (B, H, W) bool."""
+    return (middle - outer.mean(dim=1)).abs().mean(dim=1) > CHANGED
 
 
 def judge_reconstruction(case: Case) -> Judged:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sereno.model.batches import Signature, make_fusion_batch, make_sharpening_batch, make_snapshot_batch
 from sereno.model.config import S2SnapshotSettings, TrainSettings
 from sereno.model.indices import WITHOUT_TRUTH
-from sereno.model.scoring import Case, Judged, Scoring
+from sereno.model.scoring import Case, Judged, Scoring, mark_changed
 from sereno.model.sharpening import enlarge
 from sereno.model.tasks import CLOUD_REMOVAL, FUSION, PANSHARPENING, SNAPSHOT, TASKS, Task
 from sereno.pipeline.patches import PATCH_ARRAYS
@@ -122,6 +122,12 @@ def test_land_that_changed_is_a_region_of_its_own_in_fusion() -> None:
     assert np.allclose(
         take(FUSION.scoring, judged, "network", "changed", "rmse"), take(FUSION.scoring, judged, "linear", "changed", "rmse"), rtol=1e-5
     )
+
+
+def test_land_changed_where_the_mean_over_bands_is_off_the_mean_of_the_outer_dates() -> None:
+    outer = torch.stack([torch.full((1, 2, 1, 4), 0.1), torch.full((1, 2, 1, 4), 0.3)], dim=1)
+    middle = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.2, 0.23, 0.25, 0.15]])[None, :, None]
+    assert mark_changed(outer, middle).tolist() == [[[False, False, True, True]]]
 
 
 @pytest.mark.parametrize("task", [FUSION, SNAPSHOT])
