@@ -119,8 +119,18 @@ def project_back(camera: Camera, measurement: Tensor) -> Tensor:
 
 
 def derive_camera(mask: Tensor, bands: int, columns: int) -> Camera:
-    """The camera with this aperture (H, W) or (B, 1, H, W) for so many bands whose detector has so many columns."""
-    return _space_evenly(mask, bands, (columns - mask.shape[-1]) // max(1, bands - 1))
+    """The camera with this aperture (H, W) or (B, 1, H, W) for so many bands whose detector has so many columns.
+
+    Raises:
+        DataError: no whole shift from band to band gives so many.
+    """
+    beyond, steps = columns - mask.shape[-1], bands - 1
+    if beyond < 0 or (beyond % steps if steps else beyond):
+        raise DataError(
+            f"picture: {columns} columns, but a mask of {mask.shape[-1]} columns and {bands} bands that are shifted alike give "
+            f"{mask.shape[-1]} and a multiple of {steps} more; use the mask and the bands it was taken with"
+        )
+    return _space_evenly(mask, bands, beyond // max(1, steps))
 
 
 def approach_picture(camera: Camera, cube: Tensor, measurement: Tensor, *, share: float = 1.0) -> Tensor:

@@ -177,6 +177,12 @@ def test_a_camera_follows_from_mask_bands_and_columns_and_may_have_a_mask_for_ea
         torch.testing.assert_close(estimate(camera, picture), each)
 
 
+@pytest.mark.parametrize(("bands", "columns"), [(BANDS, 8), (BANDS, 9 + BANDS), (1, 10)])
+def test_columns_that_no_even_shift_gives_are_refused(bands: int, columns: int) -> None:
+    with pytest.raises(DataError, match=rf"{columns} columns, but a mask of 9 columns and {bands} bands"):
+        derive_camera(torch.ones(8, 9), bands, columns)
+
+
 def test_a_detector_pixel_that_no_light_reaches_does_no_harm() -> None:
     mask = (torch.rand(8, 8, generator=torch.Generator().manual_seed(2)) > 0.5).float()
     mask[:, :3] = 0
