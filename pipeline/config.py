@@ -587,6 +587,23 @@ class DemSettings(Settings):
     """How often one elevation model is tried before it counts as unreadable."""
 
 
+def check_query(query: QuerySettings, task: TaskName) -> None:
+    """Refuse a search that does not serve the task.
+
+    Raises:
+        ConfigError: names the setting, its value and the task.
+    """
+    for name, fault in (("source", query.source == "sen12mscr"), ("table", query.table is not None)):
+        if task != "cloud-removal" and fault:
+            raise ConfigError(f"'query.{name}' {getattr(query, name)} has pairs for cloud removal, but 'task' is {task}")
+    if query.series and task != "cloud-removal":
+        raise ConfigError(f"'query.series' is for pairs of task cloud-removal, but 'task' is {task}")
+    if query.coarse_collections and task != "spatiotemporal-fusion":
+        raise ConfigError(f"'query.coarse_collections' is for spatiotemporal-fusion, but 'task' is {task}: leave it out")
+    if query.source != "lock" and (query.source == "cubes") != (task == "snapshot-reconstruction"):
+        raise ConfigError(f"'query.source' {query.source} does not fit 'task' {task}: cubes are for snapshot-reconstruction")
+
+
 class PlanSettings(Settings):
     """What an estimate from locks depends on: the settings of four later steps."""
 
@@ -627,18 +644,10 @@ class PipelineSettings(Settings):
         unasked = ", ".join(sorted(set(self.ingest.bands) - set(self.query.bands))) or "all bands, which its empty list means"
         if self.query.bands and not (self.ingest.bands and set(self.ingest.bands) <= set(self.query.bands)):
             raise ValueError(f"'query.bands' must name what 'ingest.bands' keeps: also {unasked}")
-        for name, fault in (("source", self.query.source == "sen12mscr"), ("table", self.query.table is not None)):
-            if self.task != "cloud-removal" and fault:
-                raise ValueError(f"'query.{name}' {getattr(self.query, name)} has pairs for cloud removal, but 'task' is {self.task}")
-        if self.query.series and self.task != "cloud-removal":
-            raise ValueError(f"'query.series' is for pairs of task cloud-removal, but 'task' is {self.task}")
+        check_query(self.query, self.task)
         if self.query.series and self.simulate is not None and self.simulate.cloudy_dates < SERIES_CLOUDY_DATES:
             seen = f"three clear dates, which a simulated world has from 'simulate.cloudy_dates' {SERIES_CLOUDY_DATES} on"
             raise ValueError(f"'query.series' needs {seen} (seen {self.simulate.cloudy_dates})")
-        if self.query.coarse_collections and self.task != "spatiotemporal-fusion":
-            raise ValueError(f"'query.coarse_collections' is for spatiotemporal-fusion, but 'task' is {self.task}: leave it out")
-        if self.query.source != "lock" and (self.query.source == "cubes") != (self.task == "snapshot-reconstruction"):
-            raise ValueError(f"'query.source' {self.query.source} does not fit 'task' {self.task}: cubes are for snapshot-reconstruction")
         if self.ingest.dem is not None and self.query.dem_catalogue is not None:
             raise ValueError("'query.dem_catalogue' and 'ingest.dem' both say where heights come from: leave one of them out")
         return self

@@ -18,7 +18,7 @@ from sereno.pipeline import store
 from sereno.pipeline.acquisitions import Refused, to_refusals
 from sereno.pipeline.advice import Aim, Kind, describe_failure
 from sereno.pipeline.areas import Ground, to_ground
-from sereno.pipeline.config import Area, QuerySettings, TaskName, parse_settings
+from sereno.pipeline.config import Area, QuerySettings, TaskName, check_query, parse_settings
 from sereno.pipeline.errors import ConfigError, MissingError
 from sereno.pipeline.grouping import find_grouper, find_ratio, group_two_sensors, to_fine_ground
 from sereno.pipeline.ledger import Entry, ledger_of, write_ledger
@@ -48,10 +48,11 @@ def query_pairs(area: str, output: Path, settings: QuerySettings, *, dem_margin_
     for elevation models they are searched as far as `dem_margin_m` around the area.
 
     Raises:
-        ConfigError: the settings name no such area, its ground is no grid, or a key for reading is missing.
+        ConfigError: the settings do not serve the task or name no such area, its ground is no grid, or a key for reading is missing.
         CatalogueError: a catalogue does not answer, or has none of the collections.
         MissingError: a folder is not there, or nothing forms a pair.
     """
+    check_query(settings, task)
     started = monotonic()
     logger.info("query %s: %s %s", area, "taking the lock from" if settings.source == "lock" else "searching", settings.catalogue)
     lock, notes = _make_lock(area, settings, task)

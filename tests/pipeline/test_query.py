@@ -21,7 +21,7 @@ from real_files import find_samples
 from sereno.pipeline import products
 from sereno.pipeline.areas import to_ground
 from sereno.pipeline.bands import L2A_BANDS
-from sereno.pipeline.config import Area, QuerySettings
+from sereno.pipeline.config import Area, QuerySettings, TaskName
 from sereno.pipeline.errors import CatalogueError, ConfigError, MissingError
 from sereno.pipeline.items import to_item_record
 from sereno.pipeline.ledger import read_ledger
@@ -664,6 +664,23 @@ def test_no_group_is_one_line_with_reason_and_remedy(url: str, tmp_path: Path) -
         MissingError, match=r"no group for pansharpening among \d+ optical items; .*raise pipeline.query.clear_cover_pct"
     ) as caught:
         query_pairs("west", tmp_path / "west.json", to_settings(url, clear_cover_pct=0), task="pansharpening")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "task", "words"),
+    [
+        ({"coarse_collections": ["modis-09A1-061"]}, "pansharpening", "'query.coarse_collections' is for spatiotemporal-fusion"),
+        ({"coarse_collections": ["modis-09A1-061"]}, "cloud-removal", "'query.coarse_collections' is for spatiotemporal-fusion"),
+        ({"series": True}, "pansharpening", "'query.series' is for pairs of task cloud-removal"),
+        ({"source": "cubes"}, "cloud-removal", "'query.source' cubes does not fit 'task' cloud-removal"),
+    ],
+)
+def test_a_search_that_does_not_serve_the_task_is_refused_by_the_verb_too(
+    changes: dict[str, Any], task: TaskName, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        query_pairs("west", tmp_path / "west.json", to_settings("nowhere", **changes), task=task)
     assert "\n" not in str(caught.value)
 
 
