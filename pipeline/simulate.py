@@ -127,9 +127,28 @@ class _Site:
     ground: Ground
     grid: GeoBox
     margin_px: int
-    assets: Path
-    truth: Path
-    products: Path
+    folders: Mapping[str, Path]
+    """Where it is written, by part of the world: the parts that such an area has, no others."""
+
+    @property
+    def assets(self) -> Path:
+        """Folder of the files that items of the catalogue name."""
+        return self.folders["assets"]
+
+    @property
+    def truth(self) -> Path:
+        """Folder of what cloudy images hide."""
+        return self.folders["truth"]
+
+    @property
+    def products(self) -> Path:
+        """Folder of whole products."""
+        return self.folders["products"]
+
+    @property
+    def cubes(self) -> Path:
+        """Folder of hyperspectral cubes."""
+        return self.folders["cubes"]
 
     @property
     def terrain(self) -> Terrain:
@@ -214,8 +233,8 @@ def _open_site(area: tuple[str, int, SimulatedArea], settings: SimulateSettings,
     ground = make_ground(make_rng(settings.seed, name, "ground"), shape)
     ground = replace(ground, height_m=ground.height_m * np.float32(square.relief))
     grid = GeoBox((size, size), corner, f"EPSG:{square.epsg}")
-    places = [folders.get(part, Path()) for part in ("assets", "truth", "cubes" if square.satellites == CUBE else "products")]
-    return _Site(name, number, square, settings, ground, grid, margin, *places)
+    own = {part: folders[part] for part in _list_parts({square.satellites})}
+    return _Site(name, number, square, settings, ground, grid, margin, own)
 
 
 def _write_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -495,8 +514,9 @@ def _write_cube_area(site: _Site) -> tuple[dict[str, Any], list[dict[str, Any]]]
     day = site.settings.first_day.timetuple().tm_yday
     cube = compute_cube(site.rng("cube"), site.ground, CUBE_WAVELENGTHS_NM, day=day)
     stored = np.rint(site.crop(cube, (0, 0, 0, 0)).clip(0, 1) * np.iinfo(np.uint16).max).astype(np.uint16)
-    np.save(_make_folder(site.products) / f"{site.name}.npy", np.ascontiguousarray(np.moveaxis(stored, 0, -1)))
-    (site.products / f"{site.name}.wavelengths.txt").write_text("".join(f"{wavelength:g}\n" for wavelength in CUBE_WAVELENGTHS_NM))
+    folder = _make_folder(site.cubes)
+    np.save(folder / f"{site.name}.npy", np.ascontiguousarray(np.moveaxis(stored, 0, -1)))
+    (folder / f"{site.name}.wavelengths.txt").write_text("".join(f"{wavelength:g}\n" for wavelength in CUBE_WAVELENGTHS_NM))
     grid = GridRecord.from_geobox(site.grid).model_dump(mode="json")
     return {"grid": grid, "satellites": CUBE, "optical": [], "sar": [], "cube": f"cubes/{site.name}.npy"}, []
 

@@ -360,7 +360,7 @@ def test_radar_of_another_level_leans_as_its_level_does(
     monkeypatch.chdir(root)
     seen = _read_radar(root, content["areas"]["wfv"], made.radar_level)
 
-    site = simulate._open_site(("wfv", 0, made.areas["wfv"]), made, dict.fromkeys(("assets", "truth"), root))
+    site = simulate._open_site(("wfv", 0, made.areas["wfv"]), made, dict.fromkeys(("assets", "truth", "products"), root))
     power = compute_backscatter(site.ground, looks_right_deg=90 + HEADING_DEG)[0]
     truth = gaussian_filter(10 * np.log10(site.crop(power, (0,) * 4)), 1.5)
     over = site.crop(site.ground.height_m, (0,) * 4) - site.ground.height_m.mean()
@@ -385,7 +385,8 @@ def test_relief_of_zero_is_level_ground_and_half_of_it_half_as_high(tmp_path: Pa
     for relief in (1.0, 0.5, 0.0):
         area = GAOFEN.areas["wfv"].model_copy(update={"relief": relief})
         settings = SimulateSettings(areas={"a": area}, cloudy_dates=1)
-        heights.append(simulate._open_site(("a", 0, area), settings, {"assets": tmp_path, "truth": tmp_path}).ground.height_m)
+        folders = dict.fromkeys(("assets", "truth", "products"), tmp_path)
+        heights.append(simulate._open_site(("a", 0, area), settings, folders).ground.height_m)
     np.testing.assert_array_equal(heights[1], heights[0] / 2)
     assert np.ptp(heights[0]) > 50
     assert not heights[2].any()
@@ -449,3 +450,24 @@ def test_a_world_of_landsat_and_modis_is_whole_readable_and_the_same_each_time(t
 def test_a_side_that_coarse_pixels_do_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="'size_px' 246 must be a multiple of 48 for Landsat and MODIS"):
         SimulatedArea(epsg=32632, west_m=0, south_m=0, size_px=246, satellites="landsat-modis")
+
+
+@pytest.mark.parametrize(
+    ("satellites", "parts"),
+    [
+        ("sentinel", {"assets", "truth"}),
+        ("gaofen-wfv", {"assets", "truth", "products"}),
+        ("landsat-modis", {"assets"}),
+        ("cube", {"cubes"}),
+    ],
+)
+def test_an_area_has_no_other_folders_than_those_of_its_kind(satellites: Any, parts: set[str], tmp_path: Path) -> None:
+    area = SimulatedArea(epsg=32632, west_m=499200, south_m=5040000, size_px=240, satellites=satellites)
+    folders = {part: tmp_path / part for part in ("assets", "truth", "products", "cubes")}
+    site = simulate._open_site(("a", 0, area), SimulateSettings(areas={"a": area}), folders)
+    for part in folders:
+        if part in parts:
+            assert getattr(site, part) == tmp_path / part
+        else:
+            with pytest.raises(KeyError, match=part):
+                getattr(site, part)
