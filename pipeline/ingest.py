@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn, assert_never
 
 from odc.geo.geobox import GeoBox
 
@@ -48,9 +48,16 @@ def find_reader(sensor: Sensor) -> Reader:
             from sereno.pipeline.sensors.imager import read_scene
         case "cube":
             from sereno.pipeline.sensors.cube import read_scene
-        case _:  # `dem`
-            raise ConfigError("elevation models are no scenes: `sereno dem` joins them")
+        case _:
+            _refuse_sensor(sensor)
     return read_scene
+
+
+def _refuse_sensor(sensor: Literal["dem"]) -> NoReturn:
+    """Refuse what is no scene; mypy refuses a call with any other sensor, which then lacks a reader."""
+    if sensor == "dem":
+        raise ConfigError("elevation models are no scenes: `sereno dem` joins them")
+    assert_never(sensor)
 
 
 def ingest_scene(lock: Path, scene_id: str, output: Path, settings: IngestSettings) -> None:

@@ -65,6 +65,13 @@ def test_every_sensor_of_the_lock_has_a_reader(sensor: Sensor) -> None:
     assert find_reader(sensor).__module__.rpartition(".")[2].startswith(kind)
 
 
+def test_elevation_models_are_refused_and_a_sensor_that_nobody_reads_is_our_own_fault() -> None:
+    with pytest.raises(ConfigError, match="elevation models are no scenes"):
+        find_reader("dem")
+    with pytest.raises(AssertionError, match="unheard-of"):
+        find_reader("unheard-of")  # type: ignore[arg-type]
+
+
 def test_an_optical_scene_is_stored_with_its_provenance(tmp_path: Path) -> None:
     ingest_scene(make_lock(tmp_path), "S2", tmp_path / "S2.json", SETTINGS)
     scene, summary = open_dataset(tmp_path / "S2.json", kind="scene"), read_manifest(tmp_path / "S2.json")["summary"]
