@@ -68,7 +68,7 @@ def test_total_is_the_weighted_sum_of_its_parts() -> None:
 def test_every_part_of_the_settings_is_there_in_order_and_no_other() -> None:
     prediction, truth = make()
     names = list(LossSettings.model_fields)
-    assert names[: names.index("weighting")] == [*PARTS, "stages"]
+    assert names[: names.index("weighting")] == [*PARTS, "stages", "temporal"]
     assert name_parts(ALL) == ("total", *PARTS, "stages")
     assert name_parts(LossSettings()) == ("total", "pixel", "spatial", "spectral")
     for chosen in (ALL, LossSettings(), LossSettings(sam=1, spatial=0), only("phase")):

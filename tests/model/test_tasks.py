@@ -162,7 +162,11 @@ def test_the_command_prints_all_of_ours_or_one_in_full(capsys: pytest.CaptureFix
         ("sfiin", "sfiin: 85,270 parameters with 4 and 1 guiding bands", "task pansharpening: ms, pan -> sharp"),
         ("stfnet", "stfnet: 92,716 parameters with 6 bands", "task spatiotemporal-fusion: coarse, fine -> middle"),
         ("stfgan", "stfgan: 4,732,172 parameters with 6 bands", "  critic (training only): 5,217,153"),
-        ("s2snapshot", "s2snapshot: 2,613,080 parameters with 28 bands", "task snapshot-reconstruction: estimate, aperture -> cube"),
+        (
+            "s2snapshot",
+            "s2snapshot: 2,613,080 parameters with 28 bands",
+            "task snapshot-reconstruction: estimate, aperture, picture -> cube",
+        ),
     ],
 )
 def test_a_network_of_a_paper_is_described_with_the_parameters_it_is_known_with(

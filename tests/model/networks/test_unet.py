@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sereno.model.config import AfsstSettings, LossSettings, UnetSettings
 from sereno.model.batches import Batch
+from sereno.model.config import AfsstSettings, LossSettings, UnetSettings
 from sereno.model.layers import smooth_fill
 from sereno.model.losses import compute_loss
 from sereno.model.networks.afsst import Afsst
