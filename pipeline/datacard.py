@@ -6,7 +6,7 @@ The provenance of every pair enters, and what is counted of them for the manifes
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sereno.pipeline.config import TaskName
@@ -33,20 +33,32 @@ UNKNOWN: Final = ("None", "-")
 
 
 class Words(NamedTuple):
-    """What the card says of another task than cloud removal."""
+    """What the card of a task says in words of its own."""
 
     content: str
     """What a patch holds."""
     job: str
     """What patches are cut from, singular."""
-    processing: str
-    """What was done to the images."""
-    limits: tuple[str, ...]
-    """What to beware of; one line each."""
+    processing: Callable[[Json], str]
+    """What was done to the images, from the scenes of the summary."""
+    limits: Callable[[Json, Json], Sequence[str]]
+    """What to beware of, one line each, from the scenes and skies of the summary."""
     array: str
     """Array that stands for the dataset in the example."""
+    stored: str
+    """Array that the example opens at rest."""
     moment: str
     """Which times the table of areas holds."""
+    units: str = "reflectance"
+    """Of the arrays, once they are scaled."""
+    measured: str = "patches"
+    """Whose reflectance the statistics are of."""
+    moved: str = "moved"
+    """Heading of the number of images that were moved."""
+    unmoved: str = ""
+    """What is said of images that nothing has to move."""
+    around: str = ""
+    """What is said of a patch whose pair has other dates around it; empty where dates are part of every sample."""
 
 
 SHARED_GROUND: Final = (
@@ -54,45 +66,6 @@ SHARED_GROUND: Final = (
 )
 OFFSETS: Final = "Offsets of the products are removed; negative reflectance is set to 0 and counted."
 KEPT: Final = "Scene ids, offsets, shifts with their verdict, and mask settings"
-WORDS: Final[Mapping[TaskName, Words]] = {
-    "pansharpening": Words(
-        "patches of fine guide bands (`pan`) and coarse multispectral bands (`ms`) of one product",
-        "product",
-        f"""\
-{OFFSETS} The guide is moved by the shift that was measured against the coarse
-bands, where that was certain. {KEPT} of every product are in
-`provenance.json` in the store.""",
-        (
-            "Images are as they were taken: pairs of reduced resolution are made by averaging when a network is fed (Wald et al. 1997).",
-            "Cloud and shadow masks are estimates, on the coarse grid.",
-            SHARED_GROUND,
-        ),
-        "ms",
-        "product",
-    ),
-    "spatiotemporal-fusion": Words(
-        "series of three dates, fine and coarse",
-        "date triplet",
-        f"""\
-{OFFSETS} The date in the middle is the target. {KEPT} of every
-series are in `provenance.json` in the store.""",
-        (
-            "Coarse images that are averages of the fine ones know no other sensor's errors: `scenes` in the manifest says what they are.",
-            "Cloud and shadow masks are estimates.",
-            SHARED_GROUND,
-        ),
-        "fine",
-        "target",
-    ),
-    "snapshot-reconstruction": Words(
-        "patches of hyperspectral cubes",
-        "cube",
-        f"{OFFSETS} Measurements are simulated when a network is fed.",
-        ("Cubes are taken as they are: where their pixels lie on the ground is not checked.",),
-        "cube",
-        "cube",
-    ),
-}
 
 
 def count_skies(provenances: Sequence[Json]) -> dict[str, Any]:
@@ -172,27 +145,27 @@ def _describe_calibration(fact: Json) -> str:
 
 def describe_dataset(name: str, summary: Json) -> str:
     """The data card in Markdown, from the name of the store and the manifest's summary."""
-    areas, scenes, skies, words = summary["areas"], summary["scenes"], summary["skies"], WORDS.get(summary["task"])
+    areas, scenes, skies, words = summary["areas"], summary["scenes"], summary["skies"], WORDS[summary["task"]]
     times = sorted(time for area in areas.values() for time in (area["first"], area["last"]))
     sections = [
         f"# {name}",
         _describe_content(summary, times),
         _describe_skies(skies),
         "## Splits\n\n" + _describe_splits(summary),
-        "## Where and when\n\n" + _describe_areas(areas, words.moment if words else "input"),
+        "## Where and when\n\n" + _describe_areas(areas, words.moment),
         "## Sensors\n\n" + _describe_scenes(scenes),
         _describe_registration(summary["registration"], words),
         _describe_gaofen(summary["gaofen"]),
         _describe_radiometry(summary.get("radiometry", {})),
         "## Arrays\n\n" + _describe_arrays(summary),
-        f"## Reflectance of training {'patches' if words else 'targets'}\n\n" + _describe_bands(summary),
+        f"## Reflectance of training {words.measured}\n\n" + _describe_bands(summary),
         "## Cloud cover of the inputs\n\n" + _describe_cover(summary["cloud_share"]),
         _describe_series(summary, words),
-        "## Processing\n\n" + (words.processing if words else _describe_processing(scenes)),
+        "## Processing\n\n" + words.processing(scenes),
         "## Windows that were refused\n\n" + _describe_refusals(summary["refused"]),
         "## Pairs without a patch\n\n" + _describe_absences(summary["left_out"]),
         "## Licence of the data\n\n" + _describe_licence(scenes, times),
-        "## Known limits\n\n" + "\n".join(f"- {line}" for line in (words.limits if words else list_limits(scenes, skies))),
+        "## Known limits\n\n" + "\n".join(f"- {line}" for line in words.limits(scenes, skies)),
         "## Open it\n\n" + _describe_opening(name, summary["task"]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -204,12 +177,11 @@ def count_things(count: int, thing: str) -> str:
 
 
 def _describe_content(summary: Json, times: Sequence[str]) -> str:
-    areas, size, words = summary["areas"], summary["size_px"], WORDS.get(summary["task"])
-    content, job = (words.content, words.job) if words else ("co-registered SAR, cloudy and clear patches", "scene pair")
-    around = "" if words or "dates" not in summary else " each with the clear dates before and after it,"
+    areas, size, words = summary["areas"], summary["size_px"], WORDS[summary["task"]]
+    around = words.around if "dates" in summary else ""
     return (
-        f"{sum(summary['counts'].values())} {content} of {size} x {size} pixels of "
-        f"{summary['resolution_m']:g} m,{around} from {count_things(sum(len(area['pairs']) for area in areas.values()), job)} of "
+        f"{sum(summary['counts'].values())} {words.content} of {size} x {size} pixels of "
+        f"{summary['resolution_m']:g} m,{around} from {count_things(sum(len(area['pairs']) for area in areas.values()), words.job)} of "
         f"{count_things(len(areas), 'area')}, {times[0]} to {times[-1]}."
     )
 
@@ -226,9 +198,9 @@ def _describe_skies(skies: Json) -> str:
     )
 
 
-def _describe_series(summary: Json, words: Words | None) -> str:
+def _describe_series(summary: Json, words: Words) -> str:
     """What the dates around pairs are, where there are some."""
-    if words or "dates" not in summary:
+    if not words.around or "dates" not in summary:
         return ""
     return (
         "## Dates around each pair\n\n`around` holds the last clear scene before both input and target and the first one after them, of "
@@ -258,9 +230,7 @@ def list_limits(scenes: Json, skies: Json) -> list[str]:
     limits.append("SAR and input were taken on other days too; `sar_gap_days` and `clear_gap_days` in `patches.csv` say how many.")
     if any(sensor.startswith("sen12mscr") for sensor in _list_sensors(scenes)):
         limits.append("SEN12MS-CR states no times: what stands for them is the season of the ROI, and its gaps of 0 days mean nothing.")
-    limits.append(
-        "Patches of one ground block on different dates show the same ground: they always share a split, but are not independent samples."
-    )
+    limits.append(SHARED_GROUND)
     return limits
 
 
@@ -277,13 +247,12 @@ def _describe_processing(scenes: Json) -> str:
             "Registration). In other pairs SAR is moved where the shift was certain, and left where its geocoding puts it where not."
         )
     return (
-        "Offsets of the products are removed; negative reflectance is set to 0 and counted. SAR is backscatter in hundredths of a decibel "
-        f"on the optical grid. {moved} Scene ids, offsets, shifts with their verdict, and mask settings of every pair are in "
+        f"{OFFSETS} SAR is backscatter in hundredths of a decibel on the optical grid. {moved} {KEPT} of every pair are in "
         "`provenance.json` in the store."
     )
 
 
-def _describe_registration(registration: Json, words: Words | None) -> str:
+def _describe_registration(registration: Json, words: Words) -> str:
     """What was moved; nothing for tasks in which nothing is compared."""
     if not registration:
         return ""
@@ -297,14 +266,13 @@ def _describe_registration(registration: Json, words: Words | None) -> str:
     ]
     head = (
         "image",
-        "moved" if words else "moved onto the clear one",
+        words.moved,
         "left, the field was refused",
         "not asked for",
         "largest shift, m",
         "largest predicted error, m",
     )
-    itself = "" if words else "; an input made of its target lies right by itself"
-    return f"## Registration\n\nOf the pairs that gave patches{itself}. Errors are standard deviations.\n\n" + _to_table(head, rows)
+    return f"## Registration\n\nOf the pairs that gave patches{words.unmoved}. Errors are standard deviations.\n\n" + _to_table(head, rows)
 
 
 def _describe_gaofen(calibrations: Sequence[Json]) -> str:
@@ -409,18 +377,79 @@ def _describe_licence(scenes: Json, times: Sequence[str]) -> str:
 
 
 def _describe_opening(name: str, task: TaskName) -> str:
-    spec = next(spec for spec in SAMPLES[task] if spec.name == (WORDS[task].array if task in WORDS else "clear"))
-    other = "cloudy" if task == "cloud-removal" else spec.name
-    units = "reflectance and decibel" if task == "cloud-removal" else "reflectance"
+    words = WORDS[task]
+    spec = next(spec for spec in SAMPLES[task] if spec.name == words.array)
     return f"""\
 ```python
 import xarray as xr, zarr
-train = xr.open_zarr("{name}", group="train", consolidated=False)  # {units}, scaled
+train = xr.open_zarr("{name}", group="train", consolidated=False)  # {words.units}, scaled
 picture = train["{spec.name}"][0].values  # ({", ".join(spec.all_dims[1:])})
-stored = zarr.open_group("{name}", mode="r")["train"]["{other}"][0]  # the integers at rest
+stored = zarr.open_group("{name}", mode="r")["train"]["{words.stored}"][0]  # the integers at rest
 ```"""
 
 
 def _to_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+WORDS: Final[Mapping[TaskName, Words]] = {
+    "cloud-removal": Words(
+        "co-registered SAR, cloudy and clear patches",
+        "scene pair",
+        _describe_processing,
+        list_limits,
+        "clear",
+        "cloudy",
+        "input",
+        units="reflectance and decibel",
+        measured="targets",
+        moved="moved onto the clear one",
+        unmoved="; an input made of its target lies right by itself",
+        around=" each with the clear dates before and after it,",
+    ),
+    "pansharpening": Words(
+        "patches of fine guide bands (`pan`) and coarse multispectral bands (`ms`) of one product",
+        "product",
+        lambda _: (
+            f"""\
+{OFFSETS} The guide is moved by the shift that was measured against the coarse
+bands, where that was certain. {KEPT} of every product are in
+`provenance.json` in the store."""
+        ),
+        lambda *_: (
+            "Images are as they were taken: pairs of reduced resolution are made by averaging when a network is fed (Wald et al. 1997).",
+            "Cloud and shadow masks are estimates, on the coarse grid.",
+            SHARED_GROUND,
+        ),
+        "ms",
+        "ms",
+        "product",
+    ),
+    "spatiotemporal-fusion": Words(
+        "series of three dates, fine and coarse",
+        "date triplet",
+        lambda _: (
+            f"""\
+{OFFSETS} The date in the middle is the target. {KEPT} of every
+series are in `provenance.json` in the store."""
+        ),
+        lambda *_: (
+            "Coarse images that are averages of the fine ones know no other sensor's errors: `scenes` in the manifest says what they are.",
+            "Cloud and shadow masks are estimates.",
+            SHARED_GROUND,
+        ),
+        "fine",
+        "fine",
+        "target",
+    ),
+    "snapshot-reconstruction": Words(
+        "patches of hyperspectral cubes",
+        "cube",
+        lambda _: f"{OFFSETS} Measurements are simulated when a network is fed.",
+        lambda *_: ("Cubes are taken as they are: where their pixels lie on the ground is not checked.",),
+        "cube",
+        "cube",
+        "cube",
+    ),
+}
