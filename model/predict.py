@@ -1,8 +1,8 @@
 """`sereno predict`: clear a whole scene and write it as a cloud-optimised GeoTIFF that says of each pixel where it comes from.
 
-A pair, its masks and a checkpoint enter. The scene is walked in rows of overlapping tiles, so that memory follows its width and never
-its height; neighbouring tiles are blended. The last band of the image, `provenance`, is 0 where there is nothing, 1 where the cloudy
-scene's own clear pixel was kept, 2 where the network had a part. A JSON record of the same name lies beside it.
+A pair, or for other tasks a group, its masks and a checkpoint enter. The scene is walked in rows of overlapping tiles, so that memory
+follows its width and never its height; neighbouring tiles are blended. The last band of the image, `provenance`, is 0 where there is
+nothing, 1 where the cloudy scene's own clear pixel was kept, 2 where the network had a part. A JSON record of the same name lies beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from torch import Tensor
 
-from sereno.model.batches import DAYS, make_clearing_batch
+from sereno.model.batches import DAYS, Prepared, make_clearing_batch
 from sereno.model.checkpoint import Loaded, check_bands, check_dates, check_question, choose_device, hash_file, load_checkpoint
 from sereno.model.config import PredictSettings, needs_sar, needs_series
 from sereno.model.images import PREDICTION_FORMAT, Axis, ImageRows, RowBlender, Sheet, write_cog
@@ -105,22 +105,21 @@ def predict_scene(checkpoint: Path, pair_and_masks: tuple[Path, Path], output: P
         TrainingError: the checkpoint is unusable or gives values that are no numbers.
         StoreError: an input is damaged, or the image cannot be written or does not read back.
     """
-    logger.info("predict: clearing %s with %s", pair_and_masks[0], checkpoint)
+    logger.info("predict: making an image of %s with %s", pair_and_masks[0], checkpoint)
     loaded = load_checkpoint(checkpoint, choose_device(settings.device))
     scene = open_scene(*pair_and_masks, kind="pair" if loaded.meta.task == CLOUD_REMOVAL.name else "group")
-    walk = Clearing if loaded.meta.task == CLOUD_REMOVAL.name else Making
-    if walk is Making:
+    if loaded.meta.task != CLOUD_REMOVAL.name:
         check_question(loaded, describe_group(scene.pair), where=pair_and_masks[0])
     else:
         check_bands(loaded, bands_of(scene.pair), bands_of(scene.pair, "sar_band"), where=pair_and_masks[0])
         check_dates(loaded, has_dates=AROUND[0] in scene.pair, where=pair_and_masks[0])
     if refused := scene.pair.attrs["provenance"].get("refused"):
-        logger.warning("predict: %s holds no valid pixel, so nothing is cleared: %s", pair_and_masks[0], refused)
-    clearing = walk(scene, loaded, settings)
+        logger.warning("predict: %s holds no valid pixel, so nothing is made: %s", pair_and_masks[0], refused)
+    walk = (Clearing if loaded.meta.task == CLOUD_REMOVAL.name else GroupWalk)(scene, loaded, settings)
     with staged(output) as partial:
-        write_cog(clearing.walk(), describe_sheet(clearing), partial, tags=describe_image(clearing, checkpoint))
-        write_json(output.with_suffix(".json"), describe_scene(clearing, checkpoint, partial))
-    logger.info("predict: wrote %s: %s", output, ", ".join(f"{count} {name}" for name, count in sorted(clearing.tally.items())))
+        write_cog(walk.walk(), describe_sheet(walk), partial, tags=describe_image(walk, checkpoint))
+        write_json(output.with_suffix(".json"), describe_scene(walk, checkpoint, partial))
+    logger.info("predict: wrote %s: %s", output, ", ".join(f"{count} {name}" for name, count in sorted(walk.tally.items())))
 
 
 def predict_measurement(  # what `predict_scene` is given, and a mask
@@ -280,7 +279,7 @@ def _mirror(array: Array, down: int, across: int) -> Array:
     return np.pad(array, padding, mode="reflect")
 
 
-class Making:
+class GroupWalk:
     """One walk over a group of another task than cloud removal: every pixel is the network's; nothing is kept as it was observed."""
 
     def __init__(self, scene: Scene, loaded: Loaded, settings: PredictSettings) -> None:
@@ -290,7 +289,9 @@ class Making:
             ConfigError: they do not.
         """
         self.scene, self.loaded, self.settings = scene, loaded, settings
-        self.signature, self.tally = loaded.meta.signature, Counter[str]()
+        self.signature = loaded.meta.signature
+        self.tally: Counter[str] = Counter()
+        """Pixels `reconstructed`, `nodata_input`; `tiles_run`, `tiles_skipped`; values `clamped`."""
         rows, columns = scene.geobox.shape.y, scene.geobox.shape.x
         self.rows = Axis(rows, settings.tile_px, settings.overlap_px)
         self.columns = Axis(columns, settings.tile_px, settings.overlap_px)
@@ -316,10 +317,12 @@ class Making:
             stored = self._pad(read_rows(self.scene.pair, self.scene.masks, first, stop), stop - first)
             usable = np.zeros((self.rows.tile, self.columns.padded), bool)
             for column in range(self.columns.n_tiles):
-                tile, worth = self._run_tile(stored, column)
-                blender.add(tile, row, column)
+                prepared = self._prepare_tile(stored, column)
                 left = column * self.columns.stride
-                usable[:, left : left + self.columns.tile] = worth
+                usable[:, left : left + self.columns.tile] = prepared.usable[0].cpu().numpy()
+                if prepared.usable.any():
+                    blender.add(self._make_tile(prepared), row, column)
+                self.tally.update(["tiles_run" if prepared.usable.any() else "tiles_skipped"])
             restored = blender.take(row)
             yield ImageRows(first, self._compose(restored, usable[: restored.shape[1], : self.columns.extent]))
 
@@ -332,8 +335,8 @@ class Making:
             padded[spec.name] = np.pad(array, ((0, 0),) * (array.ndim - 2) + ((0, down), (0, across)), mode="symmetric")
         return padded
 
-    def _run_tile(self, stored: dict[str, Array], column: int) -> tuple[Tensor, Array]:
-        """The network's answer for tile number `column` of a row (C, tile, tile), and where it is worth something."""
+    def _prepare_tile(self, stored: dict[str, Array], column: int) -> Prepared:
+        """What the network is given of tile number `column` of a row, and where its answer is worth something."""
         prepare, device = TASKS[self.signature.task].prepare, self.loaded.training_mean.device
         assert prepare is not None
         tensors = {}
@@ -342,13 +345,15 @@ class Making:
             left = column * self.columns.stride // ratio
             cut = stored[spec.name][None, ..., left : left + self.columns.tile // ratio]
             tensors[spec.name] = torch.from_numpy(np.ascontiguousarray(cut)).to(device)
-        prepared = prepare(tensors, self.signature, self.loaded.settings)
+        return prepare(tensors, self.signature, self.loaded.settings)
+
+    def _make_tile(self, prepared: Prepared) -> Tensor:
+        """The network's answer for one tile, (C, tile, tile)."""
         answer: Tensor = self.loaded.network(*prepared.inputs).float()
         if not answer.isfinite().all():
             group = self.scene.pair.attrs["provenance"]["pair"]["id"]
             raise TrainingError(f"the network gives values that are no numbers for group {group}: train again, with a lower 'train.lr'")
-        self.tally.update(tiles_run=1)
-        return answer[0], prepared.usable[0].cpu().numpy()
+        return answer[0]
 
     def _compose(self, restored: Array, usable: Array) -> Array:
         """The finished image (C + 1, rows, W) uint16."""
@@ -361,20 +366,20 @@ class Making:
         return np.concatenate([np.where(usable, stored, NODATA), provenance[None]]).astype(np.uint16)
 
 
-Walk = Clearing | Making
+Walk = Clearing | GroupWalk
 """What an image is written from."""
 
 
-def describe_sheet(clearing: Walk) -> Sheet:
-    """What is written of a scene: its bands as stored integers, then the provenance."""
-    bands = clearing.loaded.bands
+def describe_sheet(walk: Walk) -> Sheet:
+    """What is written of a walk over a pair or group: the bands as stored integers, then the provenance."""
+    bands = walk.loaded.bands
     return Sheet(
         bands=(*bands, "provenance"),
         dtype="uint16",
         nodata=NODATA,
         scales=(*[1 / REFLECTANCE_SCALE] * len(bands), 1.0),
-        geobox=clearing.scene.geobox,
-        pieces=clearing.rows.n_tiles,
+        geobox=walk.scene.geobox,
+        pieces=walk.rows.n_tiles,
         band_tags={len(bands) + 1: {"values": "0 nodata, 1 observed, 2 reconstructed"}},
     )
 
@@ -388,9 +393,9 @@ def _is_scene(entry: Any) -> bool:
     return isinstance(entry, Mapping) and "item" in entry
 
 
-def describe_image(clearing: Walk, checkpoint: Path) -> dict[str, str]:
-    """Tags of the written image."""
-    provenance = clearing.scene.pair.attrs["provenance"]
+def describe_image(walk: Walk, checkpoint: Path) -> dict[str, str]:
+    """Tags of the written image: the pair or group, the scenes it is made of, units and checkpoint."""
+    provenance = walk.scene.pair.attrs["provenance"]
     roles = list_roles(provenance)
     items = {f"{role}_item": str(provenance[role]["item"]) for role in roles}
     times = {f"{role}_time": str(provenance[role]["time"]) for role in roles if role != "clear"}
@@ -400,27 +405,27 @@ def describe_image(clearing: Walk, checkpoint: Path) -> dict[str, str]:
         "units": OPTICAL_UNITS,
         "scale": f"{1 / REFLECTANCE_SCALE}",
         "checkpoint": checkpoint.name,
-        "weights_sha256": clearing.loaded.meta.weights_sha256,
+        "weights_sha256": walk.loaded.meta.weights_sha256,
         "software": f"sereno {version('sereno')}",
         **items,
         **times,
     }
 
 
-def describe_scene(clearing: Walk, checkpoint: Path, image: Path) -> dict[str, Any]:
-    """The record of a prediction: what it was made of and how, and its shares."""
-    geobox, tally = clearing.scene.geobox, clearing.tally
+def describe_scene(walk: Walk, checkpoint: Path, image: Path) -> dict[str, Any]:
+    """The record of a finished walk: the pair or group, what the image was made of and how, and its shares."""
+    geobox, tally = walk.scene.geobox, walk.tally
     pixels = geobox.shape.y * geobox.shape.x
     bounds = geobox.boundingbox
     nodata = tally["nodata_input"] + tally["nodata_sar"]
-    provenance = clearing.scene.pair.attrs["provenance"]
+    provenance = walk.scene.pair.attrs["provenance"]
     return {
         "format": PREDICTION_FORMAT,
         "kind": "prediction",
         "area": provenance["area"],
         "pair": provenance["pair"],
         "items": {role: provenance[role]["item"] for role in list_roles(provenance)},
-        "bands": [*clearing.loaded.bands, "provenance"],
+        "bands": [*walk.loaded.bands, "provenance"],
         "crs": str(geobox.crs),
         "bounds_m": [bounds.left, bounds.bottom, bounds.right, bounds.top],
         "shape": [geobox.shape.y, geobox.shape.x],
@@ -432,7 +437,7 @@ def describe_scene(clearing: Walk, checkpoint: Path, image: Path) -> dict[str, A
         "nodata_px": {"outside_input": tally["nodata_input"], "cloudy_without_sar": tally["nodata_sar"]},
         "clamped_values": tally["clamped"],
         "tiles": {"run": tally["tiles_run"], "skipped": tally["tiles_skipped"]},
-        "settings": clearing.settings.model_dump(mode="json"),
-        "checkpoint": {"file": checkpoint.name, **clearing.loaded.meta.model_dump(mode="json")},
+        "settings": walk.settings.model_dump(mode="json"),
+        "checkpoint": {"file": checkpoint.name, **walk.loaded.meta.model_dump(mode="json")},
         "sha256": hash_file(image),
     }

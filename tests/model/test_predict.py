@@ -23,7 +23,7 @@ from sereno.model import predict
 from sereno.model.batches import Signature
 from sereno.model.checkpoint import CheckpointMeta, Loaded, hash_file, save_checkpoint
 from sereno.model.config import AfsstSettings, PredictSettings, TrainSettings
-from sereno.model.predict import NODATA, NOTHING, RECONSTRUCTED, Clearing, Making, Scene, predict_scene
+from sereno.model.predict import NODATA, NOTHING, RECONSTRUCTED, Clearing, GroupWalk, Scene, predict_scene
 from sereno.model.tasks import CLOUD_REMOVAL, TASKS, create_network
 from sereno.model.temporal import Dates, fill_from_dates
 from sereno.pipeline.config import TaskName
@@ -284,7 +284,7 @@ def test_a_pair_that_was_given_up_is_cleared_with_a_warning(tmp_path: Path, capl
     pair.attrs["provenance"]["refused"] = "SAR: only 3 windows"
     checkpoint, manifest, masks = save_inputs(tmp_path, pair=pair)
     predict_scene(checkpoint, (manifest, masks), tmp_path / "p1.tif", TILES)
-    assert "pair.json holds no valid pixel, so nothing is cleared: SAR: only 3 windows" in caplog.text
+    assert "pair.json holds no valid pixel, so nothing is made: SAR: only 3 windows" in caplog.text
     assert json.loads((tmp_path / "p1.json").read_text())["shares"]["nodata"] == 1
 
 
@@ -353,8 +353,8 @@ def make_image(task: TaskName, ratio: int, network: dict[str, Any], answer: Any,
     group, masks = make_group(task, ratio=ratio)
     if change is not None:
         change(group, masks)
-    making = Making(Scene(group, masks, geobox_of(group)), make_group_loaded(task, ratio, network, answer), MAKING)
-    parts = list(making.walk())
+    walk = GroupWalk(Scene(group, masks, geobox_of(group)), make_group_loaded(task, ratio, network, answer), MAKING)
+    parts = list(walk.walk())
     assert [part.first for part in parts] == [0, 32, 64][: len(parts)]
     return group, np.concatenate([part.image for part in parts], axis=1)
 
@@ -381,6 +381,24 @@ def test_a_made_image_has_nothing_where_an_input_has_nothing() -> None:
     assert (image[:4, nothing] == NODATA).all()
 
 
+def test_tiles_of_a_group_in_which_nothing_is_usable_are_not_run() -> None:
+    asked: list[torch.Tensor] = []
+
+    def answer(ms: torch.Tensor, pan: torch.Tensor) -> torch.Tensor:
+        asked.append(pan)
+        return pan.expand(-1, ms.shape[1], -1, -1)
+
+    group, masks = make_group("pansharpening", ratio=4)
+    whole = [part.image for part in GroupWalk(Scene(group, masks, geobox_of(group)), make_group_loaded(*GROUPS[0], answer), MAKING).walk()]
+    group["valid_ms"].values[:, :16] = False
+    asked.clear()
+    walk = GroupWalk(Scene(group, masks, geobox_of(group)), make_group_loaded(*GROUPS[0], answer), MAKING)
+    image = np.concatenate([part.image for part in walk.walk()], axis=1)
+    assert (walk.tally["tiles_run"], walk.tally["tiles_skipped"]) == (len(asked), 2) == (2, 2)
+    assert (image[4, :, :64] == NOTHING).all()
+    assert np.array_equal(image[..., 64:], np.concatenate(whole, axis=1)[..., 64:])
+
+
 def test_clouds_of_the_outer_dates_leave_nothing_and_those_of_the_middle_one_are_not_asked_for() -> None:
     def cover(_group: xr.Dataset, masks: xr.Dataset) -> None:
         masks["cloud_fine-1"].values[1, 2] = 255
@@ -397,7 +415,7 @@ def test_tiles_begin_and_end_with_coarse_pixels_or_are_refused() -> None:
     group, masks = make_group("spatiotemporal-fusion", ratio=16)
     loaded = make_group_loaded(*GROUPS[1], abs)
     with pytest.raises(ConfigError, match=r"'predict\.tile_px' \d+ and 'overlap_px' \d+ must be multiples of 16"):
-        Making(Scene(group, masks, geobox_of(group)), loaded, PredictSettings(tile_px=64, overlap_px=24, device="cpu"))
+        GroupWalk(Scene(group, masks, geobox_of(group)), loaded, PredictSettings(tile_px=64, overlap_px=24, device="cpu"))
 
 
 @pytest.mark.parametrize(("task", "ratio", "network"), GROUPS)
