@@ -29,7 +29,7 @@ from sereno.pipeline.config import AlignSettings, TaskName
 from sereno.pipeline.descriptors import SIMILARITY_EDGE_PX
 from sereno.pipeline.detectors import VISIBLE_BANDS
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
-from sereno.pipeline.geometry import displace_pixels, to_metres
+from sereno.pipeline.geometry import displace_pixels, measure_pixel, to_metres
 from sereno.pipeline.groups import to_coarse_grid, to_group
 from sereno.pipeline.material import Laid
 from sereno.pipeline.pairs import Group, Lock, Pair, SceneRecord, is_gaofen
@@ -463,11 +463,6 @@ def find_cloud(scene: xr.Dataset) -> Bool:
         return np.zeros(scene["valid"].shape, bool)
     bodies: Bool = uniform_filter(cloud.astype(np.float32), 2 * SIMILARITY_EDGE_PX + 1) > 0.5
     return bodies
-
-
-def measure_pixel(grid: GeoBox) -> float:
-    """Side of a pixel of `grid` in units of its CRS, metres for UTM."""
-    return float(np.sqrt(abs(grid.transform.determinant)))
 
 
 def to_pair(scenes: Scenes, grid: GeoBox, provenance: dict[str, Any]) -> xr.Dataset:

@@ -39,6 +39,7 @@ from sereno.pipeline.clouds import (
 )
 from sereno.pipeline.config import CloudMethod, MaskSettings
 from sereno.pipeline.errors import CatalogueError, DataError, MissingError
+from sereno.pipeline.geometry import measure_pixel
 from sereno.pipeline.imagers import IMAGERS
 from sereno.pipeline.pairs import is_gaofen
 from sereno.pipeline.radiometry import to_reflectance
@@ -451,5 +452,4 @@ def _sun_of(image: Image) -> Sun | None:
 
 
 def _pixel_of(image: Image) -> float:
-    """Side of a pixel, metres."""
-    return abs(float(geobox_of(image.pair).resolution.y))
+    return measure_pixel(geobox_of(image.pair))

@@ -22,6 +22,7 @@ from sereno.pipeline.areas import Ground, compute_share, cut_footprint, to_bboxe
 from sereno.pipeline.catalogue import Catalogue, open_catalogue, search_items, select_collections
 from sereno.pipeline.config import QuerySettings
 from sereno.pipeline.errors import ConfigError, DataError, MissingError
+from sereno.pipeline.geometry import measure_pixel
 from sereno.pipeline.http import hide_secrets
 from sereno.pipeline.items import to_dem_record
 from sereno.pipeline.ledger import SEARCH, Entry
@@ -73,7 +74,7 @@ def find_elevations(area: str, ground: Ground, settings: QuerySettings, *, margi
     """
     address, started = settings.dem_catalogue, monotonic()
     assert address is not None  # the caller has looked
-    around = Ground(to_dem_grid(ground.geobox, margin_m, abs(ground.geobox.resolution.y)), None)
+    around = Ground(to_dem_grid(ground.geobox, margin_m, measure_pixel(ground.geobox)), None)
     with open_catalogue(address, max_requests=settings.max_requests) as catalogue:
         names = select_collections(catalogue, (settings.dem_collection,), settings="dem_collection")
         found, statistics = search_items(catalogue, names, to_bboxes(around.geobox), (None, None))

@@ -17,6 +17,7 @@ from sereno.pipeline.archives import is_archive
 from sereno.pipeline.areas import to_bboxes
 from sereno.pipeline.bands import L1C_BANDS, L2A_BANDS, PAN, POLARISATIONS, SAR_BANDS, select_gaofen_bands
 from sereno.pipeline.config import PlanSettings
+from sereno.pipeline.geometry import measure_pixel
 from sereno.pipeline.imagers import CLASSIFICATIONS, IMAGERS
 from sereno.pipeline.items import NATIVE_M
 from sereno.pipeline.ledger import to_lines, to_size
@@ -228,7 +229,7 @@ def _estimate_asset(part: _Part, geobox: GeoBox, settings: PlanSettings) -> Fetc
     if gsd_m is None:  # a document, or a window of a delivered dataset: read whole
         return Fetch(1, stated or DOCUMENT_BYTES, int(stated is None), int(part.is_remote))
     margin_m = settings.dem.margin_m if part.item.sensor == "dem" else 0.0
-    margin_m += settings.ingest.margin_px * abs(geobox.resolution.y) if is_sar(part.item.sensor) else 0.0
+    margin_m += settings.ingest.margin_px * measure_pixel(geobox) if is_sar(part.item.sensor) else 0.0
     width_m, height_m = _measure(part.item.bbox)
     tile_m = TILE_PX * gsd_m
     wanted = _measure_overlap(_enclose(geobox), part.item.bbox, margin_m)
@@ -294,7 +295,7 @@ def _estimate_disk(lock: Lock, geobox: GeoBox, patches: int, settings: PlanSetti
     scenes = pairs = 0.0
     for scene in lock.scenes.values():
         scenes += _estimate_sar(scene, sar_pixels) if is_sar(scene.sensor) else _estimate_optical(scene, pixels, settings)
-        scenes += _estimate_plates(scene, abs(geobox.resolution.y), pixels, settings)
+        scenes += _estimate_plates(scene, measure_pixel(geobox), pixels, settings)
     for job in lock.jobs:
         for scene in map(lock.scene, job.scene_ids):
             pairs += _estimate_sar(scene, pixels) if is_sar(scene.sensor) else _estimate_optical(scene, pixels, settings)

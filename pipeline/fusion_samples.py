@@ -15,6 +15,7 @@ from scipy.ndimage import uniform_filter
 
 from sereno.pipeline.config import WHOLE, AlignSettings
 from sereno.pipeline.errors import DataError
+from sereno.pipeline.geometry import measure_pixel
 from sereno.pipeline.groups import average_blocks, ratio_of
 from sereno.pipeline.imagers import is_covered, pixel_of
 from sereno.pipeline.material import Array, Laid, Material, move_scene, read_values
@@ -76,7 +77,7 @@ def lay_series(scenes: dict[str, xr.Dataset], settings: AlignSettings) -> Laid:
     facts = {"radiometry": compare_sensors(scenes)} if is_other_sensor(scenes) else {}
     if not settings.register_cloudy:
         return Laid(scenes, {}, geobox_of(target), facts)
-    fixed, pixel_m = _to_layer(target), abs(float(geobox_of(target).resolution.y))
+    fixed, pixel_m = _to_layer(target), measure_pixel(geobox_of(target))
     rigid = settings.model_copy(update={"field": "shift"})
     found: dict[str, Registration] = {
         role: estimate_field(fixed, _to_layer(scenes[role]), rigid, pixel_m=pixel_m) for role in FINE if role != TARGET
@@ -112,7 +113,7 @@ def _pair_pixels(fine: xr.Dataset, coarse: xr.Dataset) -> tuple[npt.NDArray[np.f
     clear = valid & ~is_covered(fine["scl"].values) if "scl" in fine else valid
     sure = (average_blocks(clear, ratio) == 1) & coarse["valid"].values
     whole = uniform_filter(sure.astype(np.float64), SMOOTH_PX, mode="constant") > 1 - WHOLE
-    blur_px = max(1, round(pixel_of(coarse.attrs["provenance"]["sensor"]) / abs(float(geobox_of(fine).resolution.y))))
+    blur_px = max(1, round(pixel_of(coarse.attrs["provenance"]["sensor"]) / measure_pixel(geobox_of(fine))))
     means = np.stack([average_blocks(uniform_filter(image.astype(np.float64), blur_px), ratio) for image in fine["data"].values])
     smooth = [[uniform_filter(image.astype(np.float64), SMOOTH_PX)[whole] for image in images] for images in (means, coarse["data"].values)]
     return np.array(smooth[0]) / REFLECTANCE_SCALE, np.array(smooth[1]) / REFLECTANCE_SCALE

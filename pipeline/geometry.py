@@ -6,6 +6,7 @@ never as decibel. A field of shifts is composed with the geocoding before anythi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -199,3 +200,8 @@ def to_metres(shift_px: tuple[float, float], grid: GeoBox) -> tuple[float, float
     """A shift (rows, columns) in pixels of `grid` as (east, north) in units of its CRS, metres for UTM."""
     affine, (dy, dx) = grid.transform, shift_px
     return affine.a * dx + affine.b * dy, affine.d * dx + affine.e * dy
+
+
+def measure_pixel(grid: GeoBox) -> float:
+    """Side of a pixel of `grid` in units of its CRS, metres for UTM; of one that is no square, of the square of equal area."""
+    return math.sqrt(abs(grid.transform.determinant))

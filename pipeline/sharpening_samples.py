@@ -14,6 +14,7 @@ import xarray as xr
 from sereno.pipeline.clouds import SCL_CLOUD
 from sereno.pipeline.config import AlignSettings
 from sereno.pipeline.errors import DataError
+from sereno.pipeline.geometry import measure_pixel
 from sereno.pipeline.groups import ratio_of, shrink_valid, view_image
 from sereno.pipeline.material import Laid, Material, move_scene, read_values
 from sereno.pipeline.radiometry import to_reflectance
@@ -46,7 +47,7 @@ def lay_guide(scenes: dict[str, xr.Dataset], settings: AlignSettings) -> Laid:
     """
     pan, ms = scenes["pan"], scenes["ms"]
     coarse = geobox_of(ms)
-    ratio, pixel_m = pan.sizes["y"] // ms.sizes["y"], abs(float(coarse.resolution.y))
+    ratio, pixel_m = pan.sizes["y"] // ms.sizes["y"], measure_pixel(coarse)
     fixed = _to_layer(ms)
 
     def place(field: ShiftField) -> Layer:

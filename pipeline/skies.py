@@ -21,6 +21,7 @@ from sereno.pipeline.bands import GAOFEN_BANDS, PAN, SENTINEL2_BANDS
 from sereno.pipeline.clouds import CLOUDY, FULL, SCL_NODATA, SCL_SHADOW
 from sereno.pipeline.config import OverlaySettings
 from sereno.pipeline.errors import DataError
+from sereno.pipeline.geometry import measure_pixel
 from sereno.pipeline.noise import Image
 from sereno.pipeline.overlay import Overlay, draw_clouds, lay_clouds
 from sereno.pipeline.pairs import is_gaofen
@@ -75,7 +76,7 @@ def cover_pair(pair: xr.Dataset, settings: OverlaySettings) -> xr.Dataset:
     if sky is None or provenance.get("refused"):
         return pair
     facts, grid = provenance["clear"], geobox_of(pair)
-    pixel_m = abs(float(grid.resolution.y))
+    pixel_m = measure_pixel(grid)
     rng = make_rng(settings, provenance["area"], provenance["pair"]["id"])
     drawn, (sun, origin) = draw_settings(rng, settings), find_sun(facts, grid)
     clouds = draw_clouds(rng, (grid.shape.y, grid.shape.x), settings=_to_pixels(drawn, pixel_m), sun=sun, pixel_m=pixel_m)

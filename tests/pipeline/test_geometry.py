@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 from scipy import ndimage
 
-from sereno.pipeline.geometry import Positions, compose_positions, displace_pixels, resample_sar, sample_power, to_metres
+from sereno.pipeline.geometry import Positions, compose_positions, displace_pixels, measure_pixel, resample_sar, sample_power, to_metres
 from sereno.pipeline.shiftfield import N_TERMS, ShiftField, make_shift
 
 MARGIN = 16
@@ -186,3 +186,8 @@ def test_where_a_position_is_not_known_nothing_is_valid() -> None:
     values, valid = sample_power(np.ones((1, 9, 9), np.float32), np.ones((9, 9), bool), Positions(rows, cols))
     assert np.argwhere(~valid).tolist() == [[2, 3]]
     assert values[0, 2, 3] == 0
+
+
+@pytest.mark.parametrize(("width_m", "height_m", "pixel_m"), [(8, 8, 8.0), (0.7, 0.7, 0.7), (4, 9, 6.0)])
+def test_a_pixel_is_as_wide_as_the_square_of_its_area(width_m: float, height_m: float, pixel_m: float) -> None:
+    assert measure_pixel(GeoBox((2, 3), Affine(width_m, 0, 5, 0, -height_m, 7), "EPSG:32632")) == pixel_m
