@@ -184,6 +184,10 @@ class FusingSettings(Settings):
     image as in StfNet, whose answer then depends on how a scene is cut into tiles."""
 
 
+STAGE_RATIO: Final = 4
+"""How many times as small one stage of STFGAN makes pixels."""
+
+
 class StfganSettings(FusingSettings):
     """The generators and critics of STFGAN."""
 
@@ -201,6 +205,12 @@ class StfganSettings(FusingSettings):
     """What is normalised: each pixel over its channels, or each channel over the batch as in the public re-implementation."""
     joint: bool = False
     """True lets the loss of the second stage train the first as well."""
+
+    @property
+    def ratio(self) -> int:
+        """How many times as small it makes pixels."""
+        ratio: int = STAGE_RATIO**self.stages
+        return ratio
 
 
 class StfnetSettings(FusingSettings):
@@ -328,6 +338,14 @@ def explain_misfit(network: str, task: str) -> str:
     """One line that says that a network does not serve a task, and which pairs there are."""
     pairs = "; ".join(f"{known}: {', '.join(names)}" for known, names in SERVED_BY.items())
     return f"network '{network}' does not serve the task '{task}'; allowed are {pairs}"
+
+
+def explain_ratio(network: StfganSettings, ratio: int) -> str:
+    """One line that says that a network makes other pixels than those of a dataset, whose coarse ones are `ratio` fine ones wide."""
+    return (
+        f"network 'stfgan' with {network.stages} stages makes pixels {network.ratio} times as small, but the dataset's ratio is {ratio}: "
+        "set 'network.stages' or `query.coarse_m`"
+    )
 
 
 def needs_sar(network: NetworkSettings) -> bool:
@@ -620,6 +638,9 @@ class Config(Settings):
             network = self.model.run_settings(run).network
             if network.name not in SERVED_BY[self.pipeline.task]:
                 raise ValueError(f"'model.runs.{run}': {explain_misfit(network.name, self.pipeline.task)}")
+            ratio = self.pipeline.query.fusion_ratio
+            if isinstance(network, StfganSettings) and ratio not in (None, network.ratio):
+                raise ValueError(f"'model.runs.{run}': {explain_ratio(network, ratio)}")
             if needs_series(network) and not (self.pipeline.query.series or self.pipeline.query.source == "lock"):
                 raise ValueError(
                     f"'model.runs.{run}': its network looks at clear images before and after the cloudy one: set 'pipeline.query.series' "

@@ -14,9 +14,8 @@ import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
 from sereno.model.batches import AnyBatch, Batch, Sample
-from sereno.model.config import S2SnapshotSettings, StfganSettings, StfnetSettings, TrainSettings
+from sereno.model.config import STAGE_RATIO, S2SnapshotSettings, StfganSettings, StfnetSettings, TrainSettings
 from sereno.model.losses import compute_loss, measure_amounts, name_parts
-from sereno.model.networks.stfgan import STAGE_RATIO
 from sereno.model.snapshot import compute_mask_aware_loss, compute_signal_loss
 from sereno.model.temporal import (
     Dates,

@@ -41,12 +41,13 @@ from sereno.model.config import (
     TrainSettings,
     UnetSettings,
     explain_misfit,
+    explain_ratio,
     needs_sar,
     needs_series,
 )
 from sereno.model.networks import NETWORKS
 from sereno.model.networks.custom import find_file
-from sereno.model.networks.stfgan import STAGE_RATIO, Discriminator, Stfgan
+from sereno.model.networks.stfgan import Discriminator, Stfgan
 from sereno.model.scoring import CLEARING, FUSING, RECONSTRUCTING, SHARPENING, Scoring
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.errors import ConfigError
@@ -210,11 +211,8 @@ def check_task(task: Task, settings: NetworkSettings, signature: Signature) -> N
         )
     if task.guide and not signature.guide_bands:
         raise ConfigError(f"task '{task.name}' needs a sharp image '{task.guide}', but the dataset has none; run `sereno pack` again")
-    if isinstance(settings, StfganSettings) and signature.ratio != STAGE_RATIO**settings.stages:
-        raise ConfigError(
-            f"network 'stfgan' with {settings.stages} stages makes pixels {STAGE_RATIO**settings.stages} times as small, but the dataset's "
-            f"ratio is {signature.ratio}: set 'network.stages' or `query.coarse_m`"
-        )
+    if isinstance(settings, StfganSettings) and signature.ratio != settings.ratio:
+        raise ConfigError(explain_ratio(settings, signature.ratio))
     if not len(signature.bands) == len(signature.mean) == len(signature.std):
         counts = f"{len(signature.mean)} means and {len(signature.std)} deviations"
         raise ConfigError(f"task '{task.name}': {len(signature.bands)} optical bands, but {counts}; run `sereno pack` again")
@@ -343,7 +341,7 @@ def _name_baselines(scoring: Scoring) -> list[str]:
 def _imagine_signature(task: Task, settings: NetworkSettings, *, bands: int, sar_bands: int) -> Signature:
     """A dataset of so many bands, for counting."""
     optical, sar = (tuple(str(number) for number in range(count)) for count in (bands, sar_bands))
-    ratio = STAGE_RATIO**settings.stages if isinstance(settings, StfganSettings) else 1
+    ratio = settings.ratio if isinstance(settings, StfganSettings) else 1
     signature = Signature(optical, sar, (1.0,) * bands, (1.0,) * bands, task.name, ratio, series=needs_series(settings))
     return signature._replace(guide_bands=("guide",), guide_mean=(1.0,), guide_std=(1.0,)) if task.guide else signature
 

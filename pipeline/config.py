@@ -37,6 +37,8 @@ class Settings(BaseModel):
 
 SERIES_CLOUDY_DATES: Final = 5
 """Cloudy dates of a simulated world from which on it has three clear ones, the fewest that a series can have."""
+FUSION_RATIO: Final = 16
+"""Fine pixels along each side of a coarse one for fusion where nothing is stated: that of Landsat and MODIS, 30 and 480 m."""
 WHOLE: Final = 1e-6
 """A number this near to a whole one is whole."""
 S = TypeVar("S", bound=BaseModel)
@@ -330,6 +332,13 @@ class QuerySettings(Settings):
     def period(self) -> tuple[datetime | None, datetime | None]:
         """First and last moment of the optical search, UTC; a bare day as the end means all of it, None that there is no limit."""
         return _to_moment(self.start, time.min), _to_moment(self.end, time.max)
+
+    @property
+    def fusion_ratio(self) -> int | None:
+        """Fine pixels along each side of a coarse one for fusion; None where a lock decides, or the pixel of a product."""
+        if self.source == "lock" or (self.coarse_m is None and self.coarse_collections):
+            return None
+        return FUSION_RATIO if self.coarse_m is None else round(self.coarse_m / self.resolution_m)
 
     def for_area(self, name: str) -> Self:
         """These settings with that one area alone, so that another area's change does not touch it."""

@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from sereno.pipeline.acquisitions import Candidate, Cause, Refused, refuse
 from sereno.pipeline.areas import Ground, to_ground
 from sereno.pipeline.bands import GAOFEN_PMS_BANDS, PAN, SENTINEL2_BANDS
-from sereno.pipeline.config import WHOLE, Area, QuerySettings, TaskName
+from sereno.pipeline.config import FUSION_RATIO, WHOLE, Area, QuerySettings, TaskName
 from sereno.pipeline.errors import ConfigError
 from sereno.pipeline.groups import to_fine_grid
 from sereno.pipeline.imagers import find_coarse_m, select_bands
@@ -49,8 +49,6 @@ MS_PIXEL_M: Final = {"gaofen": 8.0}
 """Pixel of multispectral bands by `query.source`; where it is not named that of Sentinel-2, `MSI_PIXEL_M`."""
 MSI_PIXEL_M: Final = 20.0
 """Pixel of the bands of Sentinel-2 that are sharpened."""
-FUSION_RATIO: Final = 16
-"""Fine pixels along each side of a coarse one: that of Landsat and MODIS, 30 and 480 m."""
 GAP_ERROR_DAYS: Final = 1e-6
 """Gaps are exact to this much."""
 

@@ -15,12 +15,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor, nn
 
-from sereno.model.config import StfganSettings
+from sereno.model.config import STAGE_RATIO, StfganSettings
 from sereno.model.layers import BandScale, ChannelNorm, start_near_zero
 from sereno.model.temporal import predict_by_change
 
-STAGE_RATIO: Final = 4
-"""How many times as small one stage makes pixels."""
 SLOPE: Final = 0.2
 """Of the critic's rectifiers below zero."""
 CRITIC_LAYERS: Final = ((1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2))
@@ -41,7 +39,7 @@ class Stfgan(nn.Module):
         """`mean` and `std`: reflectance of clear training pixels, per band; they are stored with the weights."""
         super().__init__()
         self.joint = settings.joint
-        self.ratio = STAGE_RATIO**settings.stages
+        self.ratio = settings.ratio
         self.scale = _make_scale(settings, mean, std)
         smaller = [STAGE_RATIO**left for left in reversed(range(settings.stages))]
         reaches = [settings.reach_px and max(1, settings.reach_px // ratio) for ratio in smaller]

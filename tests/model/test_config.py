@@ -229,6 +229,35 @@ def test_a_run_whose_network_does_not_serve_the_task_of_the_data_is_refused_befo
     assert config.model.run_settings("plain").network.spatial == "convolution"
 
 
+@pytest.mark.parametrize(
+    ("query", "stages", "ratio"),
+    [
+        ({}, 1, 16),
+        ({}, 2, None),
+        ({"coarse_m": 160}, 2, None),
+        ({"coarse_m": 40}, 2, 4),
+        ({"coarse_m": 40}, 1, None),
+        ({"coarse_m": 480, "resolution_m": 60}, 2, 8),
+        ({"coarse_collections": ["modis-09A1-061"], "resolution_m": 60}, 2, None),  # the pixel of the product decides
+        ({"source": "lock", "coarse_m": 480}, 1, None),
+    ],
+)
+def test_stages_that_do_not_lead_to_the_fine_pixels_are_refused_before_any_work(
+    query: dict[str, Any], stages: int, ratio: int | None
+) -> None:
+    values = {
+        "pipeline": {"task": "spatiotemporal-fusion", "query": AREA["query"] | query},
+        "model": {"train": {"network": {"name": "stfgan", "stages": stages}}, "runs": {"gan": {}}},
+    }
+    if ratio is None:
+        load_config(values)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"'model\.runs\.gan': network 'stfgan' .* {4**stages} times as small, but .* ratio is {ratio}: set"
+    ):
+        load_config(values)
+
+
 def test_a_network_of_a_paper_has_its_usual_loss_unless_another_is_given() -> None:
     usual = load_settings(TrainSettings, {"network": {"name": "sfiin"}, "loss": {"phase": 0.3}}, where="train").loss
     assert (usual.pixel, usual.amplitude, usual.phase, usual.spatial, usual.spectral) == (1, 0.1, 0.3, 0, 0)
