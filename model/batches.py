@@ -364,8 +364,12 @@ def see_snapshots(stored: Stored, _signature: Signature, settings: TrainSettings
 
 def estimate_cube(seen: Seen, settings: TrainSettings) -> Tensor:
     """What the network of `settings` is given of pictures: (B, C, H, W)."""
-    base = settings.network.base if isinstance(settings.network, S2SnapshotSettings) else "open"
-    return ESTIMATES[base](seen.camera, seen.picture)
+    return ESTIMATES[find_base(settings)](seen.camera, seen.picture)
+
+
+def find_base(settings: TrainSettings) -> str:
+    """The estimate that the network of `settings` is given of pictures, by its name among `ESTIMATES`."""
+    return settings.network.base if isinstance(settings.network, S2SnapshotSettings) else "open"
 
 
 def lay_mask(seen: Seen, count: int) -> Tensor:

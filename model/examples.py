@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from sereno.model.apertures import see_cubes
-from sereno.model.batches import make_sharpening_batch, scale_optical, store_optical
+from sereno.model.batches import find_base, make_sharpening_batch, scale_optical, store_optical
 from sereno.model.checkpoint import CheckpointMeta, load_checkpoint
 from sereno.model.colours import Colours, choose_colours, describe_levels, measure_levels, read_wavelengths, to_colours
+from sereno.model.config import ApertureSettings
 from sereno.model.findings import LABELS, find_rival, list_scored, name_run
 from sereno.model.making import read_meta
 from sereno.model.page import Block, Heading, Legend, Shot, Shots, Text, show_day, show_share
@@ -153,9 +154,41 @@ def _meta_of(kept: Kept) -> CheckpointMeta:
     return next(iter(kept.runs.values()))[2]
 
 
-@torch.inference_mode()
+def _split_runs(kept: Kept) -> list[Kept]:
+    """The same patches once for each camera and initial estimate, on which baselines rest, with the runs that have these."""
+    parts: dict[tuple[ApertureSettings, str], list[str]] = {}
+    for name, (_, _, meta) in kept.runs.items():
+        parts.setdefault((meta.settings.aperture or ApertureSettings(), find_base(meta.settings)), []).append(name)
+    return [kept._replace(arrays=kept.runs[names[0]][1], runs={name: kept.runs[name] for name in names}) for names in parts.values()]
+
+
+def _tell_apart(label: str, part: Kept) -> str:
+    """What belongs to the runs of a part alone, as it is called on the page."""
+    return f"{label} (of {', '.join(part.runs)})"
+
+
 def _answer_again(kept: Kept) -> tuple[Answers, list[Block]]:
     """Answers of tasks whose truth is part of the patch, and words on baselines that are no longer what was scored.
+
+    Baselines of runs with another camera or initial estimate stand beside those of the first run where they differ.
+    """
+    first, *others = _split_runs(kept)
+    answers, lost = _answer_part(first)
+    simple = dict(answers.simple)
+    for part in others:
+        own, missing = _answer_part(part)
+        lost += [_tell_apart(label, part) for label in missing]
+        for name, images in own.simple.items():
+            if name not in answers.simple or not np.array_equal(images, answers.simple[name]):
+                simple[_tell_apart(LABELS.get(name, name), part)] = images
+    networks = {name: arrays["prediction"] for name, (_, arrays, _) in kept.runs.items()}
+    words: list[Block] = [Text(STALE.format(methods=", ".join(lost)), "missing")] if lost else []
+    return answers._replace(networks=networks, simple=simple), words
+
+
+@torch.inference_mode()
+def _answer_part(kept: Kept) -> tuple[Answers, list[str]]:
+    """The same of runs whose baselines are the same, and what the lost ones are called.
 
     Stored answers are taken as they are. Others are made again, and left out where their scores are not those that are stored.
     """
@@ -173,8 +206,7 @@ def _answer_again(kept: Kept) -> tuple[Answers, list[Block]]:
         if name in stored_as or name not in stale
     }
     lost = [LABELS.get(name, name) for name in kept.rivals if name not in simple]
-    words: list[Block] = [Text(STALE.format(methods=", ".join(lost)), "missing")] if lost else []
-    return Answers(networks, simple, store_optical(batch.target), batch.weight[:, 0].numpy() > 0), words
+    return Answers(networks, simple, store_optical(batch.target), batch.weight[:, 0].numpy() > 0), lost
 
 
 def _find_stale(kept: Kept, scores: Tensor) -> set[str]:
@@ -378,23 +410,30 @@ def _compose_reconstruction(kept: Kept) -> tuple[list[Block], list[list[Row]]]:
     rows, words = [], ""
     for place in range(len(answers.truth)):
         truth, trusted = answers.truth[place], answers.trusted[place]
-        painter, grey = _make_painter([truth], kept.bands), _make_painter([pictures[place]], ["picture"])
+        painter, seen = _make_painter([truth], kept.bands), {title: images[place] for title, images in pictures.items()}
+        grey = _make_painter(list(seen.values()), ["picture"])
         words, marked = painter.colours.words, choose_pixels(truth, trusted, N_SPECTRA)
-        shots = [grey.show(pictures[place], "picture", "what the camera sees"), *_list_answers(painter, answers, place)]
+        shots = [grey.show(image, title, "what the camera sees") for title, image in seen.items()] + _list_answers(painter, answers, place)
         spots = mark_places(_enlarge(painter.paint(truth)), _scale_places(marked, truth.shape[1:]), PIXEL_COLOURS)
         shots += [Shot(encode_png(spots), "truth", "with the pixels whose spectra are below")]
         shots += _show_errors(answers, place, rival, top)
         rows.append([Row("", shots), Row("Spectra of the marked pixels:", [_draw_spectra(kept, answers, place, marked)])])
-    said = f"{words}; one stretch for all pictures of a patch but the grey one. Pixels are chosen so that their true spectra differ most."
+    said = f"{words}; one stretch for all pictures of a patch but grey ones. Pixels are chosen so that their true spectra differ most."
+    if len(_split_runs(kept)) > 1:
+        said += " What runs with another camera or initial estimate start from is said to be theirs; all else is that of the first run."
     return [*missing, Text(said), *_explain_errors(top)], rows
 
 
-def _take_pictures(kept: Kept) -> Array:
-    """What the camera sees of each patch, as it is simulated in training: (patch, 1, y, x)."""
+def _take_pictures(kept: Kept) -> dict[str, Array]:
+    """What the cameras of the runs see of each patch, as it is simulated in training, by title: (patch, 1, y, x)."""
     cube = torch.from_numpy(kept.arrays["cube"].astype(np.float32))
-    _, _, meta = next(iter(kept.runs.values()))
-    seen: Array = see_cubes(cube, meta.settings).picture[:, None].numpy()
-    return seen
+    first, *others = _split_runs(kept)
+    pictures: dict[str, Array] = {"picture": see_cubes(cube, _meta_of(first).settings).picture[:, None].numpy()}
+    for part in others:
+        seen = see_cubes(cube, _meta_of(part).settings).picture[:, None].numpy()
+        if not np.array_equal(seen, pictures["picture"]):
+            pictures[_tell_apart("picture", part)] = seen
+    return pictures
 
 
 def _scale_places(places: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> list[tuple[float, float]]:

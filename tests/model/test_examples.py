@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from task_results import SECTIONS, WRITERS, make_results
+from task_results import QUICK, SECTIONS, SMALL, WRITERS, make_results
 
-from sereno.model.config import ReportSettings
+from sereno.model.config import EvaluateSettings, ReportSettings, TrainSettings
+from sereno.model.evaluate import evaluate_checkpoint
 from sereno.model.examples import COMPOSERS, SHOWN, choose_pixels, describe_patches
 from sereno.model.page import Heading, Shots, Text
 from sereno.model.predicted import describe_images
 from sereno.model.report import write_report
 from sereno.model.results import Results, read_examples, read_results
 from sereno.model.tasks import TASKS
+from sereno.model.train import train_network
 from sereno.pipeline.store import write_json
 
 
@@ -127,6 +129,32 @@ def test_snapshots_come_with_spectra(finished: dict[str, Path]) -> None:
     assert pictures[0] == "picture"
     assert {"initial estimate", "GAP-TV", "mine (s2snapshot)", "truth"} <= {*pictures}
     assert spectra == ["spectra"]
+
+
+def add_run(folder: Path, name: str, settings: dict[str, Any]) -> None:
+    """Train and evaluate another run of the snapshots."""
+    dataset, checkpoint = folder / "pack/dataset.json", folder / "train" / name / "checkpoint.safetensors"
+    network = {"name": "s2snapshot", **SMALL, **settings.pop("network", {})}
+    train_network(dataset, checkpoint, TrainSettings.model_validate({**QUICK, "network": network, **settings}))
+    evaluate_checkpoint(dataset, checkpoint, folder / "evaluate" / name / "scores.csv", EvaluateSettings(device="cpu", examples=2))
+
+
+def test_a_run_with_another_camera_or_estimate_is_shown_with_its_own(finished: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(finished["snapshot-reconstruction"], folder)
+    add_run(folder, "camera", {"aperture": {"shift_px": 1}})
+    add_run(folder, "base", {"network": {"base": "first"}})
+    add_run(folder, "same", {"seed": 1})
+    results = read_results(folder, ("mine", "camera", "base", "same"))
+    titles = list_titles(results)[0]
+    whose = "(of camera (s2snapshot))"
+    assert titles[:2] == ["picture", f"picture {whose}"]
+    assert titles[2:8] == [
+        "GAP-TV", "initial estimate", f"GAP-TV {whose}", f"initial estimate {whose}", "initial estimate (of base (s2snapshot))",
+        "mine (s2snapshot)",
+    ]  # fmt: skip
+    assert not [block.words for block in describe_patches(results) if isinstance(block, Text) and block.tone == "missing"]
+    assert titles[8:11] == [f"{name} (s2snapshot)" for name in ("camera", "base", "same")]
 
 
 def test_a_baseline_that_is_no_longer_what_was_scored_is_said_and_not_shown(finished: dict[str, Path], tmp_path: Path) -> None:
