@@ -20,10 +20,11 @@ import numpy.typing as npt
 from PIL import Image as Picture
 
 from sereno.pipeline import atmosphere, clouds
+from sereno.pipeline.averages import average_blocks
 from sereno.pipeline.bands import GAOFEN_BANDS
 from sereno.pipeline.clouds import CloudShadow, Visible, find_by_haze
 from sereno.pipeline.ground import compute_spectra, make_ground
-from sereno.pipeline.noise import average_blocks, blur_image
+from sereno.pipeline.noise import blur_image
 from sereno.pipeline.overlay import Air, compute_air
 from sereno.pipeline.scene import Bool2d
 from sereno.pipeline.world import draw_sky, make_rng

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from sereno.pipeline.noise import Image, average_blocks, blur_image, make_noise, smooth_step
+from sereno.pipeline.averages import average_blocks
+from sereno.pipeline.noise import Image, blur_image, make_noise, smooth_step
 
 CLOUD_TOP: Final = (0.72, 0.72, 0.72, 0.72, 0.73, 0.74, 0.74, 0.74, 0.74, 0.45, 0.48, 0.36)
 """Reflectance of a thick cloud in the order of L2A_BANDS: white, dark in the water-vapour band B09 and where ice and water absorb."""

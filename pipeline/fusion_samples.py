@@ -13,10 +13,11 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.ndimage import uniform_filter
 
+from sereno.pipeline.averages import average_blocks
 from sereno.pipeline.config import WHOLE, AlignSettings
 from sereno.pipeline.errors import DataError
 from sereno.pipeline.geometry import measure_pixel
-from sereno.pipeline.groups import average_blocks, ratio_of
+from sereno.pipeline.groups import ratio_of
 from sereno.pipeline.imagers import is_covered, pixel_of
 from sereno.pipeline.material import Array, Laid, Material, move_scene, read_values
 from sereno.pipeline.radiometry import to_reflectance

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from sereno.pipeline.averages import average_blocks
 from sereno.pipeline.config import TaskName
 from sereno.pipeline.errors import StoreError
 from sereno.pipeline.imagers import is_covered
@@ -119,13 +119,6 @@ def average_scene(scene: xr.Dataset, ratio: int, clear_share: float | None = Non
         facts |= {"clear_share": clear_share, "valid_share": round(float(valid.mean()), 6)}
     grid, provenance = to_coarse_grid(geobox_of(scene), ratio), scene.attrs["provenance"]
     return to_scene(means.astype(np.uint16), valid, bands=bands_of(scene), geobox=grid, provenance={**provenance, **facts})
-
-
-def average_blocks(image: npt.NDArray[Any], ratio: int) -> npt.NDArray[np.float64]:
-    """Means over blocks of `ratio` x `ratio` pixels, (y, x) -> (y / ratio, x / ratio)."""
-    rows, columns = (size // ratio for size in image.shape)
-    means: npt.NDArray[np.float64] = image.reshape(rows, ratio, columns, ratio).mean(axis=(1, 3))
-    return means
 
 
 def shrink_valid(valid: Bool2d, ratio: int) -> Bool2d:

@@ -56,17 +56,6 @@ def blur_image(image: npt.NDArray[Any]) -> Image:
     return result
 
 
-def average_blocks(image: npt.NDArray[Any], factor: int) -> Image:
-    """`image` (y, x) at a `factor` times coarser sampling: the mean over blocks anchored at the first pixel."""
-    if factor == 1:
-        return image.astype(np.float32, copy=False)
-    total: Image = sum(
-        (image[row::factor, column::factor].astype(np.float32) for row in range(factor) for column in range(factor)),
-        start=np.zeros((image.shape[0] // factor, image.shape[1] // factor), np.float32),
-    )
-    return total / np.float32(factor**2)
-
-
 def smooth_step(value: npt.NDArray[Any]) -> Image:
     """0 below 0, 1 above 1, and a smooth rise (3 t^2 - 2 t^3) between them."""
     t = np.clip(value, 0, 1).astype(np.float32, copy=False)

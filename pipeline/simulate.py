@@ -28,12 +28,13 @@ from rasterio.io import MemoryFile
 
 from sereno.pipeline import stac
 from sereno.pipeline.atmosphere import Sky, SkySettings, Sun, apply_sky, classify_scene, compute_sun, make_sky
+from sereno.pipeline.averages import average_blocks
 from sereno.pipeline.bands import L2A_BANDS, SAR_BANDS, SCL, SENTINEL2_BANDS
 from sereno.pipeline.config import SimulatedArea, SimulateSettings
 from sereno.pipeline.errors import ConfigError, StoreError
 from sereno.pipeline.ground import KIND_INDEX, PIXEL_M, Ground, compute_cube, compute_shading, compute_spectra, make_ground
 from sereno.pipeline.imagers import LANDSAT, LANDSAT_QA, MODIS, MODIS_STATE
-from sereno.pipeline.noise import Image, average_blocks, blur_image, draw_sensor_noise
+from sereno.pipeline.noise import Image, blur_image, draw_sensor_noise
 from sereno.pipeline.overflights import Scenery, cover_scenery, draw_error, make_scenery, sample_layers
 from sereno.pipeline.overlay import Overlay
 from sereno.pipeline.pairs import GridRecord

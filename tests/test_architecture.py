@@ -15,7 +15,7 @@ DATA_VERBS = ("simulate", "query", "dem", "ingest", "align", "mask", "patch", "p
 MODEL_VERBS = ("train", "evaluate", "predict", "report")
 PIPELINE_LANES = (
     {"errors", "fingerprint"},
-    {"arrays"},
+    {"arrays", "averages"},
     {"config"},
     {"bands", "http"},
     {"pairs", "patches", "layouts"},
@@ -59,7 +59,7 @@ MODEL_LANES = (
     {"flow"},
     {"metrics", "layers", "pictures", "results", "faults", "sharpening", "indices", "temporal", "fusion", "snapshot", "images"},
     {"attention", "frequency", "page", "apertures", "colours"},
-    {"gallery", "accounts", "alignment", "holdout", "curves"},
+    {"gallery", "accounts", "alignment", "holdout", "curves", "verdicts"},
     {"findings", "shifts", "refusals", "members"},
     {"clearing", "predicted"},
     {"networks"},

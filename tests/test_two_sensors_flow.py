@@ -16,10 +16,10 @@ from data_steps import run_steps
 from pydantic import ValidationError
 
 from sereno.pipeline.align import align_job
+from sereno.pipeline.averages import average_blocks
 from sereno.pipeline.config import AlignSettings, IngestSettings, PipelineSettings, QuerySettings, SimulateSettings
 from sereno.pipeline.errors import ConfigError, MissingError, PermanentError, SerenoError
 from sereno.pipeline.estimate import estimate_area
-from sereno.pipeline.groups import average_blocks
 from sereno.pipeline.imagers import COVERED
 from sereno.pipeline.ingest import ingest_scene
 from sereno.pipeline.ledger import ledger_of, read_ledger

@@ -32,7 +32,7 @@ from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
 from sereno.pipeline.sensors.orthorectification import (
     Ground,
     Layers,
-    average_blocks,
+    average_looks,
     count_looks,
     find_cut,
     find_positions,
@@ -58,6 +58,8 @@ TEXTURE_SHARE: Final = 0.25
 """A row is smooth if less than this share of its pixels differ from their neighbours in it."""
 MIN_JUDGED_PX: Final = 16
 """From so few pixels nothing is said about a row."""
+TOGETHER_S: Final = 60.0
+"""Seconds between the centres of images that were taken together; both cameras look at one place within one or two."""
 DROPPED_SHARE: Final = 0.5
 """A row of which more than this share holds no value, inside the image, was dropped."""
 
@@ -109,9 +111,27 @@ def to_item(root: str, contents: Contents) -> tuple[ItemRecord, dict[str, Any]]:
             assets[key] = AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path])
     pan = next((name for name, kind in files if name.startswith(PAN) and kind == "image"), None)
     if pan is not None and (pan, "rpc") in files:
+        if (pan, "text") in files:
+            _check_together(product, metadata, parse_metadata(contents.texts[files[pan, "text"]], where=f"{product}-{pan}.xml"))
         paths = {PAN: files[pan, "image"], _name_rpc(PAN): files[pan, "rpc"]}
         assets |= {key: AssetRecord(href=f"{root}/{path}", size_bytes=contents.sizes[path]) for key, path in paths.items()}
     return _to_record(product, metadata, assets, is_wfv=is_wfv), to_footprint(metadata.corners)[1]
+
+
+def _check_together(product: str, metadata: Metadata, pan: Metadata) -> None:
+    """Refuse a panchromatic image that was not taken together with the multispectral one.
+
+    Raises:
+        DataError: says when and where both were taken.
+    """
+    ours, other = (to_footprint(one.corners)[0] for one in (metadata, pan))
+    is_same_place = ours[0] < other[2] and other[0] < ours[2] and ours[1] < other[3] and other[1] < ours[3]
+    if not is_same_place or abs((metadata.clock.time - pan.clock.time).total_seconds()) > TOGETHER_S:
+        seen = [f"{one.clock.time:%Y-%m-%dT%H:%M:%SZ} over {box}" for one, box in ((pan, other), (metadata, ours))]
+        raise DataError(
+            f"{product} holds a panchromatic image of another scene, taken {seen[0]} (west, south, east, north), the multispectral one "
+            f"{seen[1]}: put the images of one product into its folder"
+        )
 
 
 def _list_files(product: str, contents: Contents) -> dict[tuple[str, str], str]:
@@ -336,7 +356,7 @@ def _read_sheet(item: ItemRecord, wanted: Wanted, files: dict[str, Path], ground
         entry = access.to_entry("partly", f"{len(pixels.lost)} tiles cannot be read") if pixels.lost else access.to_entry("used")
     flaws = find_flaws(pixels.values, None if metadata.bits is None else 2**metadata.bits - 1)
     looks = count_looks(cut.steps)
-    dn, valid = average_blocks(pixels.values[list(wanted.indices)], flaws.known & pixels.readable, looks)
+    dn, valid = average_looks(pixels.values[list(wanted.indices)], flaws.known & pixels.readable, looks)
     values, n_clamped = _to_stored(dn, valid, wanted.calibration, wanted.indices)
     part = placement.crop(cut.window.row_off, cut.window.col_off).average(looks)
     ratio = (cut.steps[0] / looks[0], cut.steps[1] / looks[1])

@@ -213,7 +213,7 @@ def count_looks(steps: tuple[float, float]) -> tuple[int, int]:
     return max(1, math.floor(steps[0] + LOOKS_SLACK)), max(1, math.floor(steps[1] + LOOKS_SLACK))
 
 
-def average_blocks(values: npt.NDArray[Any], known: npt.NDArray[np.bool_], looks: tuple[int, int]) -> tuple[Layers, npt.NDArray[np.bool_]]:
+def average_looks(values: npt.NDArray[Any], known: npt.NDArray[np.bool_], looks: tuple[int, int]) -> tuple[Layers, npt.NDArray[np.bool_]]:
     """Means of blocks of `looks` (rows, columns) of an image (n, row, column), float32, and which blocks are `known` (row, column) in full.
 
     Rows and columns that fill no block are left out.

@@ -51,7 +51,7 @@ from sereno.pipeline.sensors.ground_range import (
     to_part,
 )
 from sereno.pipeline.sensors.heights import read_ellipsoidal_heights
-from sereno.pipeline.sensors.orthorectification import average_blocks, count_looks
+from sereno.pipeline.sensors.orthorectification import average_looks, count_looks
 from sereno.pipeline.sensors.sentinel1 import describe_power, list_polarisations, to_sar_reading, to_stored_power
 from sereno.pipeline.signing import Resolver
 
@@ -233,7 +233,7 @@ def _read_square(asset: Asset, tables: Tables, positions: Positions, shape: tupl
     looks, (rows, columns) = count_looks((down, across)), frame.window.toranges()
     first = (-(-rows[0] // looks[0]), -(-columns[0] // looks[1]))  # blocks begin at the same rows and columns for all squares
     part = (slice(first[0] * looks[0] - rows[0], None), slice(first[1] * looks[1] - columns[0], None))
-    power, valid = average_blocks(band.power[None, *part], band.valid[part], looks)
+    power, valid = average_looks(band.power[None, *part], band.valid[part], looks)
     return Sheet(band._replace(power=power[0], valid=valid), Corner(first, looks, frame.scale))
 
 

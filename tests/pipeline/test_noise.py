@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sereno.pipeline.noise import average_blocks, blur_image, draw_sensor_noise, make_noise, smooth_step
+from sereno.pipeline.noise import blur_image, draw_sensor_noise, make_noise, smooth_step
 
 
 def test_noise_has_zero_mean_and_unit_variance_and_is_float32() -> None:
@@ -34,11 +34,6 @@ def test_blur_spreads_a_point_with_binomial_weights_and_keeps_flat_ground() -> N
     expected = np.outer([1, 2, 1], [1, 2, 1])
     assert np.array_equal(blur_image(point)[2:5, 2:5], expected)
     assert np.allclose(blur_image(np.full((2, 5, 4), 0.3, np.float32)), 0.3)
-
-
-def test_blocks_are_averaged_from_the_first_pixel_on() -> None:
-    image = np.arange(24, dtype=np.float32).reshape(4, 6)
-    assert np.array_equal(average_blocks(image, 2), [[3.5, 5.5, 7.5], [15.5, 17.5, 19.5]])
 
 
 def test_smooth_step_is_zero_half_and_one_where_it_must() -> None:

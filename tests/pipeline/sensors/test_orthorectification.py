@@ -18,7 +18,7 @@ from sereno.pipeline.sensors.orthorectification import (
     Ground,
     Placement,
     Relief,
-    average_blocks,
+    average_looks,
     count_looks,
     find_cut,
     find_positions,
@@ -145,7 +145,7 @@ def test_blocks_are_averaged_where_all_of_them_is_known() -> None:
     values = np.arange(2 * 7 * 9, dtype=np.uint16).reshape(2, 7, 9)
     known = np.ones((7, 9), bool)
     known[3, 4] = False
-    averaged, whole = average_blocks(values, known, (3, 2))
+    averaged, whole = average_looks(values, known, (3, 2))
     assert averaged.shape == (2, 2, 4)
     assert averaged[1, 1, 3] == values[1, 3:6, 6:8].mean()
     assert np.argwhere(~whole).tolist() == [[1, 2]]
