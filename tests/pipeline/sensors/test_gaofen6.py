@@ -1,5 +1,7 @@
 """Optical Gaofen products become items or are refused by name; their scenes are the reflectance of the ground, in its place."""
 
+import re
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -197,6 +199,34 @@ def test_an_item_says_what_the_product_says(tmp_path: Path) -> None:
     assert set(item.assets) == {"MTD", "image-1", "rpc-1", "PAN", "rpc-PAN"}
     ring = np.array(footprint["coordinates"][0])
     assert item.bbox == (*ring.min(axis=0), *ring.max(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("flight", "words"),
+    [
+        (FLIGHT._replace(time=FLIGHT.time + timedelta(days=10)), r"another scene, taken 2020-06-13T03:10:00Z .* one 2020-06-03T03:10:00Z"),
+        (FLIGHT, None),
+    ],
+)
+def test_a_panchromatic_image_of_another_date_is_refused(tmp_path: Path, flight: products.Pass, words: str | None) -> None:
+    product, other = write(tmp_path / "a", has_pan=True), write(tmp_path / "b", flight=flight, has_pan=True)
+    for path in other.glob("*-PAN.*"):
+        shutil.copy(path, product / path.name.replace(other.name, product.name))
+    if words is None:
+        assert "PAN" in make_item(product).assets
+    else:
+        with pytest.raises(DataError, match=words):
+            make_item(product)
+
+
+def test_a_panchromatic_image_of_another_place_is_refused(tmp_path: Path) -> None:
+    product = write(tmp_path, has_pan=True)
+    text = next(product.glob("*-PAN.xml"))
+    text.write_text(
+        re.sub(r"(<(?:Top|Bottom)(?:Left|Right)Latitude>)(\d+)", lambda found: f"{found[1]}{int(found[2]) - 2}", text.read_text())
+    )
+    with pytest.raises(DataError, match="put the images of one product into its folder"):
+        make_item(product)
 
 
 def test_files_that_belong_to_nothing_are_passed_over(tmp_path: Path) -> None:
