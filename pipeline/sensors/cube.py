@@ -201,10 +201,14 @@ def open_cube(path: Path) -> Cube:
 
 def _to_bands_first(values: npt.NDArray[Any], n_bands: int, path: Path) -> npt.NDArray[Any]:
     """(band, y, x), of an array whose bands lie along the last axis that has as many places, or the first."""
-    if values.ndim != 3 or n_bands not in values.shape or values.dtype.kind not in "uif":
+    if values.ndim != 3 or values.dtype.kind not in "uif":
         raise DataError(
-            f"cube {path} holds {values.dtype} numbers of shape {values.shape}, and {n_bands} wavelengths are stated: expected (row, "
-            "column, band) or (band, row, column)"
+            f"cube {path} holds {values.dtype} numbers of shape {values.shape}: expected (row, column, band) or (band, row, column)"
+        )
+    if n_bands not in values.shape:
+        raise DataError(
+            f"cube {path} is of shape {values.shape}, and {n_bands} wavelengths are stated, as many as no axis has: correct them in "
+            f"{path.stem}{WAVELENGTHS_SUFFIX} beside it, one number in nanometres per band"
         )
     axis = 2 if values.shape[2] == n_bands else 0 if values.shape[0] == n_bands else 1
     return np.ascontiguousarray(np.moveaxis(values, axis, 0))
