@@ -23,10 +23,11 @@ import torch
 import zarr
 from safetensors.torch import load_file
 from series_samples import write_series
+from torch import Tensor, nn
 
 from sereno.model import lessons, train
 from sereno.model.checkpoint import load_checkpoint
-from sereno.model.config import AfsstSettings, LossSettings, S2TransformerSettings, TrainSettings, UnetSettings
+from sereno.model.config import AdversarialSettings, AfsstSettings, LossSettings, S2TransformerSettings, TrainSettings, UnetSettings
 from sereno.model.flow import hold_folder
 from sereno.model.train import train_network
 from sereno.pipeline.errors import ConfigError, MissingError, StoreError, TrainingError
@@ -589,6 +590,41 @@ def test_training_starts_from_a_checkpoint_that_fits(dataset: Path, whole: Path,
     other = settings.model_copy(update={"network": SETTINGS.network.model_copy(update={"blocks": 2})})
     with pytest.raises(ConfigError, match=r"'train\.start_from' .* is another network: 'train\.network\.blocks' was 1 and is 2"):
         train_network(dataset, tmp_path / "c.safetensors", other)
+
+
+def test_the_critic_moves_the_weights_by_its_weight_once_the_warm_up_is_over(dataset: Path, tmp_path: Path) -> None:
+    last = {}
+    for steps, weight in itertools.product((2, 4), (0.0, 1.0)):
+        adversarial = AdversarialSettings(weight=weight, warmup_steps=2, width=4)
+        output = tmp_path / f"{steps}-{weight}/c.safetensors"
+        train_network(dataset, output, SETTINGS.model_copy(update={"steps": steps, "adversarial": adversarial}))
+        last[steps, weight] = load_file(output.with_name("last.safetensors"))
+    same = {steps: all(torch.equal(last[steps, 0.0][name], last[steps, 1.0][name]) for name in last[steps, 0.0]) for steps in (2, 4)}
+    assert same == {2: True, 4: False}
+
+
+class Meter(nn.Module):
+    """A critic that scores an image by its mean, times a weight of 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.gain * image.mean(dim=(1, 2, 3))
+
+
+def test_a_critic_learns_to_score_real_images_above_made_ones() -> None:
+    """Real ones of 0.6, made ones of 0.2, half of the pixels trusted: scores 0.3 and 0.1, 0.2 apart in both images of a batch of two."""
+    settings = SETTINGS.model_copy(update={"adversarial": AdversarialSettings(objective="wgan-clip")})
+    critic, trust = Meter(), torch.zeros(2, 1, 4, 4)
+    trust[..., :2] = 1
+    run = train.Run(nn.Conv2d(3, 3, 1), settings, device=torch.device("cpu"), bands=3, critics=nn.ModuleList([critic]))
+    pair = lessons.Shown(made=torch.full((2, 3, 4, 4), 0.2), real=torch.full((2, 3, 4, 4), 0.6), trust=trust)
+    judged = train._judge_pair(run, critic, pair, torch.full((2,), 0.5))
+    assert judged.tolist() == pytest.approx([-0.2, 0.2, 0])
+    assert critic.gain.grad is not None
+    assert critic.gain.grad.item() == pytest.approx(-0.2), "a larger gain tells them further apart"
 
 
 def test_processes_that_begin_apart_are_refused(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
