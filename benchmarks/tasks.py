@@ -28,6 +28,7 @@ from quality_plan import Job, open_dataset
 
 from sereno.model.config import ModelSettings
 from sereno.model.tasks import TASKS
+from sereno.model.verdicts import is_larger_better
 from sereno.pipeline.config import load_settings
 from sereno.pipeline.errors import ConfigError, MissingError, SerenoError
 from sereno.pipeline.store import read_json, read_manifest, write_json, write_text
@@ -51,8 +52,6 @@ NETWORKS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
 """By the name of a recipe, networks and the settings in which they differ from the recipe's; another line is another row of the table."""
 SEEDS: Final = 3
 """Runs of each network."""
-LOWER: Final = frozenset({"rmse", "mae", "sam_deg", "ergas", "d_lambda", "d_s"})
-"""Metrics of which less is better."""
 DIGITS: Final = {"psnr": 2, "sam_deg": 2, "ergas": 2, "ssim": 4, "q2n": 4}
 """Decimals of metrics; of all others 5."""
 COMPARED: Final = ("", "metric", "best baseline", "difference", "seeds from .. to", "spread", "ahead by more than the spread")
@@ -182,7 +181,7 @@ def _describe_network(network: str, runs: Sequence[Mapping[str, Any]], columns: 
 
 def _compare(network: str, runs: Sequence[Mapping[str, Any]], column: tuple[str, str]) -> list[str]:
     """How far a network is ahead of the best baseline by one metric: mean, least and most over the seeds."""
-    metric, sign = column[1], -1 if column[1] in LOWER else 1
+    metric, sign = column[1], 1 if is_larger_better(column[1]) else -1
     scores = runs[0]["summary"]["scores"]
     baselines = {name: value for name in scores if name != "network" and (value := _read(runs[0]["summary"], name, column)) is not None}
     seen = [value for run in runs if (value := _read(run["summary"], "network", column)) is not None]

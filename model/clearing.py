@@ -7,43 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final
 
-from sereno.model.findings import bootstrap_runs
 from sereno.model.gallery import BASELINE_WORDS
 from sereno.model.holdout import GROUND_WORDS, describe_dataset
 from sereno.model.page import Block, Cell, Heading, Shot, Shots, Table, Text, mark_best, show_count, show_number, show_range
 from sereno.model.pictures import Bars, assign_colours, draw_bars
 from sereno.model.results import Json, Results, RunResults
+from sereno.model.verdicts import HEADINGS, call_difference, compare_runs, find_digits, is_larger_better, name_metric, show_score
 
 REGION_WORDS: Final = {"cloudy": "Under clouds and shadows", "clear": "Where the input is clear", "all": "All valid pixels"}
 """Headings of the regions, the one that matters first."""
-COMPARED: Final = (("psnr", "PSNR", " dB", 2), ("ssim", "SSIM", "", 4))
-"""Metrics of the comparison: key, name, unit, digits."""
-
-
-class Metric(NamedTuple):
-    """A column of the score tables."""
-
-    key: str
-    """Its key in the summary."""
-    heading: str
-    """Its heading, with the unit and the direction that is better."""
-    digits: int
-    """Decimals shown."""
-    is_larger_better: bool
-    """Whether the largest value is the best."""
-
-
-METRIC_COLUMNS: Final = (
-    Metric("psnr", "PSNR, dB ↑", 2, True),
-    Metric("ssim", "SSIM ↑", 4, True),
-    Metric("sam_deg", "SAM, ° ↓", 2, False),
-    Metric("mae", "MAE ↓", 4, False),
-    Metric("rmse", "RMSE ↓", 4, False),
-    Metric("ergas", "ERGAS, % ↓", 2, False),
-)
+COMPARED: Final = ("psnr", "ssim")
+"""Metrics of the comparison."""
+COLUMNS: Final = ("psnr", "ssim", "sam_deg", "mae", "rmse", "ergas")
 """Metrics of the score tables, in reading order."""
 
 
@@ -55,7 +33,7 @@ def describe_result(results: Results) -> list[Block]:
     for run in results.runs:
         blocks += _describe_run(run)
     scored = [run for run in results.runs if run.scores and run.summary]
-    blocks += _compare_runs(scored) if len(scored) > 1 else []
+    blocks += [compare_runs({run.name: run for run in scored}, "cloudy", COMPARED, place="under clouds")] if len(scored) > 1 else []
     blocks += describe_dataset(results)
     return blocks
 
@@ -100,38 +78,19 @@ def _judge(compared: Json) -> tuple[str, str]:
     for name in sorted(names, key=lambda name: [*BASELINE_WORDS, name].index(name)):
         label = BASELINE_WORDS.get(name, name)
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for key, metric, unit, digits in COMPARED:
-            interval = compared[name][key]["by_block"]
+        for metric in COMPARED:
+            interval = compared[name][metric]["by_block"]
             if interval["mean"] is not None:
-                grade, behind = _grade(interval), f" (95 % interval {show_range(interval, digits)})" if interval["mean"] <= 0 else ""
-                found[grade].append(f"{show_number(abs(interval['mean']), digits)}{unit} {metric}{behind}")
-        for grade, sentences in (("lost", lost), ("unsure", unsure), ("won", won)):
-            if found[grade]:
-                sentences.append(f"the {label} by {' and '.join(found[grade])}")
+                called = call_difference(interval, metric)
+                behind = f" (95 % interval {show_range(interval, find_digits(metric))})" if called == "behind" else ""
+                found[called].append(f"{show_score(metric, abs(interval['mean']))} {name_metric(metric)}{behind}")
+        for called, sentences in (("behind", lost), ("level", unsure), ("ahead", won)):
+            if found[called]:
+                sentences.append(f"the {label} by {' and '.join(found[called])}")
     said = [f"It is behind {'; and behind '.join(lost)}."] if lost else []
     said += [f"It beats {', '.join(won)}."] if won else []
     said += [f"It is ahead of {', '.join(unsure)}, but not clearly: the 95 % interval reaches zero or there is none."] if unsure else []
     return " ".join(said), "bad" if lost else "plain" if unsure else "good"
-
-
-def _grade(interval: Json) -> str:
-    """Whether a difference is lost, won, or won by less than its interval can tell."""
-    if interval["mean"] <= 0:
-        return "lost"
-    return "won" if interval["low"] is not None and interval["low"] > 0 else "unsure"
-
-
-def _compare_runs(runs: Sequence[RunResults]) -> list[Block]:
-    """The first run against each other one, patch by patch."""
-    first, rows = runs[0], []
-    for other in runs[1:]:
-        cells = [f"{first.name} minus {other.name}"]
-        for key, _, _, digits in COMPARED:
-            interval = bootstrap_runs((first, other), "cloudy", key)
-            cells += [show_number(interval["mean"], digits, sign=True), show_range(interval, digits)]
-        rows.append([Cell(word) for word in (*cells, str(interval["n"]), str(interval["n_groups"]))])
-    head = ("run against run, under clouds", "PSNR, dB", "95 % interval", "SSIM", "95 % interval", "patches", "blocks")
-    return [Table(head, rows)]
 
 
 def describe_scores(results: Results) -> list[Block]:
@@ -144,9 +103,9 @@ def describe_scores(results: Results) -> list[Block]:
     regions = next(iter(summaries.values()))["regions"]
     for region, words in REGION_WORDS.items():
         rows = [_to_score_row(label, summary["scores"][name][region]) for label, (name, summary) in methods.items()]
-        larger = [column.is_larger_better for column in METRIC_COLUMNS]
+        larger = [is_larger_better(metric) for metric in COLUMNS]
         blocks += [Heading(words), Text(f"{_capitalise(regions[region])}.", "small")]
-        blocks.append(Table(("method", *(column.heading for column in METRIC_COLUMNS), "patches", "pixels"), mark_best(rows, larger)))
+        blocks.append(Table(("method", *(HEADINGS[metric] for metric in COLUMNS), "patches", "pixels"), mark_best(rows, larger)))
     return [*blocks, Heading("By cloud cover of the input"), *_draw_cover(methods)]
 
 
@@ -175,7 +134,7 @@ def _explain_methods(summaries: Mapping[str, Json]) -> Text:
 
 
 def _to_score_row(label: str, scores: Json) -> list[Cell]:
-    values = [show_number(scores[column.key]["mean"], column.digits) for column in METRIC_COLUMNS]
+    values = [show_number(scores[metric]["mean"], find_digits(metric)) for metric in COLUMNS]
     exact = scores["psnr"]["n_infinite"]
     patches = f"{scores['psnr']['n']}" + (f" + {exact} exact" if exact else "")
     return [Cell(word) for word in (label, *values, patches, show_count(scores["n_pixels"]))]
@@ -188,15 +147,14 @@ def _draw_cover(methods: Mapping[str, tuple[str, Json]]) -> list[Block]:
     groups = [f"{bins[place]['cover_pct'][0]}–{bins[place]['cover_pct'][1]} %\nn = {bins[place]['patches']}" for place in kept]
     colours = _colour_methods(methods)
     shots = []
-    for key, metric, unit, digits in COMPARED:
+    for metric in COMPARED:
         bars = [
-            Bars(label, [_to_float(summary["by_cover"][place]["scores"][name]["cloudy"][key]["mean"]) for place in kept], colours[label])
+            Bars(label, [_to_float(summary["by_cover"][place]["scores"][name]["cloudy"][metric]["mean"]) for place in kept], colours[label])
             for label, (name, summary) in methods.items()
         ]
-        drawn = draw_bars(
-            groups, bars, x_label="cloud and shadow in the input", y_label=f"{metric}{unit and ','}{unit}", digits=digits // 2
-        )
-        shots.append(Shot(drawn, f"{metric} under clouds"))
+        words, digits = HEADINGS[metric].removesuffix(" ↑"), find_digits(metric) // 2
+        drawn = draw_bars(groups, bars, x_label="cloud and shadow in the input", y_label=words, digits=digits)
+        shots.append(Shot(drawn, f"{name_metric(metric)} under clouds"))
     empty = [f"{low}–{high} %" for low, high in (entry["cover_pct"] for entry in bins if not entry["patches"])]
     blocks: list[Block] = [Shots(shots, "wide")]
     return [*blocks, Text(f"No patch has a cloud cover of {', '.join(empty)}.", "small")] if empty else blocks

@@ -8,23 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import torch
-
 from sereno.model.holdout import GROUND_WORDS
 from sereno.model.indices import WITHOUT_TRUTH
-from sereno.model.metrics import bootstrap_difference
 from sereno.model.page import Block, Cell, Heading, Table, Text, mark_best, show_number, show_range
 from sereno.model.results import Json, Results, RunResults, network_of, task_of
+from sereno.model.verdicts import HEADINGS, call_difference, compare_runs, find_digits, grade, is_larger_better, name_metric, show_score
 
-DIGITS: Final = {"psnr": 2, "sam_deg": 2, "ergas": 2}
-"""Decimals of metrics; of all others 4."""
-HEADINGS: Final = {
-    "psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "sam_deg": "SAM, ° ↓", "mae": "MAE ↓", "rmse": "RMSE ↓", "ergas": "ERGAS, % ↓", "q2n": "Q2n ↑",
-    "d_lambda": "D_λ ↓", "d_s": "D_s ↓", "qnr": "QNR ↑",
-}  # fmt: skip
-"""Headings of metrics; the arrow says which direction is better."""
-UNITS: Final = {"psnr": " dB", "sam_deg": "°", "ergas": " %"}
-"""Units of metrics in a sentence."""
 LABELS: Final = {
     "bicubic": "bicubic", "brovey": "Brovey", "gsa": "GSA", "nearest": "nearest date", "linear": "line in time",
     "change": "coarse change", "starfm": "STARFM-like", "estimate": "initial estimate", "first": "picture shifted back", "gap-tv": "GAP-TV",
@@ -69,7 +58,6 @@ BASES: Final = {
     "first": "the picture shifted back and masked, divided by the light of each detector pixel",
 }
 """What the initial estimate of a snapshot is, by `network.base`."""
-BOOTSTRAP_SEED: Final = 0
 
 
 def list_scored(results: Results) -> list[RunResults]:
@@ -96,7 +84,9 @@ def describe_verdicts(results: Results) -> list[Block]:
         else:
             blocks += _describe_run(run, run.summary)
     scored = list_scored(results)
-    blocks += _compare_runs(scored) if len(scored) > 1 else []
+    if len(scored) > 1 and scored[0].summary is not None and (metrics := list_compared(scored[0].summary)):
+        region = str(scored[0].summary["network_minus"].get("region"))
+        blocks.append(compare_runs({name_run(run): run for run in scored}, region, metrics, place=region))
     return blocks or [Text("No run has scores yet: run `sereno evaluate`.", "missing")]
 
 
@@ -114,7 +104,7 @@ def _describe_run(run: RunResults, summary: Json) -> list[Block]:
     said, tone = _judge(scores, compared, metrics)
     place = REGION_WORDS.get((task_of(run), region), region)
     ours = show_score(metrics[0], scores["network"][metrics[0]]["mean"])
-    head = f"{place}, on {GROUND_WORDS[summary['split']]}, {name_run(run)} reaches {ours} {_name_metric(metrics[0])}"
+    head = f"{place}, on {GROUND_WORDS[summary['split']]}, {name_run(run)} reaches {ours} {name_metric(metrics[0])}"
     ground = f"Measured on {summary['patches']} {summary['split']} patches of {summary['blocks']} ground blocks"
     return [
         Text(f"{head}. {said} {ground}.", tone),
@@ -135,11 +125,11 @@ def _judge(scores: Mapping[str, Json], compared: Mapping[str, Json], metrics: Se
     ahead: list[str] = []
     for name, found in compared.items():
         ours = {metric: found[metric]["by_block"] for metric in metrics if found[metric]["by_block"]["mean"] is not None}
-        lost = [metric for metric in ours if not _is_ahead(ours[metric]["mean"], metric)]
+        lost = [metric for metric in ours if call_difference(ours[metric], metric) == "behind"]
         if lost:
             behind.append(f"{LABELS.get(name, name)} by {' and '.join(_show_difference(ours[metric], metric) for metric in lost)}")
         if leader in ours and leader not in lost:
-            chosen, tone = (ahead, True) if grade(ours[leader], leader) == "good" else (level, False)
+            chosen, tone = (ahead, True) if call_difference(ours[leader], leader) == "ahead" else (level, False)
             chosen.append(f"{LABELS.get(name, name)} by {_show_difference(ours[leader], leader, is_short=tone)}")
     said = [f"The best baseline by it is {LABELS.get(best, best)} with {show_score(leader, scores[best][leader]['mean'])}."]
     said += [f"The network is behind {'; behind '.join(behind)}."] if behind else []
@@ -148,15 +138,10 @@ def _judge(scores: Mapping[str, Json], compared: Mapping[str, Json], metrics: Se
     return " ".join(said), grade(compared[best][leader]["by_block"], leader)
 
 
-def _is_ahead(difference: float, metric: str) -> bool:
-    """Whether network minus baseline says that the network is better."""
-    return difference > 0 if is_larger_better(metric) else difference < 0
-
-
 def _show_difference(interval: Json, metric: str, *, is_short: bool = False) -> str:
     """How far apart, by which metric, and how sure that is."""
-    words = f"{show_score(metric, abs(interval['mean']))} {_name_metric(metric)}"
-    return words if is_short else f"{words} (95 % interval {show_range(interval, DIGITS.get(metric, 4))})"
+    words = f"{show_score(metric, abs(interval['mean']))} {name_metric(metric)}"
+    return words if is_short else f"{words} (95 % interval {show_range(interval, find_digits(metric))})"
 
 
 def _list_lost(summary: Json) -> list[Block]:
@@ -172,7 +157,7 @@ def _list_lost(summary: Json) -> list[Block]:
             theirs = scores[best][metric]["mean"]
             if theirs is not None and (theirs > ours if is_larger_better(metric) else theirs < ours):
                 numbers = f"{show_score(metric, theirs)} against {show_score(metric, ours)}"
-                lost.append(f"{_name_metric(metric)} {region}: {LABELS.get(best, best)} {numbers}")
+                lost.append(f"{name_metric(metric)} {region}: {LABELS.get(best, best)} {numbers}")
     return [Text(f"Other means by which a baseline is better than the network: {'; '.join(lost)}.")] if lost else []
 
 
@@ -197,69 +182,12 @@ def find_rival(summary: Json) -> str:
     return find_best(scores, list_compared(summary)[0])
 
 
-def grade(interval: Json, metric: str) -> str:
-    """Tone of a difference: good and bad are told only where the whole interval lies on one side."""
-    if interval["mean"] is None or interval["low"] is None:
-        return "plain"
-    low, high = (interval["low"], interval["high"]) if is_larger_better(metric) else (-interval["high"], -interval["low"])
-    return "good" if low > 0 else "bad" if high <= 0 else "plain"
-
-
-def is_larger_better(metric: str) -> bool:
-    """Whether more of a metric is better."""
-    return HEADINGS[metric].endswith("↑")
-
-
-def show_score(metric: str, value: float) -> str:
-    """A score with its unit."""
-    return f"{show_number(value, DIGITS.get(metric, 4))}{UNITS.get(metric, '')}"
-
-
-def _name_metric(metric: str) -> str:
-    """A metric in a sentence: its heading without unit and arrow."""
-    return HEADINGS[metric].split(",")[0].split(" ")[0]
-
-
 def _to_difference_row(name: str, compared: Json, metrics: Sequence[str]) -> list[Cell]:
     cells = [LABELS.get(name, name)]
     for metric in metrics:
-        interval, digits = compared[metric]["by_block"], DIGITS.get(metric, 4)
+        interval, digits = compared[metric]["by_block"], find_digits(metric)
         cells += [show_number(interval["mean"], digits, sign=True), show_range(interval, digits)]
     return [Cell(word) for word in cells]
-
-
-def _compare_runs(runs: Sequence[RunResults]) -> list[Block]:
-    """The first run against each other one, patch by patch, where the verdicts are told."""
-    first = runs[0]
-    assert first.summary is not None
-    region, metrics = str((first.summary.get("network_minus") or {}).get("region")), list_compared(first.summary)
-    if not metrics:
-        return []
-    rows = []
-    for other in runs[1:]:
-        cells = [f"{name_run(first)} minus {name_run(other)}"]
-        for metric in metrics:
-            interval = bootstrap_runs((first, other), region, metric)
-            cells += [show_number(interval["mean"], DIGITS.get(metric, 4), sign=True), show_range(interval, DIGITS.get(metric, 4))]
-        rows.append([Cell(word) for word in (*cells, str(interval["n"]), str(interval["n_groups"]))])
-    head = (
-        f"run against run, {region}",
-        *(word for metric in metrics for word in (HEADINGS[metric], "95 % interval")),
-        "patches",
-        "blocks",
-    )
-    return [Table(head, rows)]
-
-
-def bootstrap_runs(runs: tuple[RunResults, RunResults], region: str, metric: str) -> Json:
-    """Paired difference of a metric, first run minus second, over the patches that both have, blocks drawn."""
-    ours, theirs = (
-        {row["id"]: row for row in run.scores if (row["method"], row["region"]) == ("network", region) and metric in row} for run in runs
-    )
-    shared = [name for name in ours if name in theirs]
-    difference = torch.tensor([float(ours[name][metric]) - float(theirs[name][metric]) for name in shared], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
-    return bootstrap_difference(difference, [ours[name]["block"] for name in shared], generator=generator)._asdict()
 
 
 def describe_tables(results: Results) -> list[Block]:
@@ -294,7 +222,7 @@ def _tabulate(summaries: Mapping[str, Json], region: str) -> Table:
     scores = {name: score[region] for name, score in collect_scores(summaries).items() if region in score}
     metrics = [metric for metric in HEADINGS if any(score.get(metric, {}).get("n") for score in scores.values())]
     rows = [
-        [Cell(name), *(Cell(show_number(score.get(metric, {}).get("mean"), DIGITS.get(metric, 4))) for metric in metrics)]
+        [Cell(name), *(Cell(show_number(score.get(metric, {}).get("mean"), find_digits(metric))) for metric in metrics)]
         for name, score in scores.items()
     ]
     return Table(("method", *(HEADINGS[metric] for metric in metrics)), mark_best(rows, [is_larger_better(metric) for metric in metrics]))

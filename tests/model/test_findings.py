@@ -10,9 +10,7 @@ import pytest
 
 from sereno.model.findings import (
     BASES,
-    DIGITS,
     EXPLANATIONS,
-    HEADINGS,
     LABELS,
     REGION_WORDS,
     describe_tables,
@@ -23,6 +21,7 @@ from sereno.model.page import Heading, Table, Text
 from sereno.model.results import Results, RunResults, read_results
 from sereno.model.snapshot import ESTIMATES
 from sereno.model.tasks import TASKS
+from sereno.model.verdicts import DIGITS, HEADINGS
 
 PSNR = {"network": 25.0, "bicubic": 20.0, "brovey": 21.0, "gsa": 23.0}
 
