@@ -143,6 +143,17 @@ def test_changes_that_add_up_cost_nothing_and_the_middle_image_moves_nothing() -
     assert all(torch.equal(losses[name], again[name]) for name in losses)
 
 
+@pytest.mark.parametrize("share", [0.0, 3.0])
+def test_changes_that_do_not_add_up_cost_as_much_as_is_asked(share: float) -> None:
+    """Both spans are off by 0.2 and the two middle images by 0.1: means of squares."""
+    settings, batch = set_up({"name": "stfnet", "width": 4, "consistency": share}), make_batch(NET)
+    span = batch.inputs[1][:, 1] - batch.inputs[1][:, 0]
+    losses = learn(settings, Changes(0.3 * span, 0.7 * span + 0.1, span + 0.2, span + 0.2), to_piece(batch, settings))
+    assert losses["consistency"].item() == pytest.approx(0.01, rel=1e-4)
+    assert losses["total"].item() - losses["span"].item() == pytest.approx(0.01 * share, rel=1e-3, abs=1e-8)
+    assert losses["span"].item() == pytest.approx(2 * 0.04, rel=1e-4)
+
+
 def test_every_weight_of_stfnet_learns_from_the_span() -> None:
     batch, network = make_batch(NET), make_network(NET)
     assert isinstance(network, Stfnet)
@@ -159,6 +170,25 @@ def test_the_head_learns_the_signal_first_and_then_weighs_errors_as_well() -> No
     before, after = (learn(SNAPSHOT, blurred, to_piece(batch, SNAPSHOT, step=step)) for step in (0, 9))
     assert before["total"].item() == pytest.approx(0.1, rel=1e-4)
     assert after["total"].item() == pytest.approx(0.2, rel=1e-3), "weights have mean 1"
+
+
+def test_errors_are_weighed_from_the_first_step_after_those_of_encoding() -> None:
+    batch = make_batch(SNAPSHOT)
+    blurred = Encoded(batch.target + 0.1, batch.target * batch.inputs[1])
+    aware = [learn(SNAPSHOT, blurred, to_piece(batch, SNAPSHOT, step=step))["aware"].item() for step in (4, 5)]
+    assert aware == pytest.approx([0, 0.1], rel=1e-3), "'encoding_steps' is 5, so steps 0 to 4 encode"
+
+
+def test_what_is_not_trusted_takes_no_part_in_the_mean_of_the_weights() -> None:
+    """A signal of 0.5 weighs 1 / 0.5 - 1 = 1, and half of the pixels, not trusted, weigh 0: with a mean of 1, 2 and 0."""
+    batch = make_batch(SNAPSHOT)
+    assert isinstance(batch, Sample)
+    weight = batch.weight.clone()
+    weight[..., :8] = 0
+    hidden = batch._replace(weight=weight)
+    encoded = Encoded(batch.target + 0.1, torch.full_like(batch.target, 0.5))
+    losses = learn(SNAPSHOT, encoded, to_piece(hidden, SNAPSHOT, step=9))
+    assert losses["aware"].item() == pytest.approx((2 * 0.1 + 0) / 2, rel=1e-4)
 
 
 def test_what_the_head_sees_where_the_cube_is_not_trusted_moves_nothing() -> None:
