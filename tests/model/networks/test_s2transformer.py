@@ -124,6 +124,17 @@ def test_the_mask_acts_through_spatial_attention_or_not_at_all(order: str, mask_
     assert torch.equal(one, other) == (mask_to == "none" or order == "spectral")
 
 
+def test_the_mask_is_open_where_the_sky_is_clear() -> None:
+    network, (seen, sar, cloud), masks = make(stem_px=2).eval(), images(bands=2 * 5 + 1, size=(8, 16)), []
+    network.stages[0].register_forward_pre_hook(lambda _, inputs: masks.append(inputs[1]))
+    cloud[:] = 0
+    cloud[:, :, 0, 0] = cloud[:, :, 2:4, 2:4] = 1
+    network.restore(seen, sar, cloud)
+    expected = torch.ones(2, 1, 4, 8)
+    expected[:, :, 0, 0], expected[:, :, 1, 1] = 0.75, 0
+    torch.testing.assert_close(masks[0], expected)
+
+
 def test_orders_differ() -> None:
     inputs = images()
     outputs = [enliven(make(order=order)).eval()(*inputs) for order in ORDERS]
@@ -240,6 +251,18 @@ def test_the_head_for_the_encoded_signal_is_the_only_difference() -> None:
     without.load_state_dict({name: tensor for name, tensor in with_head.state_dict().items() if not name.startswith("encode.")})
     estimate, mask, _ = measurements()
     assert torch.equal(with_head(estimate, mask), without(estimate, mask))
+
+
+def test_the_encoded_signal_is_in_the_units_of_the_cube() -> None:
+    """A head that says 0.5 deviations everywhere says half of the deviation of each band."""
+    std = [0.1, 0.2, 0.3, 0.4]
+    network, (estimate, mask, _) = S2Snapshot(S2SnapshotSettings(**SNAPSHOT), mean=[0.4] * 4, std=std).eval(), measurements()
+    assert network.encode is not None
+    with torch.no_grad():
+        network.encode.weight.zero_()
+        network.encode.bias.fill_(0.5)
+    signal = network.forward_encoded(estimate, mask).signal
+    torch.testing.assert_close(signal, (torch.tensor(std) / 2)[:, None, None].expand_as(signal))
 
 
 def test_mask_encoding_and_mask_aware_training_learn_one_batch_and_see_the_mask() -> None:
