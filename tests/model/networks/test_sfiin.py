@@ -98,6 +98,22 @@ def test_pan_moves_the_image_near_by_and_far_off(form: str) -> None:
     assert moved[-8:].max() > 1e-6
 
 
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_what_each_block_found_is_joined(block: int) -> None:
+    """Weights that look at one block alone: what comes after it moves nothing, what is in it does."""
+    network, (ms, pan) = make(blocks=3), make_images(count=1)
+    with torch.no_grad():
+        network.last.weight.mul_(100)
+        network.join.weight[:, : 8 * block] = 0
+        network.join.weight[:, 8 * (block + 1) :] = 0
+    sharp, moved = network(ms, pan), []
+    for other in reversed(network.blocks):
+        with torch.no_grad():
+            other.interact.merge.bias.add_(1)
+        moved.append(not torch.equal(network(ms, pan), sharp))
+    assert moved == [False] * (2 - block) + [True] * (block + 1)
+
+
 def test_bands_of_any_brightness_are_seen_alike() -> None:
     """Twice the reflectance with twice the mean and deviation comes out doubled."""
     ms, pan = make_images()
