@@ -81,6 +81,24 @@ def test_a_reach_in_fine_pixels_is_as_long_on_the_grid_of_each_stage(reach: int 
     assert [generator.reach_px for generator in make(reach_px=reach, stages=stages).generators] == expected
 
 
+def test_within_its_reach_the_date_across_the_smaller_change_is_taken() -> None:
+    """Land at the left changes by 0.2 before the middle date, at the right after it: F3 = 0.5 and F1 = 0.1 stay as they are.
+
+    Over the whole image both changes are as large: the means of 0.3 and 0.5, of 0.1 and 0.3.
+    """
+    coarse = torch.full((1, 3, BANDS, 4, 16), 0.2)
+    coarse[:, 1:, ..., :8] += 0.2
+    coarse[:, 2, ..., 8:] += 0.2
+    fine = torch.tensor([0.1, 0.5])[None, :, None, None, None].expand(1, 2, BANDS, 16, 64)
+    for reach, expected in ((4, [0.5, 0.1]), (None, [0.4, 0.2])):
+        network = make(stages=1, reach_px=reach)
+        with torch.no_grad():
+            network.generators[0].merge.weight.zero_()
+            network.generators[0].merge.bias.zero_()
+        image = network(coarse, fine)
+        assert [image[0, 0, 8, column].item() for column in (8, 56)] == pytest.approx(expected, abs=1e-3)
+
+
 def test_the_second_stage_sees_what_the_first_gives_in_training_as_in_use() -> None:
     network, (coarse, fine) = make(), draw()
     seen = []

@@ -96,6 +96,26 @@ def test_each_stream_sees_its_change_and_its_fine_date_alone() -> None:
     assert not torch.equal(found.early, other.early)
 
 
+@pytest.mark.parametrize(("place", "same"), [(0, ("late", "span_late")), (1, ("early", "span_early"))])
+def test_each_stream_spans_both_dates_from_its_own_fine_date(place: int, same: tuple[str, ...]) -> None:
+    network, (coarse, fine) = make(), draw()
+    found = network.forward_changes(coarse, fine)
+    moved = fine.clone()
+    moved[:, place] += torch.rand(moved[:, place].shape, generator=torch.Generator().manual_seed(3))
+    other = network.forward_changes(coarse, moved)
+    assert tuple(name for name in sorted(found._fields) if torch.equal(getattr(found, name), getattr(other, name))) == tuple(sorted(same))
+
+
+@pytest.mark.parametrize(("delta", "share"), [(0.1, 1.0), (0.3, 0.75)])
+def test_the_smaller_change_is_taken_alone_where_they_differ_by_more_than_delta(delta: float, share: float) -> None:
+    """Coarse changes of 0.1 and 0.3: 0.2 apart, shares as 1 / 0.1 to 1 / 0.3."""
+    network, (_, fine) = make(delta=delta), draw()
+    coarse = torch.tensor([0.1, 0.2, 0.5])[None, :, None, None, None].expand(2, 3, BANDS, 3, 4)
+    found = network.forward_changes(coarse, fine)
+    expected = share * (fine[:, 0] + found.early) + (1 - share) * (fine[:, 1] - found.late)
+    torch.testing.assert_close(network(coarse, fine), expected, atol=1e-4, rtol=0)
+
+
 def test_bands_apart_see_nothing_of_each_other() -> None:
     for apart in (False, True):
         network, (coarse, fine) = make(bands_apart=apart, base="none"), draw()
