@@ -99,6 +99,12 @@ def test_a_branch_that_takes_both_from_one_stream_gives_it_back(size: tuple[int,
         torch.testing.assert_close(branch(features, guide), expected, atol=2e-4, rtol=1e-3)
 
 
+def test_what_a_branch_gives_is_an_absolute_value() -> None:
+    features, guide = make_streams()
+    branch = pass_through(FrequencyBranch(8), amplitude_of=0, phase_of=0)
+    torch.testing.assert_close(branch(features, guide), features.abs(), atol=2e-4, rtol=1e-3)
+
+
 def test_phase_carries_structure() -> None:
     """The amplitude of noise with the phase of an image still shows the image (Oppenheim and Lim 1981)."""
     picture = torch.zeros(1, 8, 32, 32)
@@ -162,6 +168,20 @@ def test_branches_that_agree_are_only_weighed() -> None:
     flat = torch.full((1, 8, 9, 9), 0.4)
     joined = interaction(flat, flat)[..., 2:-2, 2:-2]
     assert (joined - joined.mean((2, 3), keepdim=True)).abs().max() < 1e-6
+
+
+def test_the_spatial_branch_is_filled_up_by_the_mask_and_weighed_by_contrast_and_mean() -> None:
+    """s = 1, f a checkerboard of 1 and 3 (mean 2, deviation 1), mask 1/2: `r = 1 + f / 2`, times the sigmoid of 2 + 1."""
+    interaction = DomainInteraction(2)
+    frequency = (1.0 + 2 * ((torch.arange(6)[:, None] + torch.arange(6)) % 2)).expand(1, 2, 6, 6)
+    with torch.no_grad():
+        for parameter in interaction.parameters():
+            parameter.zero_()
+        interaction.weigh[0].weight[0, 2] = 1  # sees the first channel of f
+        interaction.weigh[2].weight.fill_(1)
+        interaction.merge.weight[:, :2, 1, 1] = torch.eye(2)  # gives r
+    expected = (1 + frequency / 2) / (1 + math.exp(-3))
+    torch.testing.assert_close(interaction(torch.ones(1, 2, 6, 6), frequency), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
