@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the ecosystem's name
 from torch import Tensor
@@ -119,6 +120,23 @@ def test_neighbours_of_another_kind_have_no_say() -> None:
     dark = dates[:, 0] < 0.2
     torch.testing.assert_close(one[dark], other[dark], atol=2e-4, rtol=0)
     assert (one - other).abs()[~dark].mean() > 0.001
+
+
+def test_starfm_is_the_weighted_mean_of_the_paper() -> None:
+    """A row of five pixels as bright as each other, coarse ones of the same size, of the first date alone; asked is the one in the middle.
+
+    Coarse ones are off by S, then change by T. The first pixel is worse in S, the last in T, so neither has a say; those beside the
+    middle do, at a distance of 1 with a reach of 2: D = 1.5. W = 1 / (S T D), each of S and T more by the root of 2 times 0.002.
+    """
+    off, changes = torch.tensor([0.08, 0.01, 0.03, 0.02, 0.01]), torch.tensor([0.01, 0.04, 0.1, -0.05, 0.3])
+    fine = torch.full((1, 2, 1, 1, 5), 0.2)
+    coarse = torch.stack([0.2 - off, 0.2 - off + changes, torch.full((5,), 0.2)])[None, :, None, None]
+    clear = torch.tensor([1.0, 0.0])[None, :, None, None, None].expand(1, 2, 1, 1, 5)
+    image = predict_starfm(Series(coarse, fine, clear, torch.tensor([[0.0, 8.0, 16.0]])), Similarity(reach_px=2, step_px=1)).image
+    more = 0.002 * 2**0.5
+    weights = [1 / ((s + more) * (t + more) * d) for s, t, d in ((0.01, 0.04, 1.5), (0.03, 0.1, 1), (0.02, 0.05, 1.5))]
+    expected = sum(weight * (0.2 + change) for weight, change in zip(weights, (0.04, 0.1, -0.05), strict=True)) / sum(weights)
+    assert image[0, 0, 0, 2].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_images_of_a_batch_are_predicted_apart() -> None:
