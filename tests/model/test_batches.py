@@ -28,6 +28,7 @@ from sereno.model.batches import (
     to_batch,
 )
 from sereno.model.config import AfsstSettings, S2SnapshotSettings, SarRange, TrainSettings
+from sereno.model.sharpening import SENTINEL2_GAINS
 from sereno.model.snapshot import make_camera, measure_cube
 from sereno.pipeline.patches import MASK_CHANNELS, PATCH_ARRAYS
 from sereno.pipeline.samples import MASK_CHANNELS_OF
@@ -123,6 +124,17 @@ def test_ground_of_one_grey_stays_so_at_every_scale() -> None:
     batch = sharpen_batch(arrays)
     for image in (*batch.inputs, batch.optical, batch.target):
         assert torch.allclose(image, torch.tensor(0.321), atol=1e-6)
+
+
+@pytest.mark.parametrize(("guide", "gain"), [("PAN", 0.15), ("B02", SENTINEL2_GAINS["B02"])])
+def test_the_sharp_band_keeps_its_own_contrast_at_the_frequency_that_coarse_pixels_can_just_tell(guide: str, gain: float) -> None:
+    """Stripes as wide as a coarse pixel; 0.15 is the middle of what Aiazzi et al. 2006 and Vivone et al. 2015 give for panchromatic."""
+    arrays = make_sharpening(1, np.random.default_rng(0), size_px=128)
+    stripes = np.cos(np.pi * (np.arange(128) - 1.5) / 4)
+    arrays["pan"] = np.broadcast_to(np.round(4000 + 3000 * stripes), (1, 1, 128, 128)).astype(np.uint16)
+    pan = make_sharpening_batch(arrays, SHARPENING._replace(guide_bands=(guide,)), TrainSettings()).inputs[1]
+    seen = pan[0, 0, 16, 8:24]
+    assert ((seen[::2] - seen[1::2]) / 0.6).tolist() == pytest.approx([gain] * 8, abs=0.01)
 
 
 def test_what_is_not_valid_moves_nothing_and_untrusts_what_saw_it() -> None:
