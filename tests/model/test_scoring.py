@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from series_samples import make_series
-from task_samples import BANDS, make_fusion, make_sharpening, make_snapshot
+from task_samples import BANDS, draw_ground, make_fusion, make_sharpening, make_snapshot, to_stored
 from torch import Tensor
 
 from sereno.model.batches import Signature, make_fusion_batch, make_sharpening_batch, make_snapshot_batch
@@ -114,6 +114,19 @@ def test_several_guides_are_combined() -> None:
     assert scores[..., PANSHARPENING.scoring.columns.index("qnr")][:, :, 1].isfinite().all()
 
 
+def test_the_guide_without_a_truth_is_what_several_ones_can_say_of_each_band_however_they_are_mixed() -> None:
+    """Guides a, b, c and guides a + b, 2 b, c span the same; their means do not look alike."""
+    case = make_case(PANSHARPENING, answer_bicubic, size_px=64)
+    first, second, third = torch.from_numpy(to_stored(draw_ground(2, 3, 64, np.random.default_rng(5)))).int().unbind(1)
+    facts, found = case.signature._replace(guide_bands=("B02", "B03", "B04"), guide_mean=(0.2,) * 3, guide_std=(0.1,) * 3), []
+    for guides in ((first, second, third), (first + second, 2 * second, third)):
+        stored = {**case.stored, "pan": torch.stack(guides, dim=1).to(torch.uint16)}
+        judged = PANSHARPENING.scoring.judge(case._replace(stored=stored, signature=facts))
+        found.append(take(PANSHARPENING.scoring, judged, "network", "full", "d_s"))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert min(found[0]) > 0.001
+
+
 def test_land_that_changed_is_a_region_of_its_own_in_fusion() -> None:
     judged = judge(FUSION, lambda _coarse, fine: fine.mean(dim=1))
     everything, changed = (take(FUSION.scoring, judged, "linear", region, "n_pixels") for region in ("all", "changed"))
@@ -138,6 +151,21 @@ def test_ergas_is_divided_by_the_ratio_of_coarse_pixels_to_fine_ones(task: Task)
     batch = make(case.stored, case.signature, SETTINGS)
     judged = task.scoring.judge(case._replace(network=lambda *_: batch.target + batch.target.mean((2, 3), keepdim=True) / 2))
     assert take(task.scoring, judged, "network", "all", "ergas") == pytest.approx([50 / RATIOS[task.name]] * 2, rel=1e-3)
+
+
+def test_ergas_of_sharpening_is_divided_by_the_ratio() -> None:
+    """The same, by Wald's protocol."""
+    case = make_case(PANSHARPENING, None, size_px=64)
+    target = make_sharpening_batch(case.stored, case.signature, SETTINGS).target
+    shifted = target + target.mean((2, 3), keepdim=True) / 2
+    judged = PANSHARPENING.scoring.judge(case._replace(network=lambda ms, _: shifted if ms.shape[-1] == 16 else enlarge(ms, 2)))
+    assert take(PANSHARPENING.scoring, judged, "network", "reduced", "ergas") == pytest.approx([50 / 2] * 2, rel=1e-3)
+
+
+def test_gap_tv_is_its_own_baseline_of_snapshots_and_better_than_the_first_estimate() -> None:
+    judged = judge(SNAPSHOT, lambda estimate, *_: estimate)
+    gap_tv, first = (take(SNAPSHOT.scoring, judged, name, "all", "psnr") for name in ("gap-tv", "first"))
+    assert min(one - other for one, other in zip(gap_tv, first, strict=True)) > 1
 
 
 def make_dated_case(*, keep: tuple[str, ...] | None = None, days: tuple[float, float] = (-15.0, 5.0)) -> Case:
