@@ -29,6 +29,7 @@ from sereno.pipeline.imagers import (
     select_bands,
     to_classes,
 )
+from sereno.pipeline.sensors.imager import is_number
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,12 @@ def test_all_of_them_see_the_six_bands_of_fusion() -> None:
 def test_bands_of_43a4_bear_the_numbers_of_09a1() -> None:
     assert IMAGERS["modis-43a4"].bands["B08"] == ("Nadir_Reflectance_Band2",)
     assert IMAGERS["modis-43a4"].bands["B02"] == ("Nadir_Reflectance_Band3",)
+
+
+def test_modis_09a1_is_valid_from_a_little_below_zero() -> None:
+    """-100 to 16000, of Vermote et al. 2015, MOD09 User's Guide 1.4: dark water may come out below zero."""
+    numbers = np.array([-28_672, -101, -100, -1, 0, 16_000, 16_001], np.int16)
+    assert is_number(numbers, None, imager=IMAGERS["modis-09a1"]).tolist() == [False, False, True, True, True, True, False]
 
 
 def test_a_stated_scale_or_offset_that_contradicts_the_table_is_named() -> None:
