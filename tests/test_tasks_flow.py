@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import zarr
 from safetensors.torch import load_file
 from task_samples import write_fusion, write_sharpening, write_snapshot
 
@@ -24,6 +27,7 @@ from sereno.model.evaluate import evaluate_checkpoint
 from sereno.model.tasks import TASKS
 from sereno.model.train import train_network
 from sereno.pipeline.errors import ConfigError, DataError
+from sereno.pipeline.store import read_manifest, store_of, write_manifest
 
 COUNTS = {"train": 4, "val": 2, "test": 3}
 TINY: dict[str, Any] = {
@@ -174,12 +178,30 @@ def test_a_contest_cut_into_pieces_is_the_same(fusion: Path, tmp_path: Path, obj
     assert rows[0] == pytest.approx(rows[1], rel=1e-3)
 
 
-def test_stfnet_never_looks_at_the_middle_image_but_to_be_validated(fusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = TrainSettings.model_validate({**TINY, "crop_px": 16, "network": {"name": "stfnet", "width": 4}})
-    checkpoint = check_going_on(fusion, tmp_path, settings, monkeypatch)
+STFNET = TrainSettings.model_validate({**TINY, "crop_px": 16, "network": {"name": "stfnet", "width": 4}})
+
+
+def test_stfnet_goes_on_where_it_was_and_is_scored(fusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = check_going_on(fusion, tmp_path, STFNET, monkeypatch)
     spans = [float(row["span"]) for row in read_history(checkpoint.parent) if row["span"]]
     assert len(spans) > 1
     check_scores(fusion, checkpoint)
+
+
+def test_stfnet_never_looks_at_the_middle_image_but_to_be_validated(fusion: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(fusion.parent, tmp_path / "other")) / fusion.name
+    for split in ("train", "val"):
+        images = zarr.open_group(store_of(other), mode="r+")[f"{split}/fine"]
+        assert isinstance(images, zarr.Array)
+        images[:, 1] = np.random.default_rng(0).integers(1, 9_000, images[:, 1].shape).astype(np.uint16)
+    write_manifest(other, kind="dataset", summary=read_manifest(other, kind="dataset")["summary"])
+    weights, losses = [], []
+    for number, dataset in enumerate((fusion, other)):
+        train_network(dataset, tmp_path / f"{number}/c.safetensors", STFNET)
+        weights.append(load_file(tmp_path / f"{number}/last.safetensors"))
+        losses.append([row["val_loss"] for row in read_history(tmp_path / str(number)) if row["val_loss"]])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert all(one != two for one, two in zip(*losses, strict=True))
 
 
 def test_snapshots_are_learnt_with_the_head_for_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
