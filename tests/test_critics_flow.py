@@ -174,7 +174,7 @@ def test_two_processes_teach_both_the_same_as_one(dataset: Path, whole: tuple[st
 
 @pytest.mark.parametrize("objective", NAMES)
 def test_bf16_stays_finite_and_near_fp32(dataset: Path, tmp_path: Path, objective: str) -> None:
-    """Rounded to one part in 256, squared in the penalty, and a few steps long; how far apart they end depends on the number of threads too.
+    """Rounded to one part in 256, squared in the penalty; how far apart a few steps end depends on the number of threads too.
 
     The critic takes tiny steps, since of its first ones RMSprop keeps little but the signs.
     """
