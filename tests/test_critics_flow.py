@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from killed_runs import train_until_killed
 from safetensors.torch import load_file
 
 from sereno.model import train
@@ -134,17 +135,7 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
 ) -> None:
     """It is killed a step after its state was saved, when the critic has learnt for two steps."""
     objective, folder = whole
-    take = train._take_step
-
-    def take_or_die(run: train.Run, *rest: Any) -> None:
-        if run.step == 5:
-            raise KeyboardInterrupt
-        take(run, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "_take_step", take_or_die)
-        with pytest.raises(KeyboardInterrupt):
-            train_network(dataset, tmp_path / "c.safetensors", settings_of(objective))
+    train_until_killed(dataset, tmp_path / "c.safetensors", settings_of(objective), monkeypatch, after=5)
     assert not (tmp_path / "last.safetensors").exists()
     train_network(dataset, tmp_path / "c.safetensors", settings_of(objective))
     for name in ("c.safetensors", "last.safetensors", "history.csv"):

@@ -15,6 +15,7 @@ import pytest
 import rasterio
 import torch
 import zarr
+from killed_runs import train_until_killed
 from rasterio.errors import NotGeoreferencedWarning
 from scipy.io import savemat
 from task_samples import make_snapshot, write_dataset
@@ -114,17 +115,8 @@ def test_a_cube_from_its_measured_picture_scores_what_evaluate_says_of_it(
 
 
 def test_a_run_with_a_mask_and_noise_goes_on_where_it_was_to_the_byte(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    take, killed = train._take_step, studio.folder / "killed/c.safetensors"
-
-    def take_or_die(run: train.Run, *rest: Any) -> None:
-        if run.step == 5:
-            raise KeyboardInterrupt
-        take(run, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "_take_step", take_or_die)
-        with pytest.raises(KeyboardInterrupt):
-            train.train_network(studio.dataset, killed, studio.settings)
+    killed = studio.folder / "killed/c.safetensors"
+    train_until_killed(studio.dataset, killed, studio.settings, monkeypatch, after=5)
     train.train_network(studio.dataset, killed, studio.settings)
     for name in ("c.safetensors", "last.safetensors", "history.csv"):
         assert (killed.parent / name).read_bytes() == (studio.checkpoint.parent / name).read_bytes(), name

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from killed_runs import train_until_killed
 from safetensors.torch import load_file
 from task_samples import write_fusion, write_sharpening, write_snapshot
 
@@ -49,21 +50,6 @@ CPU = EvaluateSettings(device="cpu", examples=2)
 @pytest.fixture(scope="module")
 def sharpening(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sharpening(tmp_path_factory.mktemp("sharpening"), COUNTS)
-
-
-def train_until_killed(dataset: Path, output: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
-    """Leave the disk as a kill after that many steps would."""
-    take = train._take_step
-
-    def take_or_die(run: train.Run, *rest: Any) -> None:
-        if run.step == after:
-            raise KeyboardInterrupt
-        take(run, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "_take_step", take_or_die)
-        with pytest.raises(KeyboardInterrupt):
-            train_network(dataset, output, settings)
 
 
 def read_history(folder: Path) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from killed_runs import train_until_killed
 from safetensors.torch import load_file
 from series_samples import write_series
 from torch import Tensor, nn
@@ -101,21 +102,6 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_history(folder: Path) -> list[dict[str, str]]:
     with (folder / "history.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def train_until_killed(dataset: Path, output: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
-    """Leave the disk as a kill after that many steps would."""
-    take = train._take_step
-
-    def take_or_die(run: train.Run, *rest: Any) -> None:
-        if run.step == after:
-            raise KeyboardInterrupt
-        take(run, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "_take_step", take_or_die)
-        with pytest.raises(KeyboardInterrupt):
-            train_network(dataset, output, settings)
 
 
 @pytest.mark.parametrize("after", [2, 6, 11])
